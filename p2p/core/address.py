@@ -1,0 +1,42 @@
+"""Transport addresses as they stand in messages and in socket calls."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import NamedTuple
+
+from p2p.core.errors import DecodeError
+
+
+class Address(NamedTuple):
+    """IP address in text form (no scope id, no brackets) and UDP or TCP port.
+
+    Compares equal to the plain tuple that an AF_INET socket returns.
+    """
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def encode_address(address: Address) -> bytes:
+    """family(1: 4 or 6) port(2) ip(4 or 16)"""
+    ip = ipaddress.ip_address(address.host)
+    return bytes([ip.version]) + address.port.to_bytes(2, "big") + ip.packed
+
+
+def decode_address(data: bytes, offset: int = 0) -> tuple[Address, int]:
+    """Returns the address at `offset` and the offset behind it. Raises DecodeError."""
+    if len(data) < offset + 3:
+        raise DecodeError("address is cut short")
+    length = {4: 4, 6: 16}.get(data[offset])
+    if length is None:
+        raise DecodeError(f"unknown address family {data[offset]}")
+    end = offset + 3 + length
+    if len(data) < end:
+        raise DecodeError("address is cut short")
+    port = int.from_bytes(data[offset + 1 : offset + 3], "big")
+    host = ipaddress.IPv4Address(data[offset + 3 : end]) if length == 4 else ipaddress.IPv6Address(data[offset + 3 : end])
+    return Address(str(host), port), end

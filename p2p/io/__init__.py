@@ -1,0 +1,1 @@
+"""Everything that touches the machine: selectors loop, sockets, files, interfaces, terminal."""
