@@ -38,5 +38,5 @@ def decode_address(data: bytes, offset: int = 0) -> tuple[Address, int]:
     if len(data) < end:
         raise DecodeError("address is cut short")
     port = int.from_bytes(data[offset + 1 : offset + 3], "big")
-    host = ipaddress.IPv4Address(data[offset + 3 : end]) if length == 4 else ipaddress.IPv6Address(data[offset + 3 : end])
-    return Address(str(host), port), end
+    ip = data[offset + 3 : end]
+    return Address(str(ipaddress.IPv4Address(ip) if length == 4 else ipaddress.IPv6Address(ip)), port), end
