@@ -1,0 +1,212 @@
+"""A running laboratory.
+
+with Lab(two_nats(PORT_RESTRICTED, SYMMETRIC)) as lab:
+    lab.host("server").popen([sys.executable, "-m", "some.server"])
+    lab.host("alice").run(["ping", "-c1", lab.host("server").address], check=True)
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from netlab import kernel, namespace
+from netlab.namespace import Family, Namespace
+from netlab.plan import NodePlan, plan
+from netlab.requirements import require
+from netlab.topology import Topology
+
+T = TypeVar("T")
+
+
+class Node:
+    """One machine of a lab: host, server, router or core hop. Made by :class:`Lab` only."""
+
+    def __init__(self, node: NodePlan, inside: Namespace, family: Family) -> None:
+        self.name = node.name
+        self.namespace = inside
+        self._addresses = [str(address.ip) for _, address in node.addresses]
+        self._family = family
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+    @property
+    def address(self) -> str:
+        """The first IPv4 address (of a router: its WAN side)."""
+        return self._addresses[0]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every IPv4 address except loopback."""
+        return list(self._addresses)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in a thread inside the namespace; returns its result, raises its exception.
+
+        Sockets it makes stay in the namespace; threads it starts begin there.
+        """
+        return self.namespace.call(function)
+
+    def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
+        """A socket in this namespace, usable from any thread; closed with the lab. Raises ``OSError``."""
+        made = self.call(lambda: socket.socket(family, kind, protocol))
+        self._sockets.add(made)
+        return made
+
+    def popen(self, argv: Sequence[str], **kwargs: Any) -> subprocess.Popen[Any]:
+        """``subprocess.Popen`` inside the namespace.
+
+        The process, and all that it starts, is killed when the lab ends or when we die by whatever
+        cause. Its pipes are closed with the lab: read them before.
+        """
+        return self._family.popen(self.namespace, argv, **kwargs)
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        input: str | bytes | None = None,
+        timeout: float | None = None,
+        check: bool = False,
+        capture_output: bool = False,
+        **kwargs: Any,
+    ) -> subprocess.CompletedProcess[Any]:
+        """``subprocess.run`` inside the namespace; ``timeout`` in seconds.
+
+        Raises ``subprocess.TimeoutExpired`` (the process is killed) and ``CalledProcessError``.
+        """
+        if input is not None:
+            kwargs["stdin"] = subprocess.PIPE
+        if capture_output:
+            kwargs["stdout"] = kwargs["stderr"] = subprocess.PIPE
+        process = self.popen(argv, **kwargs)
+        try:
+            out, err = process.communicate(input, timeout=timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        result: subprocess.CompletedProcess[Any] = subprocess.CompletedProcess(argv, process.returncode, out, err)
+        if check:
+            result.check_returncode()
+        return result
+
+    def iptables(self, *commands: str) -> None:
+        """Run ``iptables ...`` commands in here, all or none per table; raises ``LabError``."""
+        self.call(lambda: kernel.iptables(commands))
+
+    def _close_sockets(self) -> None:
+        for each in list(self._sockets):
+            each.close()
+
+
+class Lab(AbstractContextManager["Lab"]):
+    """A topology brought up in anonymous network namespaces for the length of a ``with`` block.
+
+    Entering raises ``MissingRequirements`` or :class:`netlab.kernel.LabError`. On leaving, every
+    process in the lab is dead and reaped, every socket it handed out is closed.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.plan = plan(topology)
+        self._nodes: dict[str, Node] = {}
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        require()
+        with ExitStack() as stack:
+            spaces = namespace.create(len(self.plan.nodes))
+            for space in spaces:
+                stack.callback(space.close)
+            family = Family()
+            stack.callback(family.close)
+            for node, space in zip(self.plan.nodes.values(), spaces, strict=True):
+                self._nodes[node.name] = Node(node, space, family)
+                stack.callback(self._nodes[node.name]._close_sockets)
+            self._family = family
+            kernel.build(self.plan, {name: node.namespace for name, node in self._nodes.items()})
+            self._exit = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+        self._nodes.clear()
+
+    def host(self, name: str) -> Node:
+        """The machine called ``name``: a host, a server, a router or ``core0``. Raises ``KeyError``."""
+        if name not in self._nodes:
+            known = ", ".join(self._nodes) or "none: the lab is not up"
+            raise KeyError(f"no machine {name!r} in this lab; there are: {known}")
+        return self._nodes[name]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of all hosts and servers."""
+        return list(self.plan.attachments)
+
+    def link_down(self, host: str) -> None:
+        """Pull the cable of a host: both directions go dark, the host's carrier is lost."""
+        port = self.plan.attachments[host].port
+        self.host(port.node).call(lambda: kernel.set_link(port.interface, up=False))
+
+    def link_up(self, host: str) -> None:
+        """Plug it in again."""
+        port = self.plan.attachments[host].port
+        self.host(port.node).call(lambda: kernel.set_link(port.interface, up=True))
+
+    def offloads(self, host: str, *, on: bool) -> None:
+        """Switch segmentation and checksum offload on a host's own interface."""
+        end = self.plan.attachments[host].host
+        self.host(end.node).call(lambda: kernel.set_offloads(end.interface, on=on))
+
+    @contextmanager
+    def loss(self, host: str, probability: float) -> Iterator[None]:
+        """Drop packets to and from ``host`` at its router, each with ``probability`` (0 to 1).
+
+        Done by the kernel (xt_statistic), so it costs no speed; not seeded, so a test must hold for
+        any pattern. While it lasts no host offloads segmentation: a lost packet is one packet, not
+        a super-packet of forty. Raises ``ValueError`` for a probability outside 0 to 1.
+        """
+        if not 0 <= probability <= 1:
+            raise ValueError(f"a probability is between 0 and 1, not {probability}")
+        router = self.host(self.plan.attachments[host].port.node)
+        drop = f"-m statistic --mode random --probability {probability:.9f} -j DROP"
+        rules = [f"FORWARD -{way} {address} {drop}" for address in self.host(host).addresses for way in "sd"]
+        with ExitStack() as stack:
+            for each in self.hosts:
+                self.offloads(each, on=False)
+                stack.callback(self.offloads, each, on=True)
+            router.iptables(*(f"iptables -I {rule}" for rule in rules))
+            stack.callback(router.iptables, *(f"iptables -D {rule}" for rule in rules))
+            yield
+
+    @contextmanager
+    def capture(self, node: str, path: Path, interface: str = "any") -> Iterator[None]:
+        """Write what a node sees into a pcap at ``path`` (tcpdump), from its first packet on."""
+        tcpdump = self.host(node).popen(
+            ["tcpdump", "-i", interface, "-n", "-U", "-Z", "root", "-w", str(path)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert tcpdump.stderr is not None
+        try:
+            if "listening on" not in (line := _last_line(tcpdump.stderr, "listening on")):
+                raise kernel.LabError(f"tcpdump did not start: {line.strip()}")
+            yield
+        finally:
+            tcpdump.terminate()
+            tcpdump.wait()
+
+
+def _last_line(lines: Iterator[str], wanted: str) -> str:
+    line = ""
+    for line in lines:
+        if wanted in line:
+            break
+    return line
