@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -32,7 +31,7 @@ class Node:
         self.namespace = inside
         self._addresses = [str(address.ip) for _, address in node.addresses]
         self._family = family
-        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._sockets: list[socket.socket] = []
 
     @property
     def address(self) -> str:
@@ -54,7 +53,7 @@ class Node:
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
         """A socket in this namespace, usable from any thread; closed with the lab. Raises ``OSError``."""
         made = self.call(lambda: socket.socket(family, kind, protocol))
-        self._sockets.add(made)
+        self._sockets.append(made)
         return made
 
     def popen(self, argv: Sequence[str], **kwargs: Any) -> subprocess.Popen[Any]:
@@ -100,7 +99,7 @@ class Node:
         self.call(lambda: kernel.iptables(commands))
 
     def _close_sockets(self) -> None:
-        for each in list(self._sockets):
+        for each in self._sockets:
             each.close()
 
 
