@@ -1,0 +1,7 @@
+"""Caps on what an offer may make the receiver keep or promise."""
+
+from __future__ import annotations
+
+MAX_FILES = 65_536  # an entry takes about 400 bytes of memory, so 26 MB at most on either side
+MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
+MAX_UNSTORED = 128  # verified files that wait for the disk: each holds a descriptor, and 1024 is a usual limit

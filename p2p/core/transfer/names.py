@@ -1,0 +1,118 @@
+"""File names that come from another machine: what may reach a directory, and how to show it to a person.
+
+A name from the other side is one component or several, joined by `/`. What only an attacker sends (absolute
+paths, `..`, NUL, drives) raises RemoteError. What an honest person's file may well be called, and some system
+would stumble over (control characters, a backslash, a colon, `con.txt`, a trailing dot), is replaced by `_`;
+the sender applies the same replacement, so honest names pass unchanged.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from p2p.core.errors import CallerError, RemoteError
+from p2p.core.transfer.messages import MAX_NAME_BYTES
+
+MAX_COMPONENT_BYTES = 255  # NAME_MAX on Linux, macOS and (in UTF-16 units) Windows
+MAX_COMPONENTS = 32  # folders deep; each costs a descriptor or a step of path resolution
+MAX_EXTENSION_BYTES = 16  # a longer "extension" is a sentence with a full stop in it
+TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".p2p-", ".part"
+
+_DRIVE = re.compile(r"[A-Za-z]:(?:$|[\\/])")
+_TRAILING = re.compile(r"[. ]+$")
+# learn.microsoft.com, "Naming Files, Paths, and Namespaces"
+_RESERVED = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
+    + [device + digit for device in ("COM", "LPT") for digit in "0123456789¹²³"]
+)
+
+
+def safe_name(name: str) -> str:
+    """The name under which a file of the other side may be stored, relative, components joined by `/`.
+
+    Raises RemoteError for a name that could leave the directory or that no file can bear.
+    """
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
+        raise RemoteError(f"file name of more than {MAX_NAME_BYTES} bytes")
+    if "\0" in name:
+        raise RemoteError(f"file name with a NUL: {printable(name)}")
+    if name.startswith(("/", "\\")) or _DRIVE.match(name):
+        raise RemoteError(f"absolute file name: {printable(name)}")
+    components = name.split("/")
+    if len(components) > MAX_COMPONENTS:
+        raise RemoteError(f"file name more than {MAX_COMPONENTS} folders deep: {printable(name[:80])}")
+    for component in components:
+        if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
+            raise RemoteError(f"file name of more than {MAX_COMPONENT_BYTES} bytes: {printable(component[:80])}")
+        if component in ("", ".") or ".." in component.split("\\"):
+            raise RemoteError(f"file name that leads elsewhere: {printable(name)}")
+    return "/".join(map(portable_component, components))
+
+
+def portable_component(name: str) -> str:
+    """A name near to `name` that every common file system can bear. Applied to its own result it changes nothing."""
+    text = "".join(map(_portable_char, name))
+    text = _without_trailing(text) or "_"
+    if text.split(".")[0].rstrip(" ").upper() in _RESERVED:
+        text = "_" + text
+    if is_temporary(text):
+        text = "_" + text[1:]
+    return _without_trailing(_fit(text, ""))
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name in a directory is that of a temporary file of this program. No final name is."""
+    lowered = name.lower()
+    return lowered.startswith(TEMPORARY_PREFIX) and lowered.endswith(TEMPORARY_SUFFIX)
+
+
+def temporary_name(entropy: bytes) -> str:
+    return TEMPORARY_PREFIX + entropy.hex() + TEMPORARY_SUFFIX
+
+
+def numbered(name: str, number: int) -> str:
+    """`name (1).ext`: what to call a file whose name is taken. Distinct numbers give distinct names."""
+    if number < 1:
+        raise CallerError("numbers of taken names begin at 1")
+    return _fit(name, f" ({number})")
+
+
+def printable(text: str) -> str:
+    """`text` with control, format (bidi) and line separator characters escaped, for a terminal or a log line."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape(char) for char in text)
+
+
+def _portable_char(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Cs":  # a byte of a name that is not UTF-8, as os.fsdecode gives it
+        return "\ufffd"
+    return "_" if category == "Cc" or char in "/\\:" else char
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def _without_trailing(name: str) -> str:
+    """Windows drops trailing dots and spaces, so two names would be one."""
+    return _TRAILING.sub(lambda match: "_" * len(match[0]), name)
+
+
+def _fit(name: str, addition: str) -> str:
+    """`name` with `addition` before its extension, the stem cut so that the whole fits one component."""
+    stem, extension = _split_extension(name)
+    room = MAX_COMPONENT_BYTES - len((addition + extension).encode("utf-8"))
+    return stem.encode("utf-8")[:room].decode("utf-8", "ignore") + addition + extension
+
+
+def _split_extension(name: str) -> tuple[str, str]:
+    """`archive.tar.gz` has the extension `.tar.gz`; `.bashrc` and `Mr. Smith` have none."""
+    stem, dot, extension = name.rpartition(".")
+    if not stem or " " in extension or len(extension.encode("utf-8")) > MAX_EXTENSION_BYTES:
+        return name, ""
+    if stem.lower().endswith(".tar") and len(stem) > len(".tar"):
+        stem, extension = stem[: -len(".tar")], stem[-len("tar") :] + dot + extension
+    return stem, dot + extension
