@@ -81,16 +81,14 @@ class Worker:
                     self._calls.get_nowait()
             self._calls.put(None)
         self._thread.join(timeout)
-        ended = not self._thread.is_alive()
-        if ended:
-            self._receiver.close()
-            self._waker.close()
-        return ended
+        self._receiver.close()
+        self._waker.close()
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (work := self._calls.get()) is not None:
             self._outcomes.append(work())
-            with contextlib.suppress(BlockingIOError):  # full: the loop has plenty of reason to wake already
+            with contextlib.suppress(OSError):  # full: the loop has reason to wake already; or closed: nobody waits
                 self._waker.send(b"\0")
 
 
