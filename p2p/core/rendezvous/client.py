@@ -1,0 +1,435 @@
+"""A peer's side of the rendezvous as a pure machine: docs/protocol.md, section 1."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import assert_never
+
+from p2p.core.address import Address
+from p2p.core.datagram import Transmit
+from p2p.core.errors import CallerError, DecodeError, VersionError
+from p2p.core.rendezvous import messages
+from p2p.core.rendezvous.events import (
+    Answering,
+    Contested,
+    Event,
+    Gone,
+    Mapped,
+    Message,
+    Outdated,
+    Paired,
+    PeerLeft,
+    Refused,
+    ServerUnreachable,
+    Silent,
+    Waiting,
+)
+from p2p.core.rendezvous.messages import (
+    CLIENT_SIZE,
+    COOKIE_SIZE,
+    LEASE,
+    MAX_PAYLOAD,
+    PUSH,
+    TRANSACTION_SIZE,
+    Cookie,
+    Forward,
+    Forwarded,
+    Hello,
+    Join,
+    Joined,
+    Leave,
+    Left,
+    NamePair,
+    Pairing,
+    RefusedReason,
+    SeatState,
+    Unsupported,
+    decode,
+    encode,
+)
+from p2p.core.rendezvous.watch import Liveness, ReflexiveAddress
+from p2p.core.role import Role
+from p2p.core.timers import Timers
+
+__all__ = [
+    "Answering",
+    "Contested",
+    "Event",
+    "Gone",
+    "Mapped",
+    "Message",
+    "Outdated",
+    "Paired",
+    "PeerLeft",
+    "Refused",
+    "RendezvousClient",
+    "ServerUnreachable",
+    "Silent",
+    "Waiting",
+]
+
+RETRY_FIRST = 0.25  # seconds; half of RFC 8489 section 6.2.1: a lost datagram should not be felt
+RETRY_MAX = 2.0  # seconds; doubles up to this
+JOIN_INTERVAL = 5.0  # seconds; three in a lease, and far below the 2 min of RFC 4787 section 4.3, which not all keep
+COOKIES_IN_A_ROW = 3  # answered at once; more of them mean a NAT that changes our address with every datagram
+REFUSED_INTERVAL = 1.0  # seconds between two attempts to get a seat that is not free
+REFUSED_PATIENCE = LEASE + 2.0  # seconds: by then the seat of a predecessor that crashed has expired
+REJOIN_GRACE = JOIN_INTERVAL + 2.0  # seconds: after a restart of the server the friend is back within this
+LEAVE_RETRY = 0.2  # seconds
+LEAVE_PATIENCE = 1.0  # seconds
+
+
+class State(Enum):
+    IDLE = auto()
+    SEEKING = auto()  # no cookie yet
+    JOINING = auto()  # no seat yet
+    WAITING = auto()
+    PAIRED = auto()
+    LEAVING = auto()
+    CLOSED = auto()
+
+
+class Input(Enum):
+    START = auto()
+    COOKIE = auto()
+    SEATED_ALONE = auto()
+    SEATED_WITH_PEER = auto()
+    REFUSED = auto()
+    LEAVE = auto()
+    END = auto()
+
+
+# An input without a row came too late and is ignored.
+TRANSITIONS: dict[tuple[State, Input], State] = {
+    (State.IDLE, Input.START): State.SEEKING,
+    (State.IDLE, Input.LEAVE): State.CLOSED,
+    (State.SEEKING, Input.COOKIE): State.JOINING,
+    (State.SEEKING, Input.LEAVE): State.CLOSED,  # nothing to give up
+    (State.SEEKING, Input.END): State.CLOSED,
+    (State.JOINING, Input.COOKIE): State.JOINING,
+    (State.JOINING, Input.SEATED_ALONE): State.WAITING,
+    (State.JOINING, Input.SEATED_WITH_PEER): State.PAIRED,
+    (State.JOINING, Input.REFUSED): State.JOINING,
+    (State.JOINING, Input.LEAVE): State.LEAVING,
+    (State.JOINING, Input.END): State.CLOSED,
+    (State.WAITING, Input.COOKIE): State.WAITING,  # the cookie was stale, the seat may still be ours
+    (State.WAITING, Input.SEATED_ALONE): State.WAITING,
+    (State.WAITING, Input.SEATED_WITH_PEER): State.PAIRED,
+    (State.WAITING, Input.REFUSED): State.JOINING,
+    (State.WAITING, Input.LEAVE): State.LEAVING,
+    (State.WAITING, Input.END): State.CLOSED,
+    (State.PAIRED, Input.COOKIE): State.PAIRED,
+    (State.PAIRED, Input.SEATED_ALONE): State.WAITING,
+    (State.PAIRED, Input.SEATED_WITH_PEER): State.PAIRED,
+    (State.PAIRED, Input.REFUSED): State.JOINING,
+    (State.PAIRED, Input.LEAVE): State.LEAVING,
+    (State.PAIRED, Input.END): State.CLOSED,
+    (State.LEAVING, Input.END): State.CLOSED,
+}
+
+ASKING = (State.JOINING, State.WAITING, State.PAIRED)
+
+
+class Timer(Enum):
+    REQUEST = auto()  # the next HELLO, JOIN or LEAVE
+    REJOIN = auto()  # the friend has had time to come again
+    LEAVE_END = auto()
+
+
+class RendezvousClient:
+    """Finds the friend at the server, keeps the seat there, and carries small messages to the friend.
+
+    `server` is the server's first port, resolved, in the text form that the socket reports; what comes
+    from elsewhere is ignored. `random_bytes(n)` gives the secret that owns the seat, so it has to be unguessable.
+    """
+
+    def __init__(self, server: Address, pairing: Pairing, role: Role, random_bytes: Callable[[int], bytes]) -> None:
+        self._server = server
+        self._pairing = pairing
+        self._role = role
+        self._random_bytes = random_bytes
+        self._client = random_bytes(CLIENT_SIZE)
+        self._state = State.IDLE
+        self._timers: Timers[Timer] = Timers()
+        self._transmits: deque[Transmit] = deque()
+        self._events: deque[Event] = deque()
+        self._reflexive = ReflexiveAddress(random_bytes)
+        self._liveness = Liveness()
+        self._transaction = PUSH  # of the open request; PUSH while there is none
+        self._retry = RETRY_FIRST
+        self._cookie = bytes(COOKIE_SIZE)
+        self._cookies_in_a_row = 0
+        self._peer_tag: bytes | None = None
+        self._obstacle: RefusedReason | None = None  # what Contested has said
+        self._refused_until: float | None = None
+
+    @property
+    def is_closed(self) -> bool:
+        """Nothing more will be sent; Refused, Outdated or Gone said why."""
+        return self._state is State.CLOSED
+
+    def start(self, now: float) -> None:
+        """Raises CallerError the second time."""
+        if not self._advance(Input.START):
+            raise CallerError("the rendezvous was started before")
+        self._ask(now)
+
+    def forward(self, payload: bytes, now: float) -> None:  # noqa: ARG002 (every command takes the time)
+        """Sends `payload` (1 to 1024 bytes) to the friend, once and without acknowledgement.
+
+        Without a friend it is dropped: the friend may have gone this moment. Raises CallerError for the size.
+        """
+        if not 1 <= len(payload) <= MAX_PAYLOAD:
+            raise CallerError(f"a message of {len(payload)} bytes; 1 to {MAX_PAYLOAD} can be forwarded")
+        if self._state is State.PAIRED:
+            self._send(Forward(self._client, bytes(payload)))
+
+    def leave(self, now: float) -> None:
+        """Gives up the seat. Gone follows, after a second at the latest."""
+        if not self._advance(Input.LEAVE):
+            return
+        self._stop()
+        if self._state is State.CLOSED:
+            self._events.append(Gone())
+            return
+        self._timers.set(Timer.LEAVE_END, now + LEAVE_PATIENCE)
+        self._ask(now)
+
+    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
+        if self._state in (State.IDLE, State.CLOSED) or source not in (self._server, self._reflexive.alternate):
+            return
+        try:
+            message = decode(data)
+        except VersionError as error:
+            self._handle_other_version(error.version)
+        except DecodeError:
+            return
+        else:
+            self._handle_message(message, source, now)
+
+    def handle_error(self, now: float) -> None:
+        """The socket said ECONNREFUSED for the server's address: nobody listens there."""
+        if self._state is State.LEAVING:
+            self._end(Gone())
+        else:
+            self._liveness.handle_error(now)
+
+    def handle_timeout(self, now: float) -> None:
+        for timer in self._timers.pop_expired(now):
+            self._handle_timer(timer, now)
+        self._reflexive.handle_timeout(now)
+        self._liveness.handle_timeout(now)
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._transmits.popleft() if self._transmits else self._reflexive.poll_transmit()
+
+    def poll_event(self) -> Event | None:
+        return (
+            self._liveness.poll_event()
+            or self._reflexive.poll_event()
+            or (self._events.popleft() if self._events else None)
+        )
+
+    def poll_timeout(self) -> float | None:
+        deadlines = (self._timers.earliest(), self._reflexive.poll_timeout(), self._liveness.poll_timeout())
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    # What the server says
+
+    def _handle_message(self, message: messages.Message, source: Address, now: float) -> None:
+        match message:
+            case Cookie():
+                if not self._reflexive.handle_cookie(message, source) and self._is_answer(message.transaction):
+                    self._handle_cookie(message, now)
+            case Joined():
+                if self._is_answer(message.transaction):
+                    self._handle_joined(message, now)
+                elif message.transaction == PUSH and self._state in ASKING:
+                    self._handle_push(message, now)
+            case messages.Refused(transaction, reason):
+                if self._is_answer(transaction):
+                    self._handle_refused(reason, now)
+                elif transaction == PUSH and reason is RefusedReason.NOT_JOINED:
+                    self._join_now(now)
+            case Forwarded(tag, payload):
+                if self._state is State.PAIRED and tag == self._peer_tag:
+                    self._events.append(Message(tag, payload))
+                else:
+                    self._join_now(now)  # the push that told of this friend was lost; it will repeat what it said
+            case Left(transaction):
+                if self._state is State.LEAVING and transaction == self._transaction:
+                    self._end(Gone())
+            case Unsupported(_, highest):
+                self._handle_other_version(highest)
+            case Hello() | Join() | Forward() | Leave():
+                pass  # not for a peer
+            case _:
+                assert_never(message)
+
+    def _is_answer(self, transaction: bytes) -> bool:
+        """Whether this is the first answer to the open request."""
+        if transaction == PUSH or transaction != self._transaction or self._state is State.LEAVING:
+            return False
+        self._transaction = PUSH
+        self._retry = RETRY_FIRST
+        self._timers.stop(Timer.REQUEST)
+        self._liveness.handle_answer()
+        return True
+
+    def _handle_cookie(self, message: Cookie, now: float) -> None:
+        self._advance(Input.COOKIE)
+        self._cookie = message.cookie
+        port = message.alternate_port
+        self._reflexive.handle_alternate_port(Address(self._server.host, port) if port else None)
+        self._reflexive.handle_mapped(message.mapped, now)
+        self._cookies_in_a_row += 1
+        if self._cookies_in_a_row <= COOKIES_IN_A_ROW:
+            self._ask(now)
+        else:
+            self._timers.set(Timer.REQUEST, now + RETRY_MAX)
+
+    def _handle_joined(self, message: Joined, now: float) -> None:
+        self._cookies_in_a_row = 0
+        self._timers.set(Timer.REQUEST, now + JOIN_INTERVAL)
+        self._reflexive.handle_mapped(message.mapped, now)
+        if message.state is SeatState.PAIRED:
+            self._seated_with(message.peer_tag)
+        elif self._state is not State.PAIRED:
+            self._seated_alone(message)
+        elif self._timers.get(Timer.REJOIN) is None:
+            # Either the push that the friend left was lost, or the server was restarted and the friend has not
+            # come again yet, or this answer was overtaken by the push of the pairing. Ask once more, and wait.
+            self._timers.set(Timer.REJOIN, now + REJOIN_GRACE)
+            self._timers.set(Timer.REQUEST, now + RETRY_FIRST)
+
+    def _handle_push(self, message: Joined, now: float) -> None:
+        if message.state is SeatState.PAIRED:
+            self._seated_with(message.peer_tag)
+        else:
+            self._lose_peer()
+            self._seated_alone(message)
+            self._join_now(now)  # a push may be late or repeated: the answer to this is neither
+
+    def _seated_with(self, tag: bytes) -> None:
+        if not self._advance(Input.SEATED_WITH_PEER):
+            return
+        self._timers.stop(Timer.REJOIN)
+        self._obstacle = self._refused_until = None
+        if tag != self._peer_tag:
+            self._peer_tag = tag
+            self._events.append(Paired(tag))
+
+    def _seated_alone(self, message: Joined) -> None:
+        was_waiting = self._state is State.WAITING
+        if not self._advance(Input.SEATED_ALONE):
+            return
+        self._refused_until = None
+        if not was_waiting:
+            self._obstacle = None
+            self._events.append(Waiting(message.mapped))
+        if message.state is SeatState.CONTESTED:
+            self._note_obstacle(RefusedReason.SAME_ROLE)
+        else:
+            self._obstacle = None
+
+    def _handle_refused(self, reason: RefusedReason, now: float) -> None:
+        self._cookies_in_a_row = 0
+        self._lose_peer()
+        if self._refused_until is None:
+            self._refused_until = now + REFUSED_PATIENCE
+            self._obstacle = None
+        if now >= self._refused_until or not self._may_pass(reason):
+            self._end(Refused(reason))
+        elif self._advance(Input.REFUSED):
+            self._note_obstacle(reason)
+            self._timers.set(Timer.REQUEST, now + REFUSED_INTERVAL)
+
+    def _may_pass(self, reason: RefusedReason) -> bool:
+        """Whether it may be due to our own run of a moment ago, or otherwise pass by itself."""
+        match reason:
+            case RefusedReason.SAME_ROLE:
+                return not isinstance(self._pairing, NamePair)  # a nameplate has one seat a role: maybe ours
+            case RefusedReason.BAD_NAMES | RefusedReason.NOT_JOINED:
+                return False
+            case RefusedReason.TAKEN | RefusedReason.SERVER_FULL | RefusedReason.NETWORK_FULL:
+                return True
+            case _:
+                assert_never(reason)
+
+    def _handle_other_version(self, version: int) -> None:
+        if self._liveness.is_waiting:  # without an open request it is a late datagram, or a forgery
+            self._end(Outdated(version))
+
+    def _lose_peer(self) -> None:
+        self._timers.stop(Timer.REJOIN)
+        if self._peer_tag is not None:
+            self._peer_tag = None
+            self._events.append(PeerLeft())
+
+    def _note_obstacle(self, reason: RefusedReason) -> None:
+        if reason is not self._obstacle:
+            self._obstacle = reason
+            self._events.append(Contested(reason))
+
+    # What we say
+
+    def _handle_timer(self, timer: Timer, now: float) -> None:
+        match timer:
+            case Timer.REQUEST:
+                self._ask(now)
+            case Timer.REJOIN:
+                self._lose_peer()
+                if self._advance(Input.SEATED_ALONE) and self._reflexive.first is not None:
+                    self._events.append(Waiting(self._reflexive.first))
+            case Timer.LEAVE_END:
+                self._end(Gone())
+            case _:
+                assert_never(timer)
+
+    def _ask(self, now: float) -> None:
+        """Sends the request that the state calls for, a new one or the open one again, and sets when to repeat it."""
+        while self._transaction == PUSH:
+            self._transaction = self._random_bytes(TRANSACTION_SIZE)
+        if self._state is State.LEAVING:
+            self._send(Leave(self._transaction, self._client))
+            self._timers.set(Timer.REQUEST, now + LEAVE_RETRY)
+            return
+        if self._state is State.SEEKING:
+            self._send(Hello(self._transaction))
+        else:
+            self._send(Join(self._transaction, self._cookie, self._client, self._role, self._pairing))
+        self._liveness.handle_request(now)
+        self._timers.set(Timer.REQUEST, now + self._retry)
+        self._retry = min(2 * self._retry, RETRY_MAX)
+
+    def _join_now(self, now: float) -> None:
+        """Asks at once, unless an answer is due anyway."""
+        if self._state in ASKING and self._transaction == PUSH:
+            self._ask(now)
+
+    def _send(self, message: messages.Message) -> None:
+        self._transmits.append(Transmit(self._server, (encode(message),)))
+
+    # State
+
+    def _advance(self, event: Input) -> bool:
+        """Takes the row of the table. Returns whether there is one."""
+        state = TRANSITIONS.get((self._state, event))
+        if state is None:
+            return False
+        self._state = state
+        return True
+
+    def _end(self, event: Refused | Outdated | Gone) -> None:
+        if self._advance(Input.END):
+            self._stop()
+            self._events.append(event)
+
+    def _stop(self) -> None:
+        self._transaction = PUSH
+        self._reflexive.stop()
+        self._liveness.stop()
+        for timer in Timer:
+            self._timers.stop(timer)

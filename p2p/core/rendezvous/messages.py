@@ -1,0 +1,342 @@
+"""Messages between a peer and the rendezvous server: docs/protocol.md, section 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar, TypeAlias, TypeVar, assert_never
+
+from p2p.core.address import Address, encode_address
+from p2p.core.errors import CallerError, DecodeError, VersionError
+from p2p.core.role import Role
+from p2p.core.wire import Reader, text8, uint
+
+_EnumT = TypeVar("_EnumT", bound=IntEnum)
+
+MAGIC = b"p2p"
+VERSION = 1
+HEADER_SIZE = len(MAGIC) + 2  # bytes: magic(3) version(1) type(1)
+
+TRANSACTION_SIZE = 8
+COOKIE_SIZE = 16
+CLIENT_SIZE = 16
+PEER_TAG_SIZE = 8
+HELLO_PADDING = 51  # bytes: HELLO is 64 in all, longer than any COOKIE
+MAX_NAME = 64  # bytes of UTF-8
+MAX_NAMEPLATE = 32  # bytes of UTF-8
+MAX_PAYLOAD = 1024  # bytes: with all headers below the 1232 bytes that every IPv6 path carries (RFC 8200 section 5)
+
+LEASE = 15  # seconds from the last JOIN until a seat is free again
+
+PUSH = bytes(TRANSACTION_SIZE)  # transaction of what the server says without being asked
+NO_PEER = bytes(PEER_TAG_SIZE)
+
+
+class RefusedReason(IntEnum):
+    TAKEN = 1
+    SAME_ROLE = 2
+    SERVER_FULL = 3
+    NETWORK_FULL = 4
+    BAD_NAMES = 5
+    NOT_JOINED = 6
+
+
+class SeatState(IntEnum):
+    """What the server says of a seat that it keeps for us."""
+
+    WAITING = 0
+    PAIRED = 1
+    CONTESTED = 2  # waiting, and the friend asked in our role
+
+
+@dataclass(frozen=True, slots=True)
+class NamePair:
+    """kind(1) = 1 me:text8 friend:text8
+
+    Names are 1 to 64 bytes of UTF-8 each and differ. Raises CallerError otherwise.
+    """
+
+    me: str
+    friend: str
+
+    def __post_init__(self) -> None:
+        complaint = _names_complaint(self.me, self.friend)
+        if complaint is not None:
+            raise CallerError(complaint)
+
+
+@dataclass(frozen=True, slots=True)
+class Nameplate:
+    """kind(1) = 2 nameplate:text8
+
+    The public half of a one-time code, 1 to 32 bytes of UTF-8. Raises CallerError otherwise.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        complaint = _text_complaint("nameplate", self.text, MAX_NAMEPLATE)
+        if complaint is not None:
+            raise CallerError(complaint)
+
+
+Pairing: TypeAlias = NamePair | Nameplate
+
+
+class BadNames(DecodeError):
+    """A JOIN whose names the server does not accept; `transaction` is what the refusal answers."""
+
+    def __init__(self, complaint: str, transaction: bytes) -> None:
+        super().__init__(complaint)
+        self.transaction = transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """transaction(8) padding(51 zero bytes)"""
+
+    TYPE: ClassVar[int] = 1
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Cookie:
+    """transaction(8) cookie(16) alternate_port(2) mapped:address"""
+
+    TYPE: ClassVar[int] = 2
+    transaction: bytes
+    cookie: bytes
+    alternate_port: int
+    mapped: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """transaction(8) cookie(16) client(16) role(1) reserved(1, zero) pairing"""
+
+    TYPE: ClassVar[int] = 3
+    transaction: bytes
+    cookie: bytes
+    client: bytes
+    role: Role
+    pairing: Pairing
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """transaction(8) state(1) lease(1, seconds) peer_tag(8) mapped:address"""
+
+    TYPE: ClassVar[int] = 4
+    transaction: bytes
+    state: SeatState
+    lease: int
+    peer_tag: bytes
+    mapped: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """transaction(8) reason(1)"""
+
+    TYPE: ClassVar[int] = 5
+    transaction: bytes
+    reason: RefusedReason
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """client(16) payload(1..1024)"""
+
+    TYPE: ClassVar[int] = 6
+    client: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """peer_tag(8) payload(1..1024)"""
+
+    TYPE: ClassVar[int] = 7
+    peer_tag: bytes
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """transaction(8) client(16)"""
+
+    TYPE: ClassVar[int] = 8
+    transaction: bytes
+    client: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """transaction(8)"""
+
+    TYPE: ClassVar[int] = 9
+    transaction: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unsupported:
+    """lowest(1) highest(1): the versions that the server speaks"""
+
+    TYPE: ClassVar[int] = 127
+    lowest: int
+    highest: int
+
+
+Message: TypeAlias = Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Unsupported
+
+
+def encode(message: Message) -> bytes:
+    """magic(3) version(1) type(1) body"""
+    return MAGIC + bytes([VERSION, message.TYPE]) + _encode_body(message)
+
+
+def decode(data: bytes) -> Message:
+    """Raises VersionError for a header of another version, BadNames for the names in a JOIN, else DecodeError."""
+    reader = Reader(data)
+    if reader.take(len(MAGIC)) != MAGIC:
+        raise DecodeError("not a rendezvous message")
+    version, kind = reader.uint(1), reader.uint(1)
+    if version != VERSION:
+        raise VersionError(version)
+    message = _decode_body(kind, reader)
+    reader.end()
+    return message
+
+
+def _encode_body(message: Message) -> bytes:
+    match message:
+        case Hello(transaction):
+            return transaction + bytes(HELLO_PADDING)
+        case Cookie(transaction, cookie, alternate_port, mapped):
+            return transaction + cookie + uint(alternate_port, 2) + encode_address(mapped)
+        case Join(transaction, cookie, client, role, pairing):
+            return transaction + cookie + client + bytes([role, 0]) + _encode_pairing(pairing)
+        case Joined(transaction, state, lease, peer_tag, mapped):
+            return transaction + bytes([state, lease]) + peer_tag + encode_address(mapped)
+        case Refused(transaction, reason):
+            return transaction + bytes([reason])
+        case Forward(client, payload):
+            return client + payload
+        case Forwarded(peer_tag, payload):
+            return peer_tag + payload
+        case Leave(transaction, client):
+            return transaction + client
+        case Left(transaction):
+            return transaction
+        case Unsupported(lowest, highest):
+            return bytes([lowest, highest])
+        case _:
+            assert_never(message)
+
+
+def _decode_body(kind: int, reader: Reader) -> Message:
+    match kind:
+        case Hello.TYPE:
+            transaction = reader.take(TRANSACTION_SIZE)
+            if reader.take(HELLO_PADDING) != bytes(HELLO_PADDING):
+                raise DecodeError("padding is not zero")
+            return Hello(transaction)
+        case Cookie.TYPE:
+            return Cookie(
+                reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address()
+            )
+        case Join.TYPE:
+            return _decode_join(reader)
+        case Joined.TYPE:
+            return _decode_joined(reader)
+        case Refused.TYPE:
+            return Refused(reader.take(TRANSACTION_SIZE), _member(RefusedReason, reader.uint(1)))
+        case Forward.TYPE:
+            return Forward(reader.take(CLIENT_SIZE), _decode_payload(reader))
+        case Forwarded.TYPE:
+            return Forwarded(reader.take(PEER_TAG_SIZE), _decode_payload(reader))
+        case Leave.TYPE:
+            return Leave(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
+        case Left.TYPE:
+            return Left(reader.take(TRANSACTION_SIZE))
+        case Unsupported.TYPE:
+            return Unsupported(reader.uint(1), reader.uint(1))
+        case _:
+            raise DecodeError(f"unknown message type {kind}")
+
+
+def _decode_join(reader: Reader) -> Join:
+    transaction, cookie, client = reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.take(CLIENT_SIZE)
+    role = _member(Role, reader.uint(1))
+    if reader.uint(1) != 0:
+        raise DecodeError("reserved byte is not zero")
+    return Join(transaction, cookie, client, role, _decode_pairing(reader, transaction))
+
+
+def _decode_joined(reader: Reader) -> Joined:
+    transaction = reader.take(TRANSACTION_SIZE)
+    state = _member(SeatState, reader.uint(1))
+    lease, peer_tag, mapped = reader.uint(1), reader.take(PEER_TAG_SIZE), reader.address()
+    if (state is SeatState.PAIRED) is (peer_tag == NO_PEER):
+        raise DecodeError("a peer tag without a peer, or a peer without a tag")
+    return Joined(transaction, state, lease, peer_tag, mapped)
+
+
+def _decode_payload(reader: Reader) -> bytes:
+    if not 1 <= reader.remaining <= MAX_PAYLOAD:
+        raise DecodeError(f"payload of {reader.remaining} bytes")
+    return reader.rest()
+
+
+def _encode_pairing(pairing: Pairing) -> bytes:
+    match pairing:
+        case NamePair(me, friend):
+            return b"\1" + text8(me) + text8(friend)
+        case Nameplate(text):
+            return b"\2" + text8(text)
+        case _:
+            assert_never(pairing)
+
+
+def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
+    kind = reader.uint(1)
+    if kind == 1:
+        me, friend = reader.bytes8(), reader.bytes8()
+        reader.end()  # so that a refusal answers only what would otherwise have been a message
+        try:
+            pair = me.decode(), friend.decode()
+        except UnicodeDecodeError as error:
+            raise BadNames("a name is not UTF-8", transaction) from error
+        complaint = _names_complaint(*pair)
+        if complaint is not None:
+            raise BadNames(complaint, transaction)
+        return NamePair(*pair)
+    if kind == 2:
+        nameplate = reader.text8(MAX_NAMEPLATE)
+        if not nameplate:
+            raise DecodeError("empty nameplate")
+        return Nameplate(nameplate)
+    raise DecodeError(f"unknown kind of pairing {kind}")
+
+
+def _names_complaint(me: str, friend: str) -> str | None:
+    if me == friend:
+        return "both names are the same"
+    return _text_complaint("name", me, MAX_NAME) or _text_complaint("name", friend, MAX_NAME)
+
+
+def _text_complaint(what: str, text: str, limit: int) -> str | None:
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        return f"a {what} that is not Unicode text"
+    if not length:
+        return f"an empty {what}"
+    return f"a {what} of {length} bytes where {limit} are allowed" if length > limit else None
+
+
+def _member(enum: type[_EnumT], value: int) -> _EnumT:
+    try:
+        return enum(value)
+    except ValueError as error:
+        raise DecodeError(f"unknown {enum.__name__} {value}") from error

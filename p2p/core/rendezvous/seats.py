@@ -1,0 +1,112 @@
+"""The rendezvous server's state: who sits where, and until when. Every operation is O(1)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+from p2p.core.address import Address
+from p2p.core.rendezvous.messages import LEASE, NamePair, Nameplate, Pairing
+from p2p.core.role import Role
+
+Place: TypeAlias = tuple[str, str] | tuple[Role, str]
+"""(me, friend) in a room of two names, (role, nameplate) in a room of a nameplate."""
+
+
+@dataclass(slots=True, eq=False)
+class Seat:
+    """One peer's entry. `client` is its secret and must not be shown to anybody."""
+
+    client: bytes
+    place: Place
+    role: Role
+    address: Address
+    port_index: int
+    expires: float
+    contested_until: float = 0.0
+    forward_debt: float = 0.0  # when everything forwarded so far will have been paid for at the allowed rate
+
+    @property
+    def pairing(self) -> Pairing:
+        first, second = self.place
+        return Nameplate(second) if isinstance(first, Role) else NamePair(first, second)
+
+
+class Seats:
+    """Seats by client and by place, counted by source prefix, and in the order in which they expire."""
+
+    def __init__(self) -> None:
+        self._by_client: OrderedDict[bytes, Seat] = OrderedDict()  # every lease is equal: renewed last expires last
+        self._by_place: dict[Place, Seat] = {}
+        self._per_prefix: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_client)
+
+    def of(self, client: bytes) -> Seat | None:
+        return self._by_client.get(client)
+
+    def at(self, place: Place) -> Seat | None:
+        return self._by_place.get(place)
+
+    def opposite(self, seat: Seat) -> Seat | None:
+        """The seat of the other peer in the same room."""
+        return self._by_place.get(opposite(seat.place))
+
+    def count_in_network_of(self, address: Address) -> int:
+        return self._per_prefix.get(prefix(address), 0)
+
+    def add(self, seat: Seat) -> None:
+        self._by_client[seat.client] = seat
+        self._by_place[seat.place] = seat
+        self._count(seat.address, 1)
+
+    def renew(self, seat: Seat, now: float) -> None:
+        seat.expires = now + LEASE
+        self._by_client.move_to_end(seat.client)
+
+    def move(self, seat: Seat, address: Address) -> None:
+        self._count(seat.address, -1)
+        seat.address = address
+        self._count(address, 1)
+
+    def remove(self, seat: Seat) -> None:
+        del self._by_client[seat.client]
+        del self._by_place[seat.place]
+        self._count(seat.address, -1)
+
+    def first_to_expire(self) -> Seat | None:
+        return next(iter(self._by_client.values()), None)
+
+    def _count(self, address: Address, change: int) -> None:
+        network = prefix(address)
+        count = self._per_prefix.get(network, 0) + change
+        if count:
+            self._per_prefix[network] = count
+        else:
+            del self._per_prefix[network]
+
+
+def place_of(pairing: Pairing, role: Role) -> Place:
+    match pairing:
+        case NamePair(me, friend):
+            return me, friend
+        case Nameplate(text):
+            return role, text
+        case _:
+            assert_never(pairing)
+
+
+def opposite(place: Place) -> Place:
+    first, second = place
+    return (first.other, second) if isinstance(first, Role) else (second, first)
+
+
+def prefix(address: Address) -> str:
+    """The network that one customer is usually given: IPv4 /24, IPv6 /56, in text form."""
+    if ":" in address.host:
+        packed = ipaddress.IPv6Address(address.host).packed
+        return f"{ipaddress.IPv6Address(packed[:7] + bytes(9))}/56"
+    return address.host.rpartition(".")[0] + ".0/24"
