@@ -130,9 +130,16 @@ def _network(plan: Plan, namespaces: dict[str, Namespace]) -> None:
             links[name] = IPRoute()
         for node in plan.nodes.values():
             for bridge in node.bridges:
-                links[node.name].link("add", ifname=bridge, kind="bridge")
+                links[node.name].link("add", ifname=bridge, kind="bridge", address=node.macs[bridge])
         for link in plan.links:
-            veth(links[link.a.node], link.a.interface, link.b.interface, namespaces[link.b.node])
+            a, b = link.a, link.b
+            mac, peer_mac = (plan.nodes[end.node].macs[end.interface] for end in (a, b))
+            veth(
+                links[a.node],
+                {"ifname": a.interface, "address": mac},
+                {"ifname": b.interface, "address": peer_mac},
+                namespaces[b.node],
+            )
         for node in plan.nodes.values():
             _configure(links[node.name], plan, node)
     finally:
@@ -140,10 +147,9 @@ def _network(plan: Plan, namespaces: dict[str, Namespace]) -> None:
             ipr.close()
 
 
-def veth(ipr: Any, interface: str, peer: str, peer_namespace: Namespace) -> None:
-    """A veth pair from ``ipr``'s namespace to ``peer_namespace``."""
-    there = {"ifname": peer, "net_ns_fd": peer_namespace.fd}
-    ipr.link("add", ifname=interface, kind="veth", peer=there)
+def veth(ipr: Any, here: dict[str, str], there: dict[str, str], peer_namespace: Namespace) -> None:
+    """A veth pair (names, perhaps MACs, of both ends) from ``ipr``'s namespace to ``peer_namespace``."""
+    ipr.link("add", kind="veth", peer={**there, "net_ns_fd": peer_namespace.fd}, **here)
 
 
 def _configure(ipr: Any, plan: Plan, node: NodePlan) -> None:
@@ -166,6 +172,8 @@ def _configure(ipr: Any, plan: Plan, node: NodePlan) -> None:
     for interface in ("lo", *node.bridges, *sorted(ours)):
         port = {"master": master[interface]} if interface in master else {}
         ipr.link("set", index=index[interface], state="up", **port)
+    for interface, neighbour, mac in node.neighbours:
+        ipr.neigh("add", dst=str(neighbour), lladdr=mac, ifindex=index[interface], state="permanent")
     for network, gateway in node.routes:
         where = "default" if network == EVERYWHERE else str(network)
         ipr.route("add", dst=where, gateway=str(gateway))
@@ -207,7 +215,7 @@ def splice(port: str, bridge: str, router: Namespace, middle: Namespace, *, near
             index = index_of(ipr, port)
             ipr.link("set", index=index, state="down", master=0)
             ipr.link("set", index=index, ifname=near, net_ns_fd=middle.fd)
-            veth(ipr, port, far, middle)
+            veth(ipr, {"ifname": port}, {"ifname": far}, middle)
             ipr.link("set", index=index_of(ipr, port), master=index_of(ipr, bridge), state="up")
         middle.enter()
         with netlink() as ipr:

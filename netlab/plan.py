@@ -66,6 +66,8 @@ class NodePlan:
     bridges: list[str] = field(default_factory=list)
     addresses: list[tuple[str, IPv4Interface]] = field(default_factory=list)
     routes: list[tuple[IPv4Network, IPv4Address]] = field(default_factory=list)
+    macs: dict[str, str] = field(default_factory=dict)  # by interface, bridges included
+    neighbours: list[tuple[str, IPv4Address, str]] = field(default_factory=list)  # interface, address, MAC
     rules: Ruleset = field(default_factory=Ruleset)
 
 
@@ -122,7 +124,35 @@ def plan(topology: Topology) -> Plan:
                 core.routes.append((net, IPv4Address(f"12.0.{i - 1}.1")))
             elif via is not None:
                 core.routes.append((net, via))
+    _acquaint(made)
     return made
+
+
+def _acquaint(made: Plan) -> None:
+    """Give every interface a MAC, and everyone on a segment permanent entries for the others.
+
+    While an address is being resolved the kernel queues packets and lets later ones overtake them:
+    "the third packet" would then be another one from run to run.
+    """
+    segments: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for link in made.links:
+        top = (link.b.node, link.b.bridge or link.b.interface)
+        segments.setdefault(top, [top]).append((link.a.node, link.a.interface))
+        for end in (link.a, link.b):
+            made.nodes[end.node].macs[end.interface] = ""
+    names = [(node, name) for node in made.nodes.values() for name in (*node.bridges, *node.macs)]
+    for number, (node, name) in enumerate(names):
+        node.macs[name] = f"02:00:00:00:{number >> 8:02x}:{number & 255:02x}"  # 02: locally administered
+    for members in segments.values():
+        for node_name, interface in members:
+            node = made.nodes[node_name]
+            for other_name, other_interface in members:
+                other = made.nodes[other_name]
+                node.neighbours += [
+                    (interface, address.ip, other.macs[other_interface])
+                    for where, address in other.addresses
+                    if where == other_interface and other is not node
+                ]
 
 
 def _router(

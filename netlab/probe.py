@@ -134,6 +134,7 @@ class _Bench:
         """
         listener = self._bound(self.server, self.server.address, kind=socket.SOCK_STREAM)
         listener.listen()
+        listener.settimeout(ARRIVAL_LIMIT)
         with self.host.socket(kind=socket.SOCK_STREAM) as fence:
             fence.settimeout(ARRIVAL_LIMIT)
             try:
