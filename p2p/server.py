@@ -1,0 +1,93 @@
+"""The rendezvous server: `python -m p2p.server`. See docs/server.md."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+from p2p.io.server_log import EventLog
+from p2p.io.server_loop import ServerLoop, stop_signals
+
+DEFAULT_PORT = 8080
+LAST_PORT = 65535
+
+FAILED = 1
+USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0 stopped by a signal, 1 the ports cannot be had, 2 usage or an unknown host."""
+    options = _parse(arguments)
+    logging.raiseExceptions = False  # whoever reads the log may go away; the server stays
+    level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
+    logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    with stop_signals() as signalled:  # before the line that says that we listen: then a signal is a clean stop
+        try:
+            events = EventLog(options.verbose)
+            loop = ServerLoop(options.host, options.port, options.alternate_port, events, time.monotonic)
+        except (socket.gaierror, UnicodeError):
+            return _fail(USAGE, f"no address for the host {options.host!r}: pass one of this machine with --host")
+        except OSError as error:
+            return _fail(FAILED, _explain(error))
+        print(f"listening on {loop.host} ports {loop.ports[0]} and {loop.ports[1]}", flush=True)
+        loop.run(signalled)
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m p2p.server",
+        description="Introduces two peers to each other. It sees their names and public addresses, never their files.",
+    )
+    parser.add_argument(
+        "--host", default="0.0.0.0", metavar="ADDR", help="address to listen on (default: all IPv4; :: for IPv6 too)"
+    )
+    parser.add_argument(
+        "--port", type=_port, default=DEFAULT_PORT, metavar="N", help="UDP and TCP port (default: %(default)s; 0: any)"
+    )
+    parser.add_argument(
+        "--alternate-port", type=_port, metavar="N", help="second UDP port (default: the one after; 0: any)"
+    )
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument("--verbose", action="store_true", help="log more, and peers' addresses in full")
+    level.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    options = parser.parse_args(arguments)
+    if options.alternate_port is None and options.port == LAST_PORT:
+        parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")
+    if options.port != 0 and options.port == options.alternate_port:
+        parser.error("--port and --alternate-port are the same: peers need two different ones")
+    return options
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to {LAST_PORT}")
+    return int(text)
+
+
+def _explain(error: OSError) -> str:
+    where = error.filename or "the port"
+    match error:
+        case PermissionError():
+            return f"cannot listen on {where}: permission denied. Ports below 1024 need root; choose one with --port"
+        case _ if error.errno == errno.EADDRINUSE:
+            return f"cannot listen on {where}: it is in use. Is a server running already? Choose others with --port and --alternate-port"
+        case _ if error.errno == errno.EADDRNOTAVAIL:
+            return f"cannot listen on {where}: not an address of this machine. Choose another with --host"
+        case _:
+            return f"cannot listen on {where}: {os.strerror(error.errno) if error.errno else error}"
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"p2p.server: {sentence}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
