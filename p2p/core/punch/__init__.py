@@ -1,0 +1,1 @@
+"""UDP hole punching: descriptions, connectivity checks, nomination."""
