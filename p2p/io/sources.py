@@ -9,9 +9,10 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from p2p.core.errors import ExitCode, Failure, P2PError
+from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_FILES
 from p2p.core.transfer.messages import DATA_HEADER, Entry
-from p2p.core.transfer.names import numbered, portable_component, printable
+from p2p.core.transfer.names import numbered, portable_component
 
 PathLike = str | os.PathLike[str]
 
@@ -64,7 +65,7 @@ class Source:
                 os.close(fd)
         if sizeless:  # as files in /proc are
             what = "does not tell its size"
-            raise SourceError(f"{printable(self.path)} {what}: copy it and send the copy", f"{printable(name)} {what}")
+            raise SourceError(f"{escape(self.path)} {what}: copy it and send the copy", f"{escape(name)} {what}")
         self._identity = _identity(status)
         mtime_ns = max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
         self.entry = Entry(file, status.st_size, mtime_ns, stat.S_IMODE(status.st_mode) & 0o777, name)
@@ -106,7 +107,7 @@ class Source:
 
     def _open_regular(self, name: str) -> tuple[int, os.stat_result]:
         """Looks before it opens: opening a pipe waits for a writer, and opening a device may move a tape."""
-        path = printable(self.path)
+        path = escape(self.path)
         kind = _kind(os.stat(self.path).st_mode)
         if kind is None:
             fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -118,7 +119,7 @@ class Source:
         advice = (
             "pack it first, for example: tar czf NAME.tar.gz " + path if kind == "a folder" else "send a plain file"
         )
-        raise SourceError(f"{path} is {kind}, not a file: {advice}", f"{printable(name)} is not a plain file")
+        raise SourceError(f"{path} is {kind}, not a file: {advice}", f"{escape(name)} is not a plain file")
 
     def _require_unchanged(self) -> None:
         now = _identity(os.fstat(self._fd))
@@ -129,8 +130,8 @@ class Source:
     def _changed(self, how: str) -> SourceError:
         what = f"{how} while it was being sent"
         return SourceError(
-            f"{printable(self.path)} {what}: send it again when nothing writes to it",
-            f"{printable(self.entry.name)} {what}",
+            f"{escape(self.path)} {what}: send it again when nothing writes to it",
+            f"{escape(self.entry.name)} {what}",
             ExitCode.INTEGRITY,
         )
 
@@ -147,12 +148,12 @@ class Source:
                 errno.EPERM: ("cannot be read by this user", "check its permissions"),
                 errno.EMFILE: ("cannot be opened: too many open files", "raise the limit with ulimit -n"),
             }.get(error.errno or 0, (f"cannot be read: {error.strerror}", "check the disk"))
-            raise SourceError(f"{printable(self.path)} {what}: {advice}", f"{printable(name)} {what}") from error
+            raise SourceError(f"{escape(self.path)} {what}: {advice}", f"{escape(name)} {what}") from error
         except (SourceError, ValueError) as error:  # ValueError: a path with a NUL
             self.close()
             if isinstance(error, SourceError):
                 raise
-            raise SourceError(f"{printable(self.path)} is no file name", "unusable file name") from error
+            raise SourceError(f"{escape(self.path)} is no file name", "unusable file name") from error
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

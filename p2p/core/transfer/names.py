@@ -1,4 +1,4 @@
-"""File names that come from another machine: what may reach a directory, and how to show it to a person.
+"""File names that come from another machine: what may reach a directory.
 
 A name from the other side is one component or several, joined by `/`. What only an attacker sends (absolute
 paths, `..`, NUL, drives) raises RemoteError. What an honest person's file may well be called, and some system
@@ -12,6 +12,7 @@ import re
 import unicodedata
 
 from p2p.core.errors import CallerError, RemoteError
+from p2p.core.text import escape
 from p2p.core.transfer.messages import MAX_NAME_BYTES
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX on Linux, macOS and (in UTF-16 units) Windows
@@ -36,17 +37,17 @@ def safe_name(name: str) -> str:
     if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
         raise RemoteError(f"file name of more than {MAX_NAME_BYTES} bytes")
     if "\0" in name:
-        raise RemoteError(f"file name with a NUL: {printable(name)}")
+        raise RemoteError(f"file name with a NUL: {escape(name)}")
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
-        raise RemoteError(f"absolute file name: {printable(name)}")
+        raise RemoteError(f"absolute file name: {escape(name)}")
     components = name.split("/")
     if len(components) > MAX_COMPONENTS:
-        raise RemoteError(f"file name more than {MAX_COMPONENTS} folders deep: {printable(name[:80])}")
+        raise RemoteError(f"file name more than {MAX_COMPONENTS} folders deep: {escape(name[:80])}")
     for component in components:
         if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
-            raise RemoteError(f"file name of more than {MAX_COMPONENT_BYTES} bytes: {printable(component[:80])}")
+            raise RemoteError(f"file name of more than {MAX_COMPONENT_BYTES} bytes: {escape(component[:80])}")
         if component in ("", ".") or ".." in component.split("\\"):
-            raise RemoteError(f"file name that leads elsewhere: {printable(name)}")
+            raise RemoteError(f"file name that leads elsewhere: {escape(name)}")
     return "/".join(map(portable_component, components))
 
 
@@ -78,22 +79,11 @@ def numbered(name: str, number: int) -> str:
     return _fit(name, f" ({number})")
 
 
-def printable(text: str) -> str:
-    """`text` with control, format (bidi) and line separator characters escaped, for a terminal or a log line."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() or unicodedata.category(char) == "Zs" else _escape(char) for char in text)
-
-
 def _portable_char(char: str) -> str:
     category = unicodedata.category(char)
     if category == "Cs":  # a byte of a name that is not UTF-8, as os.fsdecode gives it
         return "\ufffd"
     return "_" if category == "Cc" or char in "/\\:" else char
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 def _without_trailing(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
+from p2p.core.text import escape
 from p2p.core.transfer import messages
 from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Progress, ReceiverEvent, Write
 from p2p.core.transfer.limits import MAX_FILES, MAX_TOTAL, MAX_UNSTORED
@@ -26,7 +27,7 @@ from p2p.core.transfer.messages import (
     Offer,
     Refuse,
 )
-from p2p.core.transfer.names import printable, safe_name
+from p2p.core.transfer.names import safe_name
 
 __all__ = [
     "Aborted",
@@ -201,7 +202,7 @@ class TransferReceiver:
                 raise RemoteError(f"file {entry.file} named where file {number} of {self._files} was due")
             name = safe_name(entry.name)
             if "/" in name:
-                raise RemoteError(f"{printable(name)} lies in a folder: version 1 carries plain files")
+                raise RemoteError(f"{escape(name)} lies in a folder: version 1 carries plain files")
             self._named += entry.size
             if self._named > self._total:
                 raise RemoteError("the files are larger than the offer")
@@ -231,7 +232,7 @@ class TransferReceiver:
             raise RemoteError(f"end of file {end.file} at offset {self._offset} of {entry.size}")
         digest = self._hash.digest()
         if digest != end.digest:
-            self.abort(ExitCode.INTEGRITY, f"{printable(entry.name)} arrived with other content: send it again")
+            self.abort(ExitCode.INTEGRITY, f"{escape(entry.name)} arrived with other content: send it again")
             return
         if entry.size == 0:
             self._events.append(Open(end.file, entry))
