@@ -26,6 +26,7 @@ from netlab.plan import EVERYWHERE, NodePlan, Plan
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 # linux/ethtool.h: the legacy setters, one feature each. Checksums last: the kernel refuses
 # segmentation offload without them, and drops it by itself.
+ETHTOOL_GLINK = 0x0A
 ETHTOOL_GRO, ETHTOOL_GSO, ETHTOOL_TSO, ETHTOOL_TX = 0x2C, 0x24, 0x1F, 0x17
 
 
@@ -142,6 +143,9 @@ def _network(plan: Plan, namespaces: dict[str, Namespace]) -> None:
             )
         for node in plan.nodes.values():
             _configure(links[node.name], plan, node)
+        for node in plan.nodes.values():
+            namespaces[node.name].enter()
+            await_carrier(*node.macs)  # in this order: a node's links, then its bridges
     finally:
         for ipr in links.values():
             ipr.close()
@@ -192,14 +196,27 @@ def set_offloads(interface: str, *, on: bool) -> None:
     Raises ``OSError``.
     """
     features = (ETHTOOL_GRO, ETHTOOL_GSO, ETHTOOL_TSO, ETHTOOL_TX)
+    # GRO is off on a veth by default, and on makes it a NAPI device: never switch it on.
+    for feature in (ETHTOOL_TX, ETHTOOL_TSO, ETHTOOL_GSO) if on else features:
+        _ethtool(interface, feature, int(on))
+
+
+def await_carrier(*interfaces: str) -> None:
+    """Have the kernel act on a change of carrier now: ports before their bridge.
+
+    It does so in a work queue of its own, and until then the interface drops all it is given, so
+    the first packets after "up" would get lost or not, as chance has it. Asking for the link state
+    by ethtool runs what is due. Raises ``OSError``.
+    """
+    for interface in interfaces:
+        _ethtool(interface, ETHTOOL_GLINK, 0)
+
+
+def _ethtool(interface: str, command: int, value: int) -> None:
+    data = array("B", struct.pack("II", command, value))
+    request = struct.pack("16sP", interface.encode(), data.buffer_info()[0])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        for feature in reversed(features) if on else features:
-            # GRO is off on a veth by default, and on makes it a NAPI device: never switch it on.
-            if on and feature == ETHTOOL_GRO:
-                continue
-            value = array("B", struct.pack("II", feature, int(on)))
-            request = struct.pack("16sP", interface.encode(), value.buffer_info()[0])
-            fcntl.ioctl(control, SIOCETHTOOL, request)
+        fcntl.ioctl(control, SIOCETHTOOL, request)
 
 
 def splice(port: str, bridge: str, router: Namespace, middle: Namespace, *, near: str, far: str) -> None:
@@ -221,6 +238,9 @@ def splice(port: str, bridge: str, router: Namespace, middle: Namespace, *, near
         with netlink() as ipr:
             for interface in (near, far):
                 ipr.link("set", index=index_of(ipr, interface), state="up")
+        await_carrier(near, far)
+        router.enter()
+        await_carrier(port, bridge)
 
     in_new_thread(run)
 
@@ -238,5 +258,6 @@ def unsplice(port: str, bridge: str, router: Namespace, middle: Namespace, *, ne
         router.enter()
         with netlink() as ipr:
             ipr.link("set", index=index_of(ipr, port), master=index_of(ipr, bridge), state="up")
+        await_carrier(port, bridge)
 
     in_new_thread(run)

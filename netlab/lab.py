@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
@@ -27,6 +29,7 @@ from netlab.topology import Topology
 
 T = TypeVar("T")
 
+DRAIN_ROUNDS = 1000  # a capture under endless traffic ends all the same
 STOP_LIMIT = 30  # seconds for the fault injector to forward what it has read and end
 
 
@@ -198,9 +201,16 @@ class Lab(AbstractContextManager["Lab"]):
         self.host(port.node).call(lambda: kernel.set_link(port.interface, up=False))
 
     def link_up(self, host: str) -> None:
-        """Plug it in again."""
+        """Plug it in again; the first packet after this passes."""
         port = self.plan.attachments[host].port
         self.host(port.node).call(lambda: kernel.set_link(port.interface, up=True))
+        self._await_carrier(host)
+
+    def _await_carrier(self, host: str) -> None:
+        attached = self.plan.attachments[host]
+        end, port = attached.host, attached.port
+        self.host(end.node).call(lambda: kernel.await_carrier(end.interface))
+        self.host(port.node).call(lambda: kernel.await_carrier(port.interface, port.bridge))
 
     def offloads(self, host: str, *, on: bool) -> None:
         """Switch segmentation and checksum offload on a host's own interface."""
@@ -245,8 +255,10 @@ class Lab(AbstractContextManager["Lab"]):
             # Whoever sends towards scapy must send finished packets of at most one MTU.
             self.offloads(host, on=False)
             stack.callback(self.offloads, host, on=True)
+            stack.callback(self._await_carrier, host)
             kernel.splice(*where, near="near", far="far")
             stack.callback(kernel.unsplice, *where, near="near", far="far")
+            self._await_carrier(host)
             router.call(lambda: kernel.set_offloads(attached.port.interface, on=False))
             process = self._family.popen(
                 middle,
@@ -265,26 +277,35 @@ class Lab(AbstractContextManager["Lab"]):
 
     @contextmanager
     def capture(self, node: str, path: Path, interface: str = "any") -> Iterator[None]:
-        """Write what a node sees into a pcap at ``path`` (tcpdump), from its first packet on."""
+        """Write what a node sees during the block to a pcap at ``path``, 2048 bytes of each packet.
+
+        Raises ``LabError`` with tcpdump's words when it does not start.
+        """
+        # Without immediate mode packets wait a second in the kernel; with it, the buffer holds so
+        # many packets of the longest length, whatever they really measure: hence a short one.
+        options = ["--immediate-mode", "-s", "2048", "-B", "32768", "-U", "-n", "-Z", "root"]
         tcpdump = self.host(node).popen(
-            ["tcpdump", "-i", interface, "-n", "-U", "-Z", "root", "-w", str(path)],
+            ["tcpdump", "-i", interface, *options, "-w", str(path)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
         assert tcpdump.stderr is not None
+        words = []
         try:
-            if "listening on" not in (line := _last_line(tcpdump.stderr, "listening on")):
-                raise kernel.LabError(f"tcpdump did not start: {line.strip()}")
+            for line in tcpdump.stderr:
+                words.append(line.strip())
+                if "listening on" in line:
+                    break
+            else:
+                raise kernel.LabError(f"tcpdump did not start: {' '.join(words)}")
             yield
+            # It ends without reading what is left in its buffer: ask until nothing is.
+            for _ in range(DRAIN_ROUNDS):
+                tcpdump.send_signal(signal.SIGUSR1)
+                captured, received, dropped = map(int, re.findall(r"(\d+) packet", tcpdump.stderr.readline()))
+                if captured + dropped >= received:
+                    break
         finally:
             tcpdump.terminate()
             tcpdump.wait()
-
-
-def _last_line(lines: Iterator[str], wanted: str) -> str:
-    line = ""
-    for line in lines:
-        if wanted in line:
-            break
-    return line
