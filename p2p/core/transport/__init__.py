@@ -1,0 +1,1 @@
+"""Reliable, paced, encrypted records over UDP datagrams (docs/transport.md)."""

@@ -1,0 +1,203 @@
+"""Loss detection, RTT samples, probe time-outs (RFC 9002) and delivery-rate samples, over runs of packets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from p2p.core.transport.congestion import AckSample
+from p2p.core.transport.rtt import GRANULARITY, MAX_ACK_DELAY, RttEstimator
+from p2p.core.transport.sent import Run, SentLog
+
+PACKET_THRESHOLD = 3  # RFC 9002 section 6.1.1
+TIME_THRESHOLD = 9 / 8  # RFC 9002 section 6.1.2
+PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
+MAX_PACKET_THRESHOLD = 256  # how far observed reordering may raise the packet threshold
+MAX_TIME_THRESHOLD = 2.0  # and the time threshold: a whole round trip more, as RFC 8985 section 6.2 allows
+PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
+# Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then fit the
+# idle time-out, and two small packets twice a second congest nothing.
+MAX_PTO_INTERVAL = 0.5
+MAX_REMEMBERED_LOSSES = 1024  # runs; those whose late acknowledgement still tells a spurious loss
+
+
+@dataclass(slots=True)
+class AckOutcome:
+    """What one ACK frame, or a timer, changed."""
+
+    acked: list[Run] = field(default_factory=list)
+    late: list[Run] = field(default_factory=list)  # declared lost before, arrived after all
+    lost: list[Run] = field(default_factory=list)
+    sample: AckSample | None = None
+    is_persistent: bool = False
+    is_spurious: bool = False  # every loss of the last congestion event turned out not to be one
+
+
+class Recovery:
+    """The sender's view of what is in flight. Path probes count as in flight but never as congestion."""
+
+    def __init__(self, rtt: RttEstimator, now: float) -> None:
+        self._rtt = rtt
+        self.sent = SentLog()
+        self._lost = SentLog()
+        self._largest_acked = -1
+        self._largest_acked_sent_at = now
+        self._first_sample_at: float | None = None
+        self._last_eliciting_at = now
+        self._loss_time: float | None = None
+        self._packet_threshold = PACKET_THRESHOLD
+        self._time_threshold = TIME_THRESHOLD
+        self._unrefuted_losses = 0  # packets of the last congestion event that did not turn out to have arrived
+        self.pto_count = 0
+        self.delivered = 0
+        self.bytes_lost = 0
+        self._delivered_at = now
+        self._first_sent_at = now
+
+    @property
+    def bytes_in_flight(self) -> int:
+        return self.sent.bytes
+
+    def on_sent(self, run: Run) -> None:
+        if not self.sent.bytes:
+            self._first_sent_at = self._delivered_at = run.sent_at
+        run.delivered, run.delivered_at, run.first_sent_at = self.delivered, self._delivered_at, self._first_sent_at
+        run.lost = self.bytes_lost
+        self.sent.add(run)
+        run.in_flight = self.sent.bytes
+        self._last_eliciting_at = run.sent_at
+
+    def on_ack(self, ranges: tuple[tuple[int, int], ...], delay: float, now: float, busy_since: float) -> AckOutcome:
+        """Ranges newest first, cut to packets that were sent. The window was last full at `busy_since`."""
+        outcome = AckOutcome()
+        oldest = self.sent.oldest
+        oldest_lost = self._lost.oldest
+        floor = oldest.first if oldest is not None else ranges[0][1]
+        floor = min(floor, oldest_lost.first) if oldest_lost is not None else floor
+        for start, end in ranges:
+            if end <= floor:
+                break
+            outcome.acked += self.sent.take(start, end)
+            if oldest_lost is not None:
+                outcome.late += self._lost.take(start, end)
+        if not outcome.acked and not outcome.late:
+            return outcome
+        self.pto_count = 0
+        if outcome.late:
+            self._on_late(outcome, ranges[0][1] - 1, now)
+        rtt_sample = None
+        previous_at = self._largest_acked_sent_at
+        first_acked_at = now
+        if outcome.acked:
+            newest = max(outcome.acked, key=lambda run: run.first)
+            first_acked_at = min(run.sent_at for run in outcome.acked)
+            if newest.end > self._largest_acked:
+                self._largest_acked = newest.end - 1
+                self._largest_acked_sent_at = newest.sent_at
+                self._rtt.update(now - newest.sent_at, delay)
+                rtt_sample = max(self._rtt.latest - min(delay, MAX_ACK_DELAY), 0.0)
+                if self._first_sample_at is None:
+                    self._first_sample_at = now
+        outcome.lost = self._detect(now)
+        outcome.is_persistent = self._is_persistent(outcome.lost, previous_at, first_acked_at)
+        if outcome.acked:
+            outcome.sample = self._sample(outcome.acked, newest, rtt_sample, now, busy_since)
+        return outcome
+
+    def handle_timeout(self, now: float) -> list[Run]:
+        """Declares runs lost whose time is up. Returns them."""
+        if self._loss_time is not None and now >= self._loss_time:
+            return self._detect(now)
+        return []
+
+    def pto_deadline(self) -> float | None:
+        if self._loss_time is not None or not self.sent:
+            return None
+        return self._last_eliciting_at + self.pto_interval(self.pto_count)
+
+    def pto_interval(self, backoff: int) -> float:
+        pto = self._rtt.pto
+        return min(pto * (1 << min(backoff, 16)), MAX_PTO_INTERVAL) if backoff else pto
+
+    def poll_timeout(self) -> float | None:
+        return self._loss_time if self._loss_time is not None else self.pto_deadline()
+
+    def on_congestion_event(self, lost: list[Run], is_new: bool) -> None:
+        """Counts what must arrive after all before the event is taken back."""
+        packets = sum(run.count for run in lost)
+        self._unrefuted_losses = packets if is_new else self._unrefuted_losses + packets
+
+    def forget(self, runs: list[Run]) -> None:
+        """Takes runs out of flight that say nothing about the path: their records are delivered, or they never left."""
+        for run in runs:
+            self.sent.take(run.first, run.end)
+        if not self.sent:
+            self._loss_time = None
+
+    def _on_late(self, outcome: AckOutcome, largest: int, now: float) -> None:
+        """Reordering, not loss: be slower to judge from now on (RFC 9002 section 6.1 allows adaptive thresholds)."""
+        distance = largest - min(run.first for run in outcome.late)
+        self._packet_threshold = max(self._packet_threshold, min(distance + 1, MAX_PACKET_THRESHOLD))
+        waited = (now - min(run.sent_at for run in outcome.late)) / max(self._rtt.smoothed, GRANULARITY)
+        self._time_threshold = max(self._time_threshold, min(waited, MAX_TIME_THRESHOLD))
+        if self._unrefuted_losses > 0:
+            self._unrefuted_losses -= sum(run.count for run in outcome.late if not run.is_path_probe)
+            outcome.is_spurious = self._unrefuted_losses <= 0
+
+    def _detect(self, now: float) -> list[Run]:
+        """RFC 9002 section 6.1."""
+        self._loss_time = None
+        delay = max(self._time_threshold * max(self._rtt.latest, self._rtt.smoothed), GRANULARITY)
+        by_number = self._largest_acked - self._packet_threshold + 1  # packets below this one are lost
+        ranges: list[tuple[int, int]] = []
+        for run in self.sent:
+            if run.first >= self._largest_acked:
+                break
+            if now >= run.sent_at + delay:
+                ranges.append((run.first, min(run.end, self._largest_acked)))
+                continue
+            if run.first < by_number:
+                ranges.append((run.first, min(run.end, by_number)))
+            if run.end > by_number and (self._loss_time is None or run.sent_at + delay < self._loss_time):
+                self._loss_time = run.sent_at + delay
+        lost = [run for start, end in ranges for run in self.sent.take(start, end)]
+        for run in lost:
+            self.bytes_lost += run.bytes
+            self._lost.add(run)
+        while len(self._lost) > MAX_REMEMBERED_LOSSES:
+            self._lost.drop_oldest()
+        while (oldest := self._lost.oldest) is not None and now - oldest.sent_at > 3 * self._rtt.pto + MAX_PTO_INTERVAL:
+            self._lost.drop_oldest()
+        return lost
+
+    def _is_persistent(self, lost: list[Run], after: float, before: float) -> bool:
+        """RFC 9002 section 7.6.2: losses that span the duration, with nothing acknowledged between them."""
+        if self._first_sample_at is None:
+            return False
+        after = max(after, self._first_sample_at)
+        times = [run.sent_at for run in lost if after < run.sent_at < before and not run.is_path_probe]
+        return len(times) > 1 and times[-1] - times[0] > PERSISTENT_CONGESTION_THRESHOLD * self._rtt.pto
+
+    def _sample(self, acked: list[Run], newest: Run, rtt: float | None, now: float, busy_since: float) -> AckSample:
+        size = sum(run.bytes for run in acked)
+        self.delivered += size
+        self._delivered_at = now
+        self._first_sent_at = newest.sent_at
+        interval = max(newest.sent_at - newest.first_sent_at, now - newest.delivered_at)
+        # An interval below min_rtt is an artefact of acknowledgements that came in one heap.
+        is_sound = interval > 0 and interval >= self._rtt.min
+        return AckSample(
+            now=now,
+            bytes_acked=size,
+            rtt=rtt,
+            min_rtt=self._rtt.min,
+            smoothed_rtt=self._rtt.smoothed,
+            bytes_in_flight=self.sent.bytes,
+            largest_acked=newest.end - 1,
+            sent_at=newest.sent_at,
+            delivered=self.delivered,
+            delivered_at_send=newest.delivered,
+            in_flight_at_send=newest.in_flight,
+            lost_since_send=self.bytes_lost - newest.lost,
+            delivery_rate=(self.delivered - newest.delivered) / interval if is_sound else None,
+            app_limited=busy_since < newest.sent_at,
+        )
