@@ -156,6 +156,7 @@ class PunchAgent:
         self._transmits.append(Transmit(source, (answer.encode(self._key_out),)))
         if check.nominate and not self._controlling:
             entry.peer_nominated = True
+            entry.hurry(now)
             self._select_nominated(entry, now)
         if self._wants(entry) and entry.may_trigger(now):
             entry.due = min(entry.due, now)
@@ -231,6 +232,8 @@ class PunchAgent:
     def _send_check(self, entry: Entry, now: float) -> None:
         transaction = self._random_bytes(TRANSACTION)
         nominate = self._phase is _Phase.NOMINATING
+        if nominate:
+            entry.hurry(now)  # the other side waits for this one: no growing intervals
         entry.check_sent(transaction, nominate, now)
         datagram = Check(transaction, nominate).encode(self._key_out)
         self._transmits.append(Transmit(entry.address, (datagram,)))

@@ -12,9 +12,9 @@ from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Kind, reachabl
 
 FIRST_INTERVAL: Final = 0.2  # seconds between two checks of one address, at first
 INTERVAL_GROWTH: Final = 1.5
-MAX_INTERVAL: Final = 1.0  # seconds
+MAX_INTERVAL: Final = 0.5  # seconds; RFC 8445 section 14.3 (lowest RTO)
 TRIGGER_INTERVAL: Final = 0.05  # seconds; two sides whose answers get lost must not check each other in a tight loop
-MAX_TRANSACTIONS: Final = 16  # of one address whose answers may still come: with growing intervals, over 10 s worth
+MAX_TRANSACTIONS: Final = 32  # of one address whose answers may still come: 1.6 s worth at the fastest
 # A symmetric NAT shows one new port for every candidate of ours that the peer checks, and no more.
 MAX_PEER_REFLEXIVE: Final = MAX_CANDIDATES
 ANSWERS_PER_SECOND: Final = 25.0  # to one address; a peer that paces its checks asks for fewer

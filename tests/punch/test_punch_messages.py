@@ -1,0 +1,110 @@
+"""Descriptions and checks on the wire."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.core.address import Address
+from p2p.core.errors import CallerError, DecodeError
+from p2p.core.punch.checks import Answer, Check, decode
+from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind, Mapping
+
+KEY = bytes(range(32))
+TRANSACTION = bytes(range(0xA0, 0xAC))
+
+addresses = st.builds(Address, st.ip_addresses().map(str), st.integers(0, 65535))
+told = st.sampled_from([Kind.HOST, Kind.SERVER_REFLEXIVE, Kind.HOST_TCP])
+candidates = st.lists(st.builds(Candidate, told, addresses), max_size=MAX_CANDIDATES).map(tuple)
+descriptions = st.builds(Description, st.sampled_from(Mapping), candidates)
+transactions = st.binary(min_size=12, max_size=12)
+checks = st.builds(Check, transactions, st.booleans()) | st.builds(Answer, transactions, addresses)
+
+
+@given(descriptions)
+def test_descriptions_round_trip(description: Description) -> None:
+    assert Description.decode(description.encode()) == description
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda data: b"\x01\x01\x02" + data))
+def test_arbitrary_bytes_are_a_description_or_a_decode_error(data: bytes) -> None:
+    try:
+        description = Description.decode(data)
+    except DecodeError:
+        return
+    assert description.encode() == data
+
+
+@given(checks)
+def test_checks_round_trip(message: Check | Answer) -> None:
+    assert decode(message.encode(KEY), KEY) == message
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_arbitrary_bytes_are_no_check(data: bytes, tagged: bool) -> None:
+    """Also when whoever sends them has the key."""
+    if tagged:
+        data += Check(b"", False).encode(KEY)[-16:]
+    with pytest.raises(DecodeError):
+        decode(data, KEY)
+
+
+@given(st.sampled_from([b"", b"\xc0", b"\xc1", b"\xc2"]), st.binary(max_size=60))
+def test_genuinely_tagged_bytes_are_a_check_or_a_decode_error(kind: bytes, rest: bytes) -> None:
+    body = kind + rest
+    tag = _tag(body)
+    try:
+        message = decode(body + tag, KEY)
+    except DecodeError:
+        return
+    assert message.encode(KEY) == body + tag
+
+
+@given(checks, st.data())
+def test_any_changed_bit_is_noticed(message: Check | Answer, data: st.DataObject) -> None:
+    encoded = bytearray(message.encode(KEY))
+    bit = data.draw(st.integers(0, len(encoded) * 8 - 1))
+    encoded[bit // 8] ^= 1 << bit % 8
+    with pytest.raises(DecodeError):
+        decode(bytes(encoded), KEY)
+
+
+def test_golden_vectors() -> None:
+    check, answer = Check(TRANSACTION, True), Answer(TRANSACTION, Address("192.0.2.1", 0x1234))
+    six = Answer(TRANSACTION, Address("2001:db8::1", 0x1234))
+    body = "c001" + "a0a1a2a3a4a5a6a7a8a9aaab"
+    assert check.encode(KEY).hex() == body + _tag(bytes.fromhex(body)).hex()
+    body = "c1" + "a0a1a2a3a4a5a6a7a8a9aaab" + "04" + "b295" + "62a3a6a4"
+    assert answer.encode(KEY).hex() == body + _tag(bytes.fromhex(body)).hex()
+    body = "c1" + "a0a1a2a3a4a5a6a7a8a9aaab" + "06" + "b295" + "82a2a91da6a7a8a9aaaba0a1a2a3a4a4"
+    assert six.encode(KEY).hex() == body + _tag(bytes.fromhex(body)).hex()
+    description = Description(
+        Mapping.ENDPOINT_INDEPENDENT,
+        (Candidate(Kind.HOST, Address("10.0.0.1", 5000)), Candidate(Kind.HOST_TCP, Address("::1", 80))),
+    )
+    host, tcp = "01" + "04" + "1388" + "0a000001", "03" + "06" + "0050" + "00" * 15 + "01"
+    assert description.encode().hex() == "01" + "01" + "02" + host + tcp
+
+
+def test_caps() -> None:
+    candidate = Candidate(Kind.HOST, Address("10.0.0.1", 5000))
+    with pytest.raises(CallerError, match="17"):
+        Description(Mapping.UNKNOWN, (candidate,) * 17).encode()
+    with pytest.raises(CallerError, match="peer-reflexive"):
+        Description(Mapping.UNKNOWN, (Candidate(Kind.PEER_REFLEXIVE, Address("10.0.0.1", 1)),)).encode()
+    with pytest.raises(DecodeError, match="17"):
+        Description.decode(b"\x01\x00\x11" + candidate_bytes() * 17)
+    with pytest.raises(DecodeError, match="peer-reflexive"):
+        Description.decode(b"\x01\x00\x01\x04" + candidate_bytes()[1:])
+
+
+def candidate_bytes() -> bytes:
+    return bytes.fromhex("01" + "04" + "1388" + "0a000001")
+
+
+def _tag(body: bytes) -> bytes:
+    import hashlib  # noqa: PLC0415
+    import hmac  # noqa: PLC0415
+
+    return hmac.new(KEY, body, hashlib.sha256).digest()[:16]
