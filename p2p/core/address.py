@@ -40,3 +40,19 @@ def decode_address(data: bytes, offset: int = 0) -> tuple[Address, int]:
     port = int.from_bytes(data[offset + 1 : offset + 3], "big")
     ip = data[offset + 3 : end]
     return Address(str(ipaddress.IPv4Address(ip) if length == 4 else ipaddress.IPv6Address(ip)), port), end
+
+
+# RFC 1918, RFC 3927, RFC 6598, loopback; RFC 4193, RFC 4291 section 2.5.6
+_PRIVATE_NETWORKS = [
+    ipaddress.ip_network(text)
+    for text in (
+        "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10", "127.0.0.0/8",
+        "fc00::/7", "fe80::/10", "::1/128",
+    )
+]  # fmt: skip
+
+
+def is_private(host: str) -> bool:
+    """Whether an IP address means something only inside one network."""
+    ip = ipaddress.ip_address(host)
+    return any(ip.version == network.version and ip in network for network in _PRIVATE_NETWORKS)

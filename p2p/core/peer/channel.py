@@ -1,0 +1,183 @@
+"""One face for both kinds of path: records in order, back-pressure, an end with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from p2p.core.address import Address
+from p2p.core.datagram import Buffer, Transmit
+from p2p.core.errors import ExitCode, RemoteError
+from p2p.core.transfer.messages import Abort, Keepalive, encode
+from p2p.core.transport import events as udp
+from p2p.core.transport.connection import IDLE_TIMEOUT, Connection
+from p2p.core.transport.tcp import TcpChannel
+
+KEEPALIVE_INTERVAL = 3.0  # seconds without sending, on TCP; UDP has its own
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The other side closed and gave this reason."""
+
+    exit_code: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The path closed without a word (reset, end of stream)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Nothing was heard for `timeout` seconds."""
+
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """What arrived was not what our peer sent, and the path has no way to ask again."""
+
+    what: str
+
+
+ChannelEnd = Ended | Vanished | Lost | Damaged
+
+
+class Channel(Protocol):
+    """What the transfer needs of a path."""
+
+    def can_send(self) -> bool: ...
+    def send(self, plaintext: Buffer, now: float) -> None: ...
+    def poll_record(self) -> Buffer | None: ...
+    def poll_end(self) -> ChannelEnd | None: ...
+    def handle_timeout(self, now: float) -> None: ...
+    def poll_timeout(self) -> float | None: ...
+    def close(self, code: ExitCode, reason: str, now: float) -> None: ...
+    @property
+    def is_over(self) -> bool:
+        """Closed on both sides, or as good as that: nothing is left to say."""
+    @property
+    def rtt(self) -> float | None: ...
+
+
+class UdpLink:
+    """A connection over UDP."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.can_send = connection.can_send
+        self.send = connection.send
+        self.poll_record = connection.poll_record
+        self.handle_timeout = connection.handle_timeout
+        self.poll_timeout = connection.poll_timeout
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def is_over(self) -> bool:
+        return self._connection.is_drained
+
+    @property
+    def rtt(self) -> float | None:
+        return self._connection.stats.smoothed_rtt
+
+    def poll_end(self) -> ChannelEnd | None:
+        while (event := self._connection.poll_event()) is not None:
+            match event:
+                case udp.Closed(exit_code, reason, by_peer) if by_peer:
+                    return Ended(exit_code, reason)
+                case udp.IdleTimedOut():
+                    return Lost(IDLE_TIMEOUT)
+                case _:
+                    pass  # path MTU and the like: for statistics only
+        return None
+
+    def close(self, code: ExitCode, reason: str, now: float) -> None:
+        self._connection.close(int(code), reason, now)
+
+    def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
+        self._connection.handle_datagram(data, segment_size, source, now)
+
+    def poll_transmit(self, now: float) -> Transmit | None:
+        return self._connection.poll_transmit(now)
+
+
+class TcpLink:
+    """An authenticated TCP connection with keep-alives and an idle time-out."""
+
+    def __init__(self, channel: TcpChannel, now: float) -> None:
+        self._channel = channel
+        self._last_sent = now
+        self._last_received = now
+        self._end: ChannelEnd | None = None
+        self._closed = False
+        self.wants_close = False
+        self.can_send = channel.can_send
+        self.poll_record = channel.poll_record
+
+    @property
+    def is_over(self) -> bool:
+        return self._closed
+
+    @property
+    def rtt(self) -> float | None:
+        return None
+
+    def send(self, plaintext: Buffer, now: float) -> None:
+        self._last_sent = now
+        self._channel.send(plaintext)
+
+    def poll_end(self) -> ChannelEnd | None:
+        end, self._end = self._end, None
+        return end
+
+    def handle_data(self, data: Buffer, now: float) -> None:
+        self._last_received = now
+        if self._closed:
+            return
+        try:
+            self._channel.handle_data(data)
+        except RemoteError as error:
+            self._close(Damaged(str(error)))
+
+    def handle_closed(self) -> None:
+        self._close(Vanished())
+
+    def handle_timeout(self, now: float) -> None:
+        if self._closed:
+            return
+        if now >= self._last_received + IDLE_TIMEOUT:
+            self._close(Lost(IDLE_TIMEOUT))
+        elif now >= self._last_sent + KEEPALIVE_INTERVAL:
+            self._last_sent = now
+            if self._channel.can_send():  # else: data is queued, which says as much
+                self._channel.send(encode(Keepalive()))
+
+    def poll_timeout(self) -> float | None:
+        if self._closed:
+            return None
+        return min(self._last_received + IDLE_TIMEOUT, self._last_sent + KEEPALIVE_INTERVAL)
+
+    def close(self, code: ExitCode, reason: str, now: float) -> None:
+        """Says why, if there is a why; the caller then flushes and closes the connection."""
+        if self._closed:
+            return
+        if code is not ExitCode.DONE:
+            self._channel.send(encode(Abort(code, reason)), urgent=True)
+        self._last_sent = now
+        self._closed = True
+        self.wants_close = True
+
+    def poll_output(self) -> list[Buffer]:
+        return self._channel.poll_output()
+
+    def _close(self, end: ChannelEnd) -> None:
+        if not self._closed:
+            self._closed = True
+            self.wants_close = True
+            self._end = end

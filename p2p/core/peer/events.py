@@ -1,0 +1,139 @@
+"""What a peer tells the screen, in the order in which a person wants to know it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from p2p.core.address import Address
+from p2p.core.errors import Failure
+from p2p.core.rendezvous.messages import Pairing
+from p2p.core.transfer.messages import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSilent:
+    """The server has not answered for `seconds`; `ever` tells whether it had answered before."""
+
+    seconds: float
+    ever: bool
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAnswering:
+    """The server answers again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForPeer:
+    """We are known at the server; the other side is not there yet. `mapped` is our reflexive address."""
+
+    pairing: Pairing
+    mapped: Address
+
+
+@dataclass(frozen=True, slots=True)
+class SeatTaken:
+    """Somebody else sits where we want to sit; we ask again until their lease would have run out."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerFound:
+    """Both are at the server; keys are being agreed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerGone:
+    """The other side left before keys were agreed on; we wait again."""
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRejected:
+    """Somebody tried a wrong code; `tries` of `limit` are used up. We go on waiting."""
+
+    tries: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connecting:
+    """Keys are agreed on, a path is being looked for. `verification` is set with --no-code."""
+
+    verification: str | None
+
+
+class PathKind(Enum):
+    TCP = "tcp"
+    UDP = "udp"
+
+
+@dataclass(frozen=True, slots=True)
+class PathChosen:
+    """The path that won, and why, in words. `rtt` in seconds, None where it was not measured."""
+
+    kind: PathKind
+    address: Address
+    rtt: float | None
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Receiver: what the other side wants to send. To be answered by `accept` or `refuse`."""
+
+    entries: Sequence[Entry]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSent:
+    """Sender: the other side is being asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransferStarted:
+    """The receiver said yes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileDone:
+    """One file was verified by both; `saved_as` is the name it bears at the receiver (None at the sender)."""
+
+    entry: Entry
+    digest: bytes
+    saved_as: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Everything arrived and was verified. `digest` is over everything (the file's own, if there is one file)."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The end, without success."""
+
+    failure: Failure
+
+
+PeerEvent = (
+    ServerSilent
+    | ServerAnswering
+    | WaitingForPeer
+    | SeatTaken
+    | PeerFound
+    | PeerGone
+    | CodeRejected
+    | Connecting
+    | PathChosen
+    | Offered
+    | OfferSent
+    | TransferStarted
+    | FileDone
+    | Done
+    | Failed
+)

@@ -1,0 +1,164 @@
+"""Every sentence in which a run ends: what happened, to whom or where, and what to do next."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from p2p.core.address import Address
+from p2p.core.errors import ExitCode
+from p2p.core.punch.description import Kind, Mapping
+from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
+from p2p.core.role import Role
+from p2p.core.session.messages import Reason
+from p2p.core.text import escape
+
+_DOING = {Role.SENDER: "sending", Role.RECEIVER: "receiving"}
+_SHOULD = {Role.SENDER: "recv", Role.RECEIVER: "send"}
+
+
+def server_unreachable(server: Address, *, refused: bool) -> str:
+    if refused:
+        return (
+            f"No rendezvous server listens at {server}. Check --server (or P2P_SERVER), "
+            "or start one there: python -m p2p.server"
+        )
+    return (
+        f"The rendezvous server at {server} does not answer. Check --server (or P2P_SERVER), your network, "
+        "and that the server runs"
+    )
+
+
+def udp_blocked(server: Address) -> str:
+    return (
+        f"UDP is blocked on this network: the server at {server} answers on TCP but not on UDP. "
+        "No direct path can be made from here; try another network (a phone's hotspot, say) or allow outgoing UDP"
+    )
+
+
+def outdated(who: str, version: int) -> str:
+    return f"{who} speaks protocol version {version}, this program another: please update p2p on both ends".capitalize()
+
+
+def refused(reason: RefusedReason, pairing: Pairing, role: Role) -> tuple[ExitCode, str]:
+    match reason:
+        case RefusedReason.TAKEN:
+            return ExitCode.NO_PEER, (
+                f"Somebody else is already there as {_seat(pairing, role)}, and stayed. "
+                "Use other names, or stop the other program"
+            )
+        case RefusedReason.SAME_ROLE:
+            return ExitCode.USAGE, (
+                f"Both sides are {_DOING[role]}: the other side runs `{_SHOULD[role.other]}` too. "
+                f"One of you has to run `{_SHOULD[role]}` instead"
+            )
+        case RefusedReason.SERVER_FULL:
+            return ExitCode.NO_PEER, "The rendezvous server is full. Try again in a minute, or use another server"
+        case RefusedReason.NETWORK_FULL:
+            return ExitCode.NO_PEER, (
+                "The rendezvous server holds too many requests from your network already. "
+                "Try again in a minute, or use another server"
+            )
+        case RefusedReason.BAD_NAMES:
+            return ExitCode.USAGE, "The server does not take these names: use two different ones of 1 to 64 bytes each"
+        case RefusedReason.NOT_JOINED:
+            return ExitCode.NO_PEER, "The rendezvous server has forgotten us. Run the command again"
+        case _:
+            assert_never(reason)
+
+
+def rejected(reason: Reason, tries: int, limit: int) -> tuple[ExitCode, str]:
+    match reason:
+        case Reason.WRONG_CODE:
+            left = limit - tries
+            return ExitCode.WRONG_CODE, (
+                f"Wrong code: that was try {tries} of {limit}. "
+                f"Check the words on the other screen and run the command again; {left} more {_tries(left)} allowed"
+            )
+        case Reason.BURNT:
+            return ExitCode.WRONG_CODE, code_burnt(tries)
+        case Reason.MODE_MISMATCH:
+            return ExitCode.USAGE, (
+                "One side uses --no-code and the other a code. Use --no-code on both sides or on none"
+            )
+        case Reason.VERSION:
+            return ExitCode.INTERNAL, "The other side speaks another protocol version: please update p2p on both ends"
+        case _:
+            assert_never(reason)
+
+
+def code_burnt(tries: int) -> str:
+    return (
+        f"Wrong code: {tries} wrong tries were made, the code is used up and nobody can get in with it. "
+        "Start again with a new code"
+    )
+
+
+def told(exit_code: int, reason: str) -> tuple[ExitCode, str]:
+    """How the other side's end is our end."""
+    code = exit_code if exit_code in _SHARED_ENDS else ExitCode.INTERRUPTED
+    return ExitCode(code), f"The other side ended: {escape(reason)}" if reason else "The other side ended, unexplained"
+
+
+def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
+    code = ExitCode.STORAGE if exit_code == ExitCode.STORAGE else ExitCode.REFUSED
+    return code, f"The other side refused: {escape(reason)}" if reason else "The other side refused the files"
+
+
+# Ends that mean the same on both sides; any other end over there is an interruption here.
+_SHARED_ENDS = (ExitCode.WRONG_CODE, ExitCode.REFUSED, ExitCode.NO_PATH, ExitCode.INTEGRITY, ExitCode.STORAGE)
+
+
+def no_path(local: Mapping, remote: Mapping, *, heard: bool) -> str:
+    dependent = Mapping.DESTINATION_DEPENDENT
+    if Mapping.NO_UDP in (local, remote):
+        where = "your network" if local is Mapping.NO_UDP else "the other side's network"
+        return f"No direct path: {where} blocks UDP. Try from another network, or allow outgoing UDP there"
+    if local is dependent and remote is dependent:
+        why = "both routers give a new port to each destination (symmetric NAT): neither can be told where to aim"
+    elif dependent in (local, remote):
+        whose = "your router gives" if local is dependent else "the other side's router gives"
+        other = "the other side's" if local is dependent else "your"
+        why = f"{whose} a new port to each destination (symmetric NAT) and {other} router lets only known ports in"
+    elif heard:
+        why = "packets came from the other side but none of ours arrived; a firewall on the way lets nothing out"
+    else:
+        why = "no packet of the other side came through; a firewall, or a router between you, drops them"
+    return f"No direct path: {why}. Put one side on another network, or forward a UDP port on one router"
+
+
+def path_lost(timeout: float) -> str:
+    return (
+        f"The connection was lost: nothing came from the other side for {timeout:.0f} seconds. "
+        "Its program or its network went away; run both commands again"
+    )
+
+
+def connection_closed() -> str:
+    return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
+
+
+def udp_path(kind: Kind, rtt: float) -> str:
+    how = {
+        Kind.HOST: "no NAT between",
+        Kind.SERVER_REFLEXIVE: "punched",
+        Kind.PEER_REFLEXIVE: "punched, port learned from the other side's check",
+        Kind.HOST_TCP: "TCP",  # never a path over UDP
+    }[kind]
+    return f"direct UDP {rtt * 1000:.0f} ms ({how})"
+
+
+TCP_PATH = "direct TCP (LAN)"
+
+
+def _tries(count: int) -> str:
+    return "try is" if count == 1 else "tries are"
+
+
+def _seat(pairing: Pairing, role: Role) -> str:
+    match pairing:
+        case NamePair(me, friend):
+            return f"{escape(me)!r} for {escape(friend)!r}"
+        case Nameplate():
+            return f"the {role.name.lower()} with this code"
+        case _:
+            assert_never(pairing)

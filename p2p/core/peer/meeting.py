@@ -1,0 +1,273 @@
+"""The first part of a run: both peers come to the server and agree on keys through it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from p2p.core.address import Address, is_private
+from p2p.core.datagram import Transmit
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.peer import events, explain
+from p2p.core.punch.description import Candidate, Description, Kind, Mapping
+from p2p.core.rendezvous import client as rendezvous
+from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
+from p2p.core.role import Role
+from p2p.core.session import events as session
+from p2p.core.session.keys import SessionKeys
+from p2p.core.session.session import Session
+
+SERVER_DEADLINE = 10.0  # seconds in which the server must answer for the first time
+SERVER_LOST_DEADLINE = 180.0  # seconds of silence that we put up with once it has answered: a restart, a reboot
+MAX_NAMEPLATES = 8  # one-time codes tried before we say that the server is full of them
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """Keys are agreed on and the other side has described itself."""
+
+    keys: SessionKeys
+    local: Description
+    remote: Description
+    verification: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeServer:
+    """The server is silent: see whether it answers on TCP. Said again as long as it stays silent."""
+
+
+MeetingEvent = events.PeerEvent | Met | ProbeServer
+
+
+class Meeting:
+    """Composes the rendezvous client and the session."""
+
+    def __init__(
+        self,
+        *,
+        role: Role,
+        server: Address,
+        next_pairing: Callable[[int], Pairing],
+        secret: bytes | None,
+        udp_candidates: Sequence[Address],
+        tcp_candidates: Sequence[Address],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time."""
+        self._role = role
+        self._server = server
+        self._next_pairing = next_pairing
+        self._secret = secret
+        self._udp_candidates = udp_candidates
+        self._tcp_candidates = tcp_candidates
+        self._random_bytes = random_bytes
+        self._events: deque[MeetingEvent] = deque()
+        self._attempt = 0
+        self._mapped: tuple[Address, Address | None] | None = None
+        self._peer_tag: bytes | None = None
+        self._description: Description | None = None
+        self._answered = False
+        self._refused = False
+        self._waiting = False
+        self._over = False
+        self._deadline: float | None = None
+        self._join_as(next_pairing(0))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the seat was given up, and the server told as well as can be."""
+        return self._over and self._client.is_closed
+
+    # input
+
+    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
+        self._client.handle_datagram(data, source, now)
+        self._advance(now)
+
+    def handle_server_refused(self, now: float) -> None:
+        """The server's host says that nothing listens on its port (ICMP port unreachable)."""
+        self._client.handle_error(now)
+        self._advance(now)
+
+    def handle_server_on_tcp(self) -> None:
+        """The server answers on TCP while UDP stays unanswered."""
+        if not self._answered:
+            self._fail(ExitCode.NO_PATH, explain.udp_blocked(self._server))
+
+    def handle_timeout(self, now: float) -> None:
+        if (at := self._client.poll_timeout()) is not None and at <= now:
+            self._client.handle_timeout(now)
+        if (at := self._session.poll_timeout()) is not None and at <= now:
+            self._session.handle_timeout(now)
+        if self._deadline is not None and self._deadline <= now:
+            self._deadline = None
+            self._fail(ExitCode.NO_PEER, explain.server_unreachable(self._server, refused=self._refused))
+        self._advance(now)
+
+    # command
+
+    def start(self, now: float) -> None:
+        self._deadline = now + SERVER_DEADLINE
+        self._client.start(now)
+        self._advance(now)
+
+    def bye(self, code: ExitCode, reason: str, now: float) -> None:
+        """Tells the other side, if it is there, why we go; then gives up the seat."""
+        self._session.bye(code, reason, now)
+        self._forward_messages(now)
+        self.leave(now)
+
+    def leave(self, now: float) -> None:
+        if not self._over:
+            self._over = True
+            self._deadline = None
+            self._client.leave(now)
+
+    # output
+
+    def poll_transmit(self) -> Transmit | None:
+        return self._client.poll_transmit()
+
+    def poll_event(self) -> MeetingEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        session_timeout = None if self._over else self._session.poll_timeout()
+        return min(filter(None, (self._client.poll_timeout(), session_timeout, self._deadline)), default=None)
+
+    # inside
+
+    def _join_as(self, pairing: Pairing) -> None:
+        self._pairing = pairing
+        self._client = rendezvous.RendezvousClient(self._server, pairing, self._role, self._random_bytes)
+        self._session = Session(self._role, self._secret, _context(pairing), self._random_bytes)
+
+    def _advance(self, now: float) -> None:
+        while (event := self._client.poll_event()) is not None:
+            self._handle_client_event(event, now)
+        while (happened := self._session.poll_event()) is not None:
+            self._handle_session_event(happened)
+        self._forward_messages(now)
+
+    def _forward_messages(self, now: float) -> None:
+        while (message := self._session.poll_message()) is not None:
+            self._client.forward(message, now)
+
+    def _handle_client_event(self, event: rendezvous.Event, now: float) -> None:
+        match event:
+            case rendezvous.Mapped(first, second):
+                self._mapped = (first, second)
+                self._begin(now)
+            case rendezvous.Waiting(mapped):
+                self._heard_server()
+                if not self._waiting:
+                    self._waiting = True
+                    self._events.append(events.WaitingForPeer(self._pairing, mapped))
+            case rendezvous.Paired(peer_tag):
+                self._heard_server()
+                self._peer_tag = peer_tag
+                self._events.append(events.PeerFound())
+                self._begin(now)
+            case rendezvous.PeerLeft():
+                self._peer_tag = None
+                self._waiting = True
+                self._events.append(events.PeerGone())
+            case rendezvous.Message(_, payload):
+                self._session.handle_message(payload, now)
+            case rendezvous.Contested(reason):
+                self._heard_server()
+                self._handle_contested(reason, now)
+            case rendezvous.Refused(reason):
+                self._fail(*explain.refused(reason, self._pairing, self._role))
+            case rendezvous.Silent(seconds):
+                self._events.append(events.ServerSilent(seconds, self._answered, self._refused))
+                if not self._answered and not self._refused:
+                    self._events.append(ProbeServer())
+                if self._answered and self._deadline is None:
+                    self._deadline = now + SERVER_LOST_DEADLINE
+            case rendezvous.ServerUnreachable():
+                self._refused = True
+                self._events.append(events.ServerSilent(0.0, self._answered, refused=True))
+            case rendezvous.Answering():
+                self._heard_server()
+                self._events.append(events.ServerAnswering())
+            case rendezvous.Outdated(version):
+                self._fail(ExitCode.INTERNAL, explain.outdated("the server", version))
+            case rendezvous.Gone():
+                pass  # we left on purpose
+            case _:
+                assert_never(event)
+
+    def _heard_server(self) -> None:
+        self._answered = True
+        self._refused = False
+        self._deadline = None
+
+    def _handle_contested(self, reason: RefusedReason, now: float) -> None:
+        if reason is not RefusedReason.TAKEN:
+            self._fail(*explain.refused(reason, self._pairing, self._role))
+            return
+        if isinstance(self._pairing, NamePair) or self._role is Role.RECEIVER:
+            self._events.append(events.SeatTaken())
+            return
+        self._attempt += 1
+        if self._attempt >= MAX_NAMEPLATES:
+            self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
+            return
+        self._join_as(self._next_pairing(self._attempt))
+        self._mapped = None
+        self._client.start(now)
+
+    def _begin(self, now: float) -> None:
+        if self._peer_tag is None or self._mapped is None:
+            return
+        first, second = self._mapped
+        self._description = self._describe(first, second)
+        self._session.begin(self._description.encode(), now)
+
+    def _describe(self, first: Address, second: Address | None) -> Description:
+        candidates = [Candidate(Kind.HOST, address) for address in self._udp_candidates]
+        candidates += [Candidate(Kind.HOST_TCP, a) for a in self._tcp_candidates if is_private(a.host)]
+        reflexive = [first] if second is None or second == first else [first, second]
+        candidates += [Candidate(Kind.SERVER_REFLEXIVE, a) for a in reflexive if a not in self._udp_candidates]
+        mapping = Mapping.UNKNOWN
+        if second is not None:
+            mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
+        return Description(mapping, tuple(candidates))
+
+    def _handle_session_event(self, event: session.SessionEvent) -> None:
+        match event:
+            case session.Established(keys, description, verification):
+                assert self._description is not None
+                remote = Description.decode(description)
+                self._events.append(Met(keys, self._description, remote, verification))
+            case session.WrongCode(tries, limit, burnt):
+                if burnt:
+                    self._fail(ExitCode.WRONG_CODE, explain.code_burnt(tries))
+                else:
+                    self._events.append(events.CodeRejected(tries, limit))
+            case session.Rejected(reason, tries, limit):
+                self._fail(*explain.rejected(reason, tries, limit))
+            case session.PeerBye(exit_code, reason):
+                self._fail(*explain.told(exit_code, reason))
+            case session.Outdated(version):
+                self._fail(ExitCode.INTERNAL, explain.outdated("the other side", version))
+            case _:
+                assert_never(event)
+
+    def _fail(self, code: ExitCode, message: str) -> None:
+        if not self._over:
+            self._events.append(events.Failed(Failure(code, message)))
+
+
+def _context(pairing: Pairing) -> tuple[bytes, ...]:
+    match pairing:
+        case NamePair(me, friend):
+            return tuple(sorted((me.encode(), friend.encode())))
+        case Nameplate(text):
+            return (text.encode(),)
+        case _:
+            assert_never(pairing)

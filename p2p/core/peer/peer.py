@@ -1,0 +1,288 @@
+"""One run of `send` or `recv`, from the first datagram to the last: composes meeting, connecting and delivery."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from p2p.core.address import Address
+from p2p.core.datagram import Buffer, Transmit
+from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.peer import events
+from p2p.core.peer.channel import TcpLink, UdpLink
+from p2p.core.peer.connecting import Chosen, Connecting, NoPath
+from p2p.core.peer.delivery import Delivery, FileAction
+from p2p.core.peer.meeting import Meeting, MeetingEvent, Met, ProbeServer
+from p2p.core.punch.checks import ANSWER, CHECK
+from p2p.core.rendezvous.messages import Pairing
+from p2p.core.role import Role
+from p2p.core.transfer.messages import Entry
+from p2p.core.transfer.receiver import TransferReceiver
+from p2p.core.transfer.sender import Read, TransferSender
+from p2p.core.transport.lan import Action, Close, Connect
+
+RENDEZVOUS_FIRST_BYTE = ord("p")
+PROBE_CONNECTION = -2  # the number of the TCP connection that asks whether the server is alive
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """What one run needs to know. `server` is its first port; candidates are our own host addresses.
+
+    `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    """
+
+    role: Role
+    server: Address
+    next_pairing: Callable[[int], Pairing]
+    secret: bytes | None
+    udp_candidates: Sequence[Address]
+    tcp_candidates: Sequence[Address]
+    entries: Sequence[Entry] = ()
+    receive_window: int = 256
+
+
+class Peer:
+    """Inputs, commands, outputs and one deadline; what they mean is decided by the three parts."""
+
+    def __init__(self, config: PeerConfig, random_bytes: Callable[[int], bytes]) -> None:
+        self._config = config
+        self._random_bytes = random_bytes
+        self._meeting = Meeting(
+            role=config.role,
+            server=config.server,
+            next_pairing=config.next_pairing,
+            secret=config.secret,
+            udp_candidates=config.udp_candidates,
+            tcp_candidates=config.tcp_candidates,
+            random_bytes=random_bytes,
+        )
+        self._connecting: Connecting | None = None
+        self._delivery: Delivery | None = None
+        self._udp: UdpLink | None = None
+        self._tcp: TcpLink | None = None
+        self._tcp_number: int | None = None
+        self._tcp_actions: deque[Action] = deque()
+        self._events: deque[events.PeerEvent] = deque()
+        self._machine: TransferSender | TransferReceiver = (
+            TransferSender(config.entries) if config.role is Role.SENDER else TransferReceiver()
+        )
+        self.failure: Failure | None = None
+        self.is_done = False
+
+    @property
+    def machine(self) -> TransferSender | TransferReceiver:
+        """The transfer, for its progress."""
+        return self._machine
+
+    @property
+    def udp(self) -> UdpLink | None:
+        return self._udp
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended and nothing is left to say to anybody."""
+        ended = self.is_done or self.failure is not None
+        return ended and self._meeting.is_over and (self._delivery is None or self._delivery.is_over)
+
+    # commands
+
+    def start(self, now: float) -> None:
+        self._meeting.start(now)
+        self._advance(now)
+
+    def accept(self, now: float) -> None:
+        self._delivering.accept(now)
+        self._advance(now)
+
+    def refuse(self, failure: Failure, told: str, now: float) -> None:
+        """Says no to the offer; `told` is the reason that the sender reads."""
+        self._delivering.refuse(failure.code, told, now)
+        self._end(failure, now)
+        self._advance(now)
+
+    def fail(self, failure: Failure, told: str, now: float) -> None:
+        """Ends the run from our side: Ctrl-C, a full disk, a source that changed."""
+        if self.failure is not None or self.is_done:
+            return
+        if self._delivery is not None:
+            self._delivery.fail(failure, told, now)
+        else:
+            self._meeting.bye(failure.code, told, now)
+            self._end(failure, now)
+        self._advance(now)
+
+    # input
+
+    def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
+        """One read of the UDP socket: a datagram, or a burst of datagrams of `segment_size` bytes (0: one)."""
+        if not data:
+            return
+        first = data[0]
+        if first == RENDEZVOUS_FIRST_BYTE:
+            self._meeting.handle_datagram(bytes(data), source, now)
+        elif self._udp is not None and first not in (CHECK, ANSWER):
+            self._udp.handle_datagram(data, segment_size, source, now)
+        elif self._connecting is not None:
+            self._connecting.handle_datagram(data, segment_size, source, now)
+        self._advance(now)
+
+    def handle_unreachable(self, now: float) -> None:
+        """The socket reported ICMP port unreachable; only the server's matters, and only before it answered."""
+        if self._connecting is None:
+            self._meeting.handle_server_refused(now)
+            self._advance(now)
+
+    def handle_connected(self, connection: int, now: float) -> None:
+        if self._connecting is not None:
+            self._connecting.handle_connected(connection, now)
+        self._advance(now)
+
+    def handle_accepted(self, connection: int, source: Address, now: float) -> None:
+        if self._connecting is None or self._delivery is not None:
+            self._tcp_actions.append(Close(connection))
+        else:
+            self._connecting.handle_accepted(connection, source, now)
+        self._advance(now)
+
+    def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
+        if connection == PROBE_CONNECTION:
+            self._tcp_actions.append(Close(connection))
+            if bytes(data[:3]) == b"p2p":
+                self._meeting.handle_server_on_tcp()
+        elif connection == self._tcp_number and self._tcp is not None:
+            self._tcp.handle_data(data, now)
+        elif self._connecting is not None:
+            self._connecting.handle_tcp_data(connection, data, now)
+        self._advance(now)
+
+    def handle_tcp_closed(self, connection: int, now: float) -> None:
+        if connection == self._tcp_number and self._tcp is not None:
+            self._tcp.handle_closed()
+        elif self._connecting is not None:
+            self._connecting.handle_closed(connection, now)
+        self._advance(now)
+
+    def handle_timeout(self, now: float) -> None:
+        self._meeting.handle_timeout(now)
+        if self._connecting is not None:
+            self._connecting.handle_timeout(now)
+        if self._delivery is not None:
+            self._delivery.handle_timeout(now)
+        self._advance(now)
+
+    def handle_read(self, read: Read, record: bytearray, now: float) -> None:
+        self._delivering.handle_read(read, record, now)
+
+    def handle_stored(self, file: int, final_name: str, now: float) -> None:
+        self._delivering.handle_stored(file, final_name, now)
+        self._advance(now)
+
+    # output
+
+    def poll_transmit(self, now: float) -> Transmit | None:
+        if self._udp is not None and (transmit := self._udp.poll_transmit(now)) is not None:
+            return transmit
+        if (transmit := self._meeting.poll_transmit()) is not None:
+            return transmit
+        return self._connecting.poll_transmit(now) if self._connecting is not None else None
+
+    def poll_tcp_action(self) -> Action | None:
+        if self._tcp_actions:
+            return self._tcp_actions.popleft()
+        if self._connecting is not None and (action := self._connecting.poll_tcp_action()) is not None:
+            return action
+        if self._tcp is not None and self._tcp.wants_close and self._tcp_number is not None:
+            number, self._tcp_number = self._tcp_number, None
+            return Close(number, flush=True)
+        return None
+
+    def poll_tcp_output(self, is_full: Callable[[int], bool]) -> tuple[int, list[Buffer]] | None:
+        """Buffers for one TCP connection. `is_full` tells whether earlier ones of it still wait for the socket."""
+        if self._tcp is not None and self._tcp_number is not None:
+            if not is_full(self._tcp_number) and (buffers := self._tcp.poll_output()):
+                return self._tcp_number, buffers
+            return None
+        return self._connecting.poll_tcp_output() if self._connecting is not None else None
+
+    def poll_read(self) -> Read | None:
+        return self._delivery.poll_read() if self._delivery is not None else None
+
+    def poll_file_action(self) -> FileAction | None:
+        return self._delivery.poll_file_action() if self._delivery is not None else None
+
+    def poll_event(self) -> events.PeerEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        parts = (self._meeting, self._connecting, self._delivery)
+        return min((t for part in parts if part is not None and (t := part.poll_timeout()) is not None), default=None)
+
+    # inside
+
+    @property
+    def _delivering(self) -> Delivery:
+        if self._delivery is None:
+            raise CallerError("no path has been chosen yet")
+        return self._delivery
+
+    def _advance(self, now: float) -> None:
+        while (event := self._meeting.poll_event()) is not None:
+            self._handle_meeting_event(event, now)
+        if self._connecting is not None and self._delivery is None:
+            while (outcome := self._connecting.poll_event()) is not None:
+                self._handle_outcome(outcome, now)
+        if self._delivery is not None:
+            self._delivery.advance(now)
+            while (happened := self._delivery.poll_event()) is not None:
+                self._pass_on(happened, now)
+
+    def _handle_meeting_event(self, event: MeetingEvent, now: float) -> None:
+        match event:
+            case Met(keys, local, remote, verification):
+                self._connecting = Connecting(
+                    self._config.role,
+                    keys,
+                    local=local,
+                    remote=remote,
+                    receive_window=self._config.receive_window,
+                    random_bytes=self._random_bytes,
+                )
+                self._events.append(events.Connecting(verification))
+                self._connecting.start(now)
+            case ProbeServer():
+                self._tcp_actions.append(Connect(PROBE_CONNECTION, self._config.server))
+            case _ if self._delivery is None:
+                self._pass_on(event, now)
+
+    def _handle_outcome(self, outcome: Chosen | NoPath, now: float) -> None:
+        match outcome:
+            case Chosen(channel, path, tcp_connection):
+                if isinstance(channel, UdpLink):
+                    self._udp = channel
+                elif isinstance(channel, TcpLink):
+                    self._tcp, self._tcp_number = channel, tcp_connection
+                self._events.append(path)
+                self._meeting.leave(now)
+                self._delivery = Delivery(channel, self._machine, self._config.entries, now)
+            case NoPath(reason):
+                self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)), now)
+
+    def _pass_on(self, event: events.PeerEvent, now: float) -> None:
+        match event:
+            case events.Failed(failure):
+                self._end(failure, now)
+            case events.Done():
+                self.is_done = True
+                self._events.append(event)
+            case _:
+                self._events.append(event)
+
+    def _end(self, failure: Failure, now: float) -> None:
+        if self.failure is None and not self.is_done:
+            self.failure = failure
+            self._events.append(events.Failed(failure))
+            self._meeting.leave(now)
+            if self._connecting is not None and self._delivery is None:
+                self._connecting.abandon()

@@ -1,0 +1,140 @@
+"""The race of TCP connections on private addresses: the first that proves itself on both ends is used."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from p2p.core.address import Address
+from p2p.core.datagram import Buffer
+from p2p.core.errors import RemoteError
+from p2p.core.transport.tcp import TcpChannel, TcpKeys
+
+HANDSHAKE_TIMEOUT = 3.0  # seconds; a stranger's time to fail in, and a private address's time to answer
+MAX_STRANGERS = 16  # unproved incoming connections held at once; the oldest gives way, so nobody can block the door
+MAX_ATTEMPTS = 16  # outgoing connections, one for each address that the peer described
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """The caller is to open a connection and report it under this number."""
+
+    connection: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The caller is to close this connection, after what is still queued for it if `flush`."""
+
+    connection: int
+    flush: bool = False
+
+
+Action = Connect | Close
+
+
+class LanRace:
+    """Connections that have not been chosen yet, by number: even ones are ours, odd ones came in."""
+
+    def __init__(self, keys: TcpKeys, random_bytes: Callable[[int], bytes]) -> None:
+        self._keys = keys
+        self._random_bytes = random_bytes
+        self._channels: dict[int, TcpChannel | None] = {}  # None: not connected yet
+        self._deadlines: dict[int, float] = {}
+        self._addresses: dict[int, Address] = {}
+        self._actions: deque[Action] = deque()
+        self._authenticated: deque[int] = deque()
+
+    def start(self, addresses: Iterable[Address], now: float) -> None:
+        for index, address in enumerate(list(addresses)[:MAX_ATTEMPTS]):
+            connection = 2 * index
+            self._channels[connection] = None
+            self._addresses[connection] = address
+            self._deadlines[connection] = now + HANDSHAKE_TIMEOUT
+            self._actions.append(Connect(connection, address))
+
+    def handle_connected(self, connection: int) -> None:
+        if self._channels.get(connection, self) is None:
+            self._channels[connection] = TcpChannel(self._keys, connector=True, random_bytes=self._random_bytes)
+
+    def handle_accepted(self, connection: int, source: Address, now: float) -> None:
+        strangers = [c for c, channel in self._channels.items() if c % 2 and channel and not channel.is_open]
+        if len(strangers) >= MAX_STRANGERS:
+            self._drop(strangers[0])
+        self._channels[connection] = TcpChannel(self._keys, connector=False, random_bytes=self._random_bytes)
+        self._addresses[connection] = source
+        self._deadlines[connection] = now + HANDSHAKE_TIMEOUT
+
+    def handle_data(self, connection: int, data: Buffer) -> None:
+        channel = self._channels.get(connection)
+        if channel is None:
+            return
+        was_open = channel.is_open
+        try:
+            channel.handle_data(data)
+        except RemoteError:
+            self._drop(connection)
+            return
+        if channel.is_open and not was_open:
+            self._deadlines.pop(connection, None)
+            self._authenticated.append(connection)
+
+    def handle_closed(self, connection: int) -> None:
+        self._forget(connection)
+
+    def handle_timeout(self, now: float) -> None:
+        for connection in [c for c, deadline in self._deadlines.items() if deadline <= now]:
+            self._drop(connection)
+
+    def poll_timeout(self) -> float | None:
+        return min(self._deadlines.values(), default=None)
+
+    def poll_action(self) -> Action | None:
+        return self._actions.popleft() if self._actions else None
+
+    def poll_authenticated(self) -> int | None:
+        """The next connection whose two ends have proved themselves."""
+        return self._authenticated.popleft() if self._authenticated else None
+
+    def poll_output(self) -> tuple[int, list[Buffer]] | None:
+        for connection, channel in self._channels.items():
+            if channel is not None and (buffers := channel.poll_output()):
+                return connection, buffers
+        return None
+
+    def poll_first_record(self) -> int | None:
+        """A connection on which the sender has begun to speak: that is the one it picked."""
+        for connection, channel in self._channels.items():
+            if channel is not None and channel.has_record:
+                return connection
+        return None
+
+    def take(self, connection: int) -> tuple[TcpChannel, Address]:
+        """Hands one authenticated channel over and drops all the others."""
+        channel, address = self._channels[connection], self._addresses[connection]
+        assert channel is not None
+        self._forget(connection)
+        self.drop_all()
+        return channel, address
+
+    def drop_all(self) -> None:
+        for connection in list(self._channels):
+            self._drop(connection)
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether a connection of ours may still succeed."""
+        return any(connection % 2 == 0 for connection in self._channels)
+
+    def _drop(self, connection: int) -> None:
+        self._forget(connection)
+        self._actions.append(Close(connection))
+
+    def _forget(self, connection: int) -> None:
+        self._channels.pop(connection, None)
+        self._deadlines.pop(connection, None)
+        self._addresses.pop(connection, None)
+        if connection in self._authenticated:
+            self._authenticated.remove(connection)

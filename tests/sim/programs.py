@@ -1,0 +1,232 @@
+"""The server and the two peers as programs of the in-memory network: the core as it is, everything else in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import partial
+
+from sim.network import Host, Network, TcpPipe
+
+from p2p.core.address import Address
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.peer import events
+from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.rendezvous.messages import NamePair, Nameplate
+from p2p.core.rendezvous.server import RendezvousServer
+from p2p.core.role import Role
+from p2p.core.transfer.events import Complete, Open, Write
+from p2p.core.transfer.messages import DATA_HEADER, Entry
+from p2p.core.transport.lan import Close, Connect
+
+SERVER_PORTS = (8080, 8081)
+UDP_PORT = 40_000
+TCP_PORT = 40_001
+SEGMENT_LIMIT = 65_535
+
+
+class SimServer:
+    """The rendezvous server on a public host."""
+
+    def __init__(self, network: Network, host: Host) -> None:
+        self._network, self._host = network, host
+        self.machine: RendezvousServer
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything, as a restarted process does."""
+        self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
+        for index, port in enumerate(SERVER_PORTS):
+            self._host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
+        self._host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
+
+    def stop(self) -> None:
+        self._host.udp.clear()
+
+    def _receive(self, data: bytes, source: Address, index: int) -> None:
+        now = self._network.now
+        if (at := self.machine.poll_timeout()) is not None and at <= now:
+            self.machine.handle_timeout(now)
+        self.machine.handle_datagram(data, source, index, now)
+        while (out := self.machine.poll_transmit()) is not None:
+            self._network.send(self._host, SERVER_PORTS[out.port_index], out.destination, bytes(out.data))
+
+
+class SimPeer:
+    """One run of send or recv. Files are dictionaries; the person says yes to everything unless told otherwise."""
+
+    def __init__(
+        self,
+        network: Network,
+        host: Host,
+        role: Role,
+        server: Address,
+        pairing: NamePair | Nameplate,
+        *,
+        secret: bytes | None = b"amber-walnut-tiger",
+        files: dict[str, bytes] | None = None,
+        port: int = UDP_PORT,
+        accepts: bool = True,
+    ) -> None:
+        self._network, self._host, self._port = network, host, port
+        self._contents = list((files or {}).values())
+        self._accepts = accepts
+        self.received: dict[str, bytes] = {}
+        self._partial: dict[int, tuple[str, bytearray]] = {}
+        self.events: list[events.PeerEvent] = []
+        self._pipes: dict[int, TcpPipe] = {}
+        self._next_incoming = 1
+        self._wake_at: float | None = None
+        entries = [Entry(i, len(data), 0, 0o644, name) for i, (name, data) in enumerate((files or {}).items())]
+        config = PeerConfig(
+            role=role,
+            server=server,
+            next_pairing=lambda _: pairing,
+            secret=secret,
+            udp_candidates=[Address(host.address, port)],
+            tcp_candidates=[Address(host.address, port + 1)],
+            entries=entries,
+        )
+        self.peer = Peer(config, network.rng.randbytes)
+        host.udp[port] = self._receive
+        host.tcp[port + 1] = self._accept
+        self.is_alive = True
+
+    def start(self) -> None:
+        self.peer.start(self._network.now)
+        self._pump()
+
+    def kill(self) -> None:
+        """kill -9: nothing more is sent, nothing cleaned up; TCP connections are reset by the system."""
+        self.is_alive = False
+        self._host.udp.pop(self._port, None)
+        self._host.tcp.pop(self._port + 1, None)
+        for pipe in self._pipes.values():
+            pipe.close()
+
+    @property
+    def is_over(self) -> bool:
+        return self.peer.is_over
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return self.peer.failure.code if self.peer.failure else ExitCode.DONE
+
+    @property
+    def path(self) -> events.PathChosen | None:
+        return next((e for e in self.events if isinstance(e, events.PathChosen)), None)
+
+    def fail(self, failure: Failure, told: str) -> None:
+        self.peer.fail(failure, told, self._network.now)
+        self._pump()
+
+    def digest(self) -> bytes:
+        """What both sides should report for a single file."""
+        return hashlib.sha256(self._contents[0]).digest()
+
+    def _receive(self, data: bytes, source: Address) -> None:
+        self.peer.handle_datagram(data, 0, source, self._network.now)
+        self._pump()
+
+    def _accept(self, pipe: TcpPipe) -> None:
+        number = self._next_incoming
+        self._next_incoming += 2
+        self._adopt(number, pipe)
+        self.peer.handle_accepted(number, pipe.address, self._network.now)
+        self._pump()
+
+    def _connected(self, number: int, pipe: TcpPipe | None) -> None:
+        if pipe is None:
+            self.peer.handle_tcp_closed(number, self._network.now)
+        else:
+            self._adopt(number, pipe)
+            self.peer.handle_connected(number, self._network.now)
+        self._pump()
+
+    def _adopt(self, number: int, pipe: TcpPipe) -> None:
+        def on_data(data: bytes) -> None:
+            if self.is_alive:
+                self.peer.handle_tcp_data(number, data, self._network.now)
+                self._pump()
+
+        def on_closed() -> None:
+            if self.is_alive:
+                self.peer.handle_tcp_closed(number, self._network.now)
+                self._pump()
+
+        self._pipes[number] = pipe
+        pipe.on_data, pipe.on_closed = on_data, on_closed
+
+    def _pump(self) -> None:
+        if not self.is_alive:
+            return
+        now = self._network.now
+        self._drive_files(now)
+        self._drive_tcp()
+        while (transmit := self.peer.poll_transmit(now)) is not None:
+            for datagram in _datagrams(transmit.buffers, transmit.segment_size):
+                self._network.send(self._host, self._port, transmit.destination, datagram)
+        while (event := self.peer.poll_event()) is not None:
+            self.events.append(event)
+            if isinstance(event, events.Offered):
+                self._answer()
+        self._schedule()
+
+    def _answer(self) -> None:
+        if self._accepts:
+            self.peer.accept(self._network.now)
+        else:
+            failure = Failure(ExitCode.REFUSED, "you said no")
+            self.peer.refuse(failure, "the person there said no", self._network.now)
+        self._network.after(0.0, self._pump)
+
+    def _drive_files(self, now: float) -> None:
+        while (read := self.peer.poll_read()) is not None:
+            record = bytearray(DATA_HEADER) + self._contents[read.file][read.offset : read.offset + read.length]
+            self.peer.handle_read(read, record, now)
+        while (action := self.peer.poll_file_action()) is not None:
+            match action:
+                case Open(file, entry):
+                    self._partial[file] = (entry.name, bytearray(entry.size))
+                case Write(file, offset, data):
+                    self._partial[file][1][offset : offset + len(data)] = data
+                case Complete(file, _):
+                    name, content = self._partial.pop(file)
+                    self.received[name] = bytes(content)
+                    self.peer.handle_stored(file, name, now)
+
+    def _drive_tcp(self) -> None:
+        while (output := self.peer.poll_tcp_output(lambda _: False)) is not None:
+            number, buffers = output
+            if number in self._pipes:
+                self._pipes[number].write(b"".join(buffers))
+        while (action := self.peer.poll_tcp_action()) is not None:
+            match action:
+                case Connect(number, address):
+                    self._network.connect(self._host, address, partial(self._connected, number))
+                case Close(number, _):
+                    if number in self._pipes:
+                        self._pipes.pop(number).close()
+
+    def _schedule(self) -> None:
+        at = self.peer.poll_timeout()
+        if at is None or (self._wake_at is not None and self._network.now < self._wake_at <= at):
+            return
+        self._wake_at = max(at, self._network.now)
+        self._network.after(self._wake_at - self._network.now, self._wake)
+
+    def _wake(self) -> None:
+        self._wake_at = None
+        if not self.is_alive:
+            return
+        if (at := self.peer.poll_timeout()) is not None and at <= self._network.now:
+            self.peer.handle_timeout(self._network.now)
+        self._pump()
+
+
+def _datagrams(buffers: Sequence[bytes | bytearray | memoryview], segment_size: int) -> list[bytes]:
+    """What UDP_SEGMENT does in the kernel."""
+    data = b"".join(buffers)
+    assert len(data) <= SEGMENT_LIMIT
+    step = segment_size or len(data)
+    return [data[at : at + step] for at in range(0, len(data), step)]
