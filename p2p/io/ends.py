@@ -1,0 +1,133 @@
+"""The two ends of a transfer on this machine: files that are read, files that are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Protocol
+
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.peer.peer import Peer
+from p2p.core.transfer.events import Complete, Open, Write
+from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
+from p2p.io.files import Destination, FileError, Part, Source
+from p2p.io.worker import Worker
+
+READS_A_TURN = 8  # pieces read before the loop looks at its sockets again
+
+
+class End(Protocol):
+    """What the loop does with files, once a turn."""
+
+    def advance(self, peer: Peer, now: float) -> None: ...
+    def close(self) -> None: ...
+
+
+class SendingEnd:
+    """Reads what the transfer asks for."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self._buffer = memoryview(bytearray(DATA_HEADER + PIECE))
+        self._open: int | None = None
+
+    def advance(self, peer: Peer, now: float) -> None:
+        for _ in range(READS_A_TURN):
+            if (read := peer.poll_read()) is None:
+                return
+            source = self._sources[read.file]
+            record = self._buffer[: DATA_HEADER + read.length]
+            try:
+                if self._open != read.file:
+                    self._leave()
+                    self._open = read.file
+                source.read_record(record, read.offset)
+                if read.offset + read.length == source.entry.size:
+                    source.check()
+            except FileError as error:
+                peer.fail(error.failure(), error.public, now)
+                return
+            peer.handle_read(read, record, now)
+
+    def close(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._open is not None:
+            self._sources[self._open].close()
+            self._open = None
+
+
+class ReceivingEnd:
+    """Writes what arrives; makes whole files durable in another thread, so that the loop goes on answering."""
+
+    def __init__(self, destination: Destination, worker: Worker) -> None:
+        self._destination = destination
+        self._worker = worker
+        self._parts: dict[int, Part] = {}
+        self._whole: list[tuple[int, Part]] = []
+        self._stored: list[tuple[list[int], Future[list[str]]]] = []
+
+    def reserve(self, entries: Sequence[Entry]) -> None:
+        """Raises StorageError unless everything fits."""
+        self._destination.reserve(entry.size for entry in entries)
+
+    def advance(self, peer: Peer, now: float) -> None:
+        try:
+            self._take_actions(peer)
+        except FileError as error:
+            peer.fail(error.failure(), error.public, now)
+        self._report_stored(peer, now)
+        self._store_whole()
+
+    def close(self) -> None:
+        self._destination.close()
+
+    def _take_actions(self, peer: Peer) -> None:
+        while (action := peer.poll_file_action()) is not None:
+            match action:
+                case Write(file, offset, data):
+                    self._parts[file].write(offset, data)
+                case Open(file, entry):
+                    self._parts[file] = self._destination.open(entry)
+                case Complete(file, _):
+                    self._whole.append((file, self._parts.pop(file)))
+
+    def _store_whole(self) -> None:
+        """One batch at a time; files that become whole meanwhile share the next one's trip to the disk."""
+        if not self._whole or self._worker.pending:
+            return
+        files = [file for file, _ in self._whole]
+        parts = [part for _, part in self._whole]
+        self._whole.clear()
+        self._worker.submit(self._destination.finish, parts, done=lambda f: self._stored.append((files, f)))
+
+    def _report_stored(self, peer: Peer, now: float) -> None:
+        stored, self._stored = self._stored, []
+        for files, future in stored:
+            try:
+                names = future.result()
+            except FileError as error:
+                peer.fail(error.failure(), error.public, now)
+                return
+            for file, name in zip(files, names, strict=True):
+                peer.handle_stored(file, name, now)
+
+
+def decide(peer: Peer, end: ReceivingEnd, entries: Sequence[Entry], now: float, *, refusal: FileError | None) -> bool:
+    """Refuses at once what cannot be stored. Returns whether the question whether to take it is still open."""
+    try:
+        if refusal is not None:
+            raise refusal
+        end.reserve(entries)
+    except FileError as error:
+        peer.refuse(error.failure(), error.public, now)
+        return False
+    return True
+
+
+NOT_ASKED = Failure(
+    ExitCode.USAGE,
+    "Refused, because there is no terminal to ask on: pass --yes to take whatever the other side sends",
+)
+SAID_NO = Failure(ExitCode.REFUSED, "Refused, as you said. Nothing was written")

@@ -1,0 +1,186 @@
+"""The loop of a peer: send what is pending, report events, wait for the earliest deadline, receive."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+from p2p.core.datagram import Transmit
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.peer import events
+from p2p.core.peer.peer import Peer
+from p2p.core.transport.lan import Close, Connect
+from p2p.io.ends import End
+from p2p.io.tcp import TcpHub
+from p2p.io.udp import UdpSocket
+from p2p.io.worker import Worker
+
+TICK = 0.1  # seconds between two looks at the progress
+TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
+READS_A_TURN = 4  # batches read from the UDP socket in one turn
+INTERRUPTED_HERE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; nothing half-done was kept")
+TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
+
+
+class PeerLoop:
+    """Runs one peer to its end. It never knows what a message means."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        *,
+        udp: UdpSocket,
+        tcp: TcpHub,
+        end: End,
+        worker: Worker,
+        selector: selectors.BaseSelector,
+        on_event: Callable[[events.PeerEvent, float], None],
+        on_tick: Callable[[float], None],
+        patience: float | None,
+    ) -> None:
+        """`patience`: seconds to wait for the other side before giving up; None: for ever."""
+        self._peer = peer
+        self._udp = udp
+        self._tcp = tcp
+        self._end = end
+        self._worker = worker
+        self._selector = selector
+        self._on_event = on_event
+        self._on_tick = on_tick
+        self._patience = patience
+        self._deadline: float | None = None
+        self._next_tick = 0.0
+        self._unsent: Transmit | None = None
+        self._interrupts = 0
+        tcp.on_connected = lambda connection: peer.handle_connected(connection, time.monotonic())
+        tcp.on_accepted = lambda connection, source: peer.handle_accepted(connection, source, time.monotonic())
+        tcp.on_data = lambda connection, data: peer.handle_tcp_data(connection, data, time.monotonic())
+        tcp.on_closed = lambda connection: peer.handle_tcp_closed(connection, time.monotonic())
+
+    def run(self) -> ExitCode:
+        """Returns how it ended. Raises KeyboardInterrupt at the second Ctrl-C."""
+        self._selector.register(self._udp.fileno(), selectors.EVENT_READ, self._receive)
+        self._selector.register(self._worker.fileno(), selectors.EVENT_READ, self._collect)
+        with self._signals():
+            now = time.monotonic()
+            if self._patience is not None:
+                self._deadline = now + self._patience
+            self._peer.start(now)
+            while not (self._peer.is_over and not self._tcp.is_flushing):
+                self._turn()
+        self._report(time.monotonic())
+        return self._peer.failure.code if self._peer.failure else ExitCode.DONE
+
+    def _turn(self) -> None:
+        now = time.monotonic()
+        self._end.advance(self._peer, now)
+        self._transmit(now)
+        self._drive_tcp(now)
+        self._report(now)
+        due = self._earliest()
+        wait = None if due is None else max(0.0, due - time.monotonic())
+        for key, mask in self._selector.select(wait):
+            key.data(mask)
+        self._handle_timeouts(time.monotonic())
+
+    def _transmit(self, now: float) -> None:
+        for _ in range(TRANSMITS_A_TURN):
+            transmit = self._unsent or self._peer.poll_transmit(now)
+            if transmit is None:
+                break
+            if not self._udp.send(transmit):
+                self._unsent = transmit
+                break
+            self._unsent = None
+        self._watch_udp()
+
+    def _watch_udp(self) -> None:
+        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent is not None else 0)
+        key = self._selector.get_key(self._udp.fileno())
+        if key.events != wanted:
+            self._selector.modify(self._udp.fileno(), wanted, self._receive)
+
+    def _drive_tcp(self, now: float) -> None:
+        while (output := self._peer.poll_tcp_output(self._tcp.has_output)) is not None:
+            self._tcp.send(*output)
+        while (action := self._peer.poll_tcp_action()) is not None:
+            match action:
+                case Connect(connection, address):
+                    self._tcp.connect(connection, address)
+                case Close(connection, flush):
+                    self._tcp.close(connection, now=now, flush=flush)
+
+    def _receive(self, mask: int) -> None:
+        if not mask & selectors.EVENT_READ:
+            return
+        for _ in range(READS_A_TURN):
+            batch = self._udp.receive()
+            now = time.monotonic()
+            empty = True
+            for data, segment_size, source in batch:
+                empty = False
+                self._peer.handle_datagram(data, segment_size, source, now)
+            if empty:
+                return
+            self._end.advance(self._peer, now)
+
+    def _collect(self, _: int) -> None:
+        self._worker.handle_readable()
+
+    def _report(self, now: float) -> None:
+        while (event := self._peer.poll_event()) is not None:
+            if isinstance(event, events.Connecting):
+                self._deadline = None
+            self._on_event(event, now)
+        if now >= self._next_tick:
+            self._next_tick = now + TICK
+            self._on_tick(now)
+
+    def _earliest(self) -> float | None:
+        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
+        return min((t for t in timeouts if t is not None), default=None)
+
+    def _handle_timeouts(self, now: float) -> None:
+        if (at := self._peer.poll_timeout()) is not None and at <= now:
+            self._peer.handle_timeout(now)
+        self._tcp.handle_timeout(now)
+        if self._deadline is not None and self._deadline <= now:
+            self._deadline = None
+            message = f"The other side did not come within {self._patience:g} seconds. Run both commands again"
+            self._peer.fail(Failure(ExitCode.NO_PEER, message), "it gave up waiting", now)
+        if self._interrupts == 1:
+            self._interrupts = 2
+            self._peer.fail(INTERRUPTED_HERE, TOLD_INTERRUPTED, now)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run in order; the second one ends it at once."""
+        reader, writer = socket.socketpair()
+        for end in (reader, writer):
+            end.setblocking(False)
+
+        def note(_: int, __: object) -> None:
+            self._interrupts += 1
+            if self._interrupts > 2:
+                raise KeyboardInterrupt
+
+        def drain(_: int) -> None:
+            with contextlib.suppress(BlockingIOError):
+                reader.recv(64)
+
+        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._selector.register(reader, selectors.EVENT_READ, drain)
+        try:
+            yield
+        finally:
+            self._selector.unregister(reader)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            reader.close()
+            writer.close()

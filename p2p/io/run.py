@@ -1,0 +1,276 @@
+"""Sets one run of `send` or `recv` up from its options, and runs it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import secrets
+import selectors
+import shlex
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p.core.address import Address
+from p2p.core.errors import CallerError, ExitCode
+from p2p.core.peer import events
+from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing
+from p2p.core.role import Role
+from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
+from p2p.core.text import escape
+from p2p.io.ends import NOT_ASKED, SAID_NO, End, ReceivingEnd, SendingEnd, decide
+from p2p.io.files import Destination, FileError, Source, open_sources
+from p2p.io.interfaces import local_addresses
+from p2p.io.loop import PeerLoop
+from p2p.io.screen import Screen
+from p2p.io.tcp import TcpHub
+from p2p.io.udp import UdpSocket
+from p2p.io.worker import Worker
+
+DEFAULT_PORT = 8080
+TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
+OFFER_NAMES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the command line asks for. `names` is (me, friend), or None with a one-time code."""
+
+    role: Role
+    names: tuple[str, str] | None
+    nameplate: str | None
+    secret: str | None
+    paths: tuple[str, ...]
+    server: str
+
+    @property
+    def friend(self) -> str:
+        return escape(self.names[1]) if self.names else "the other side"
+
+    def pairing(self, attempt: int) -> Pairing:
+        if self.names:
+            return NamePair(*self.names)
+        return Nameplate(self.nameplate or generate_nameplate(secrets.token_bytes, attempt))
+
+    def invitation(self, nameplate: str | None) -> tuple[str, str | None]:
+        """The other side's command, and the code to be told beside it."""
+        server = ["--server", self.server]
+        if self.names is None:
+            words = ["recv", f"{nameplate}-{self.secret}", *server]
+            return "python -m p2p.peer " + shlex.join(words), None
+        me, friend = self.names
+        verb = "recv" if self.role is Role.SENDER else "send"
+        words = [verb, friend, me, *(["PATH"] if verb == "send" else []), *server]
+        if self.secret is None:
+            words.append("--no-code")
+        return "python -m p2p.peer " + shlex.join(words), self.secret
+
+
+def run(options: argparse.Namespace) -> ExitCode:
+    """Raises CallerError for what is wrong with the options."""
+    plan = _plan(options)
+    server = resolve(plan.server)
+    screen = Screen(
+        plan.role, plan.friend, plan.invitation, as_json=options.json, quiet=options.quiet, verbose=options.verbose
+    )
+    if server is None:
+        return _stop(screen, ExitCode.NO_PEER, f"The server {escape(plan.server)} has no IPv4 address that can be found")
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        worker = Worker()
+        stack.callback(worker.close)
+        sources: list[Source] = []
+        refusal: FileError | None = None
+        end: End
+        receiving: ReceivingEnd | None = None
+        if plan.role is Role.SENDER:
+            try:
+                sources = open_sources(plan.paths)
+            except FileError as error:
+                return _stop(screen, error.failure().code, error.failure().message)
+            end = SendingEnd(sources)
+            screen.prepare(sum(source.entry.size for source in sources))
+        else:
+            try:
+                receiving = ReceivingEnd(Destination(options.out), worker)
+            except FileError as error:
+                refusal = error
+                screen.say(f"{error.failure().message}. Telling {plan.friend}, if there ...")
+            end = receiving or SendingEnd(())
+        stack.callback(end.close)
+        udp = stack.enter_context(contextlib.closing(UdpSocket()))
+        tcp = TcpHub(selector)
+        stack.callback(tcp.close_all)
+        hosts = local_addresses(server)
+        config = PeerConfig(
+            role=plan.role,
+            server=server,
+            next_pairing=plan.pairing,
+            secret=None if plan.secret is None else normalise_secret(plan.secret),
+            udp_candidates=[Address(host, udp.port) for host in hosts],
+            tcp_candidates=[Address(host, tcp.port) for host in hosts],
+            entries=[source.entry for source in sources],
+        )
+        peer = Peer(config, secrets.token_bytes)
+        udp.on_unreachable = lambda: peer.handle_unreachable(time.monotonic())
+        question = Question(peer, selector, screen, yes=getattr(options, "yes", False))
+
+        def on_event(event: events.PeerEvent, now: float) -> None:
+            screen.handle_event(event, now)
+            if isinstance(event, events.Offered):
+                if receiving is None:
+                    assert refusal is not None
+                    peer.refuse(refusal.failure(), refusal.public, now)
+                elif decide(peer, receiving, event.entries, now, refusal=None):
+                    question.ask(now)
+            elif isinstance(event, events.Failed):
+                question.drop()
+
+        loop = PeerLoop(
+            peer,
+            udp=udp,
+            tcp=tcp,
+            end=end,
+            worker=worker,
+            selector=selector,
+            on_event=on_event,
+            on_tick=lambda now: screen.tick(peer.machine.progress, now),
+            patience=TELLING_PATIENCE if refusal is not None else options.timeout,
+        )
+        try:
+            code = loop.run()
+        finally:
+            screen.stop()
+        return refusal.failure().code if refusal is not None else code
+
+
+class Question:
+    """Asks the person whether to take the offer, without keeping the loop waiting."""
+
+    def __init__(self, peer: Peer, selector: selectors.BaseSelector, screen: Screen, *, yes: bool) -> None:
+        self._peer = peer
+        self._selector = selector
+        self._screen = screen
+        self._yes = yes
+        self._asking = False
+
+    def ask(self, now: float) -> None:
+        if self._yes:
+            self._peer.accept(now)
+        elif not sys.stdin.isatty():
+            self._peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
+        else:
+            print("Take it? [y/N] ", end="", file=sys.stderr, flush=True)
+            self._asking = True
+            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._answer)
+
+    def drop(self) -> None:
+        if self._asking:
+            self._asking = False
+            self._selector.unregister(sys.stdin.fileno())
+            print(file=sys.stderr)
+
+    def _answer(self, _: int) -> None:
+        answer = os.read(sys.stdin.fileno(), 1024).decode(errors="replace").strip().casefold()
+        self._asking = False
+        self._selector.unregister(sys.stdin.fileno())
+        now = time.monotonic()
+        if answer in ("y", "yes"):
+            self._peer.accept(now)
+        else:
+            self._peer.refuse(SAID_NO, "the person there said no", now)
+
+
+def resolve(server: str) -> Address | None:
+    """HOST[:PORT] as an address; None when the name is not known. Raises CallerError for a bad port."""
+    host, colon, port_text = server.rpartition(":")
+    if not colon:
+        host, port_text = server, str(DEFAULT_PORT)
+    if not port_text.isdecimal() or not 0 < int(port_text) < 65536 or not host:
+        raise CallerError(f"--server wants HOST or HOST:PORT with a port from 1 to 65535, not {server!r}")
+    try:
+        found = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    return Address(*found[0][4][:2])  # type: ignore[arg-type]
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    if not options.server:
+        raise CallerError("no server given: pass --server HOST[:PORT] or set P2P_SERVER")
+    code = _given_code(options)
+    if options.command == "send":
+        return _plan_send(options, code)
+    return _plan_recv(options, code)
+
+
+def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
+    words: list[str] = options.words
+    if len(words) == 1:
+        if options.no_code:
+            raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
+        nameplate, secret = split_code(code) if code else (None, generate_code(secrets.token_bytes))
+        return Plan(Role.SENDER, None, nameplate, secret, tuple(words), options.server)
+    if len(words) == OFFER_NAMES:
+        raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; a file to send seems to be missing")
+    me, friend, *paths = words
+    if os.path.isfile(me) and os.path.isfile(friend):
+        raise CallerError(f"{me} and {friend} are files: several files need names, as in send ME FRIEND {me} {friend}")
+    NamePair(me, friend)  # complains in words
+    secret = None if options.no_code else code or generate_code(secrets.token_bytes)
+    if secret is not None:
+        normalise_secret(secret)
+    return Plan(Role.SENDER, (me, friend), None, secret, tuple(paths), options.server)
+
+
+def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
+    words: list[str] = options.words
+    if len(words) == 1:
+        if options.no_code:
+            raise CallerError("--no-code needs names: recv --no-code ME FRIEND")
+        nameplate, secret = split_code(words[0])
+        return Plan(Role.RECEIVER, None, nameplate, secret, (), options.server)
+    if len(words) != OFFER_NAMES:
+        raise CallerError("recv takes ME FRIEND, or a CODE")
+    me, friend = words
+    NamePair(me, friend)
+    secret = None if options.no_code else code or _ask_code(friend)
+    if secret is not None:
+        normalise_secret(secret)
+    return Plan(Role.RECEIVER, (me, friend), None, secret, (), options.server)
+
+
+def _given_code(options: argparse.Namespace) -> str | None:
+    if options.no_code:
+        return None
+    if options.code_file is not None:
+        try:
+            lines = Path(options.code_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CallerError(f"cannot read the code from {options.code_file}: {error}") from error
+        if not lines or not lines[0].strip():
+            raise CallerError(f"there is no code in {options.code_file}")
+        return lines[0].strip()
+    code: str | None = options.code or None
+    return code
+
+
+def _ask_code(friend: str) -> str:
+    if not sys.stdin.isatty():
+        raise CallerError("no code given: pass --code, --code-file or P2P_CODE, or --no-code on both sides")
+    print(f"The code that {escape(friend)}'s screen shows: ", end="", file=sys.stderr, flush=True)
+    try:
+        return sys.stdin.readline().strip()
+    except UnicodeDecodeError:
+        raise CallerError("that is not text") from None
+
+
+def _stop(screen: Screen, code: ExitCode, message: str) -> ExitCode:
+    from p2p.core.errors import Failure  # noqa: PLC0415
+
+    screen.handle_event(events.Failed(Failure(code, message)), 0.0)
+    return code

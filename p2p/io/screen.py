@@ -1,0 +1,309 @@
+"""What the person reads: talk and progress on stderr, results and events on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from p2p.core.errors import ExitCode
+from p2p.core.peer import events
+from p2p.core.rendezvous.messages import Nameplate
+from p2p.core.role import Role
+from p2p.core.text import escape
+from p2p.core.transfer.events import Progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+RATE_WINDOW = 3.0  # seconds over which the rate is averaged
+JSON_INTERVAL = 1.0  # seconds between two progress events
+SHOWN_FILES = 8  # files of an offer that are listed one by one
+
+
+class Invitation(Protocol):
+    """Builds what the person on the other machine has to type, once the pairing is known."""
+
+    def __call__(self, nameplate: str | None) -> tuple[str, str | None]:
+        """Returns the command, and the code that is to be told beside it (None: it is in the command)."""
+
+
+class Screen:
+    """One of a run's two screens. `friend` is how the other side is called in sentences."""
+
+    def __init__(
+        self,
+        role: Role,
+        friend: str,
+        invitation: Invitation,
+        *,
+        as_json: bool,
+        quiet: bool,
+        verbose: bool,
+    ) -> None:
+        self._role = role
+        self._friend = friend
+        self._invitation = invitation
+        self._json = as_json
+        self._quiet = quiet
+        self._verbose = verbose
+        self._is_terminal = sys.stderr.isatty()
+        self._rate = Rate()
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._next_json = 0.0
+        self._started: float | None = None
+        self._path: events.PathChosen | None = None
+
+    def say(self, text: str) -> None:
+        if not self._quiet:
+            self._print(text)
+
+    def handle_event(self, event: events.PeerEvent, now: float) -> None:
+        if self._json:
+            self._emit(event)
+        match event:
+            case events.ServerSilent(seconds, ever, refused):
+                self._say_silent(seconds, ever, refused)
+            case events.ServerAnswering():
+                self.say("The server answers again.")
+            case events.WaitingForPeer(pairing, mapped):
+                self._invite(pairing.text if isinstance(pairing, Nameplate) else None)
+                self._detail(f"this machine is seen by the server as {mapped}")
+            case events.SeatTaken():
+                self.say(
+                    "Somebody is already there in our place (an earlier run that was cut off, perhaps). "
+                    "Asking again for up to 17 seconds ..."
+                )
+            case events.PeerFound():
+                self.say(f"{self._friend} is there. Agreeing on keys ...")
+            case events.PeerGone():
+                self.say(f"{self._friend} went away again. Still waiting ...")
+            case events.CodeRejected(tries, limit):
+                self.say(f"Somebody tried a wrong code ({tries} of {limit} tries used up). Still waiting ...")
+            case events.Connecting(verification):
+                self._say_connecting(verification)
+            case events.PathChosen(_, address, _, description):
+                self._path = event
+                self.say(f"Connected: {description}.")
+                self._detail(f"the other end is {address}")
+            case events.OfferSent():
+                self.say(f"Asking {self._friend} to accept ...")
+            case events.Offered(entries, total):
+                self._list(entries, total)
+            case events.TransferStarted():
+                self._start(now)
+            case events.FileDone(entry, digest, saved_as):
+                self._say_file(entry.name, digest, saved_as)
+            case events.Done(digest):
+                self._finish(digest, now)
+            case events.Failed(failure):
+                self.stop()
+                self._print(failure.message + ("" if failure.message.endswith((".", "!")) else "."))
+
+    def tick(self, progress: Progress, now: float) -> None:
+        """Shows how far it is; called ten times a second."""
+        if self._started is None:
+            return
+        self._rate.add(now, progress.done)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=progress.done)
+        if self._json and now >= self._next_json:
+            self._next_json = now + JSON_INTERVAL
+            rate = round(self._rate.bytes_per_second)
+            self._write({"event": "progress", "bytes": progress.done, "total": progress.total, "rate": rate})
+
+    def stop(self) -> None:
+        """Takes the progress bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._started = None
+
+    def prepare(self, total: int) -> None:
+        self._total = total
+
+    # sentences
+
+    def _say_silent(self, seconds: float, ever: bool, refused: bool) -> None:
+        if refused:
+            self.say("Nobody listens at the server's port. Trying again ...")
+        elif ever:
+            self.say(f"The server has not answered for {seconds:.0f} seconds. Still trying ...")
+        else:
+            self.say("The server does not answer yet. Still trying ...")
+
+    def _invite(self, nameplate: str | None) -> None:
+        command, code = self._invitation(nameplate)
+        if self._role is Role.SENDER:
+            self.say(f"On {self._friend}'s machine, run:\n\n    {command}\n")
+            if code:
+                self.say(f"and give {self._friend} this code when it asks:  {code}\n")
+        self.say(f"Waiting for {self._friend} (Ctrl-C stops) ...")
+
+    def _say_connecting(self, verification: str | None) -> None:
+        if verification is not None:
+            self.say(
+                "WARNING: without a code nothing proves who the other side is. "
+                f"Both screens must show the same words:  {verification}"
+            )
+        else:
+            self.say(f"The code is right: it is {self._friend}.")
+        self.say("Looking for a direct path (same network first, then through both routers) ...")
+
+    def _list(self, entries: events.Sequence[events.Entry], total: int) -> None:
+        for entry in entries[:SHOWN_FILES]:
+            self.say(f"  {escape(entry.name)}  ({size(entry.size)})")
+        if len(entries) > SHOWN_FILES:
+            self.say(f"  and {len(entries) - SHOWN_FILES} more")
+        self.say(f"{self._friend} wants to send {_files(len(entries))}, {size(total)}.")
+        self._total = total
+
+    def _start(self, now: float) -> None:
+        self._started = now
+        self._rate = Rate()
+        if self._role is Role.SENDER:
+            self.say(f"{self._friend} accepted.")
+        if self._is_terminal and not self._quiet:
+            self._bar = _new_bar()
+            self._task = self._bar.add_task("", total=max(self._total, 1))
+            self._bar.start()
+
+    def _say_file(self, name: str, digest: bytes, saved_as: str | None) -> None:
+        if saved_as is not None:
+            renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
+            self.say(f"Saved {escape(saved_as)}{renamed}")
+        self._detail(f"{escape(name)}: sha256 {digest.hex()}")
+
+    def _finish(self, digest: bytes, now: float) -> None:
+        seconds = max(now - self._started, 1e-3) if self._started is not None else 1e-3
+        self.stop()
+        verb = "Sent" if self._role is Role.SENDER else "Received"
+        path = self._path.description if self._path else ""
+        self.say(
+            f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; "
+            "the other side has verified it." if self._role is Role.SENDER else
+            f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; verified."
+        )
+        self.say(f"sha256 {digest.hex()}")
+
+    def _detail(self, text: str) -> None:
+        if self._verbose:
+            self.say(f"  {text}")
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    # events for programs
+
+    def _emit(self, event: events.PeerEvent) -> None:
+        match event:
+            case events.WaitingForPeer(pairing, mapped):
+                command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
+                self._write({"event": "waiting", "command": command, "code": code, "mapped": str(mapped)})
+            case events.ServerSilent(seconds, _, refused):
+                self._write({"event": "server_silent", "seconds": seconds, "refused": refused})
+            case events.CodeRejected(tries, limit):
+                self._write({"event": "code_rejected", "tries": tries, "limit": limit})
+            case events.Connecting(verification):
+                self._write({"event": "connecting", "verification": verification})
+            case events.PathChosen(kind, address, rtt, description):
+                path = {"kind": kind.value, "address": str(address), "rtt": rtt, "description": description}
+                self._write({"event": "path", **path})
+            case events.Offered(entries, total):
+                files = [{"name": entry.name, "size": entry.size} for entry in entries]
+                self._write({"event": "offer", "files": files, "total": total})
+            case events.FileDone(entry, digest, saved_as):
+                done = {"name": entry.name, "size": entry.size, "sha256": digest.hex(), "saved_as": saved_as}
+                self._write({"event": "file", **done})
+            case events.Done(digest):
+                self._write({"event": "done", "sha256": digest.hex(), "total": self._total})
+            case events.Failed(failure):
+                self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
+            case _:
+                self._write({"event": _NAMES[type(event)]})
+
+    @staticmethod
+    def _write(event: dict[str, object]) -> None:
+        print(json.dumps(event), flush=True)
+
+
+_NAMES = {
+    events.ServerAnswering: "server_answering",
+    events.SeatTaken: "seat_taken",
+    events.PeerFound: "peer_found",
+    events.PeerGone: "peer_gone",
+    events.OfferSent: "offer_sent",
+    events.TransferStarted: "started",
+}
+
+
+class Rate:
+    """Bytes per second over the last few seconds."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, done: int) -> None:
+        self._samples.append((now, done))
+        while self._samples[0][0] < now - RATE_WINDOW and len(self._samples) > 2:
+            self._samples.popleft()
+
+    @property
+    def bytes_per_second(self) -> float:
+        if len(self._samples) < 2:
+            return 0.0
+        (first, from_done), (last, to_done) = self._samples[0], self._samples[-1]
+        return (to_done - from_done) / (last - first) if last > first else 0.0
+
+
+def size(count: int) -> str:
+    """Decimal units, as rates have them: 1.5 MB."""
+    if count < 1000:
+        return f"{count} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        value /= 1000
+        if value < 999.5:
+            break
+    return f"{value:.3g} {unit}"
+
+
+def rate(bytes_per_second: float) -> str:
+    return f"{size(round(bytes_per_second))}/s"
+
+
+def exit_words(code: ExitCode) -> str:
+    return code.name.lower().replace("_", " ")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _new_bar() -> Bar:
+    """Imported here, because a run that fails early, or has no terminal, need not wait for it."""
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskProgressColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        console=Console(stderr=True),
+        transient=True,
+    )

@@ -1,0 +1,189 @@
+"""Non-blocking TCP connections by number, for the LAN race and for the channel that won."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from p2p.core.address import Address
+from p2p.core.datagram import Buffer
+
+READ_SIZE = 256 * 1024  # bytes a read: about four records
+MAX_IOVECS = 64  # buffers a gathering write; the kernel's limit is 1024
+MAX_WAITING = 64  # connections held at once, ours and strangers'; more than the LAN race ever keeps
+DRAIN_TIMEOUT = 2.0  # seconds we go on reading after the last word, so that the kernel does not reset it away
+
+
+class TcpHub:
+    """All TCP sockets of a peer. Callbacks say what happened; numbers name connections.
+
+    Connections that we open have the numbers that the caller gave (even ones); those that come in get odd numbers.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector, host: str = "0.0.0.0") -> None:
+        self._selector = selector
+        self._listener = socket.create_server((host, 0), backlog=MAX_WAITING)
+        self._listener.setblocking(False)
+        self._sockets: dict[int, socket.socket] = {}
+        self._output: dict[int, deque[memoryview]] = {}
+        self._connecting: set[int] = set()
+        self._closing: dict[int, float] = {}  # number → when to give up waiting for the other end
+        self._next_incoming = 1
+        self._buffer = bytearray(READ_SIZE)
+        self.on_connected: Callable[[int], None] = lambda _: None
+        self.on_accepted: Callable[[int, Address], None] = lambda _, __: None
+        self.on_data: Callable[[int, memoryview], None] = lambda _, __: None
+        self.on_closed: Callable[[int], None] = lambda _: None
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    @property
+    def port(self) -> int:
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def connect(self, connection: int, address: Address) -> None:
+        sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        error = sock.connect_ex(address)
+        if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+            sock.close()
+            self.on_closed(connection)
+            return
+        self._connecting.add(connection)
+        self._add(connection, sock, selectors.EVENT_WRITE)
+
+    def send(self, connection: int, buffers: list[Buffer]) -> None:
+        if connection in self._sockets and connection not in self._closing:
+            self._output[connection].extend(memoryview(b).cast("B") for b in buffers)
+            self._flush(connection)
+
+    def has_output(self, connection: int) -> bool:
+        return bool(self._output.get(connection))
+
+    def close(self, connection: int, *, now: float, flush: bool = False) -> None:
+        """Closes; with `flush`, says everything that is queued first and then waits briefly for the other end."""
+        if connection not in self._sockets:
+            return
+        if not flush or connection in self._connecting:
+            self._remove(connection)
+            return
+        self._closing[connection] = now + DRAIN_TIMEOUT
+        self._flush(connection)
+
+    @property
+    def is_flushing(self) -> bool:
+        return bool(self._closing)
+
+    def poll_timeout(self) -> float | None:
+        return min(self._closing.values(), default=None)
+
+    def handle_timeout(self, now: float) -> None:
+        for connection, deadline in list(self._closing.items()):
+            if deadline <= now:
+                self._remove(connection)
+
+    def close_all(self) -> None:
+        for connection in list(self._sockets):
+            self._remove(connection)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(self._listener)
+        self._listener.close()
+
+    def _accept(self, _: int) -> None:
+        try:
+            sock, source = self._listener.accept()
+        except OSError:  # gone again before we could greet it
+            return
+        if len(self._sockets) >= MAX_WAITING:
+            sock.close()
+            return
+        sock.setblocking(False)
+        connection = self._next_incoming
+        self._next_incoming += 2
+        self._add(connection, sock, selectors.EVENT_READ)
+        self.on_accepted(connection, Address(source[0], source[1]))
+
+    def _add(self, connection: int, sock: socket.socket, events: int) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets[connection] = sock
+        self._output[connection] = deque()
+        self._selector.register(sock, events, lambda mask: self._ready(connection, mask))
+
+    def _ready(self, connection: int, mask: int) -> None:
+        sock = self._sockets.get(connection)
+        if sock is None:
+            return
+        if connection in self._connecting:
+            self._connecting.discard(connection)
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                self._remove(connection)
+                self.on_closed(connection)
+                return
+            self._selector.modify(sock, selectors.EVENT_READ, self._selector.get_key(sock).data)
+            self.on_connected(connection)
+            return
+        if mask & selectors.EVENT_READ:
+            self._read(connection, sock)
+        if mask & selectors.EVENT_WRITE and connection in self._sockets:
+            self._flush(connection)
+
+    def _read(self, connection: int, sock: socket.socket) -> None:
+        try:
+            length = sock.recv_into(self._buffer)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            length = 0
+        if connection in self._closing:
+            if length == 0:
+                self._remove(connection)
+            return
+        if length == 0:
+            self._remove(connection)
+            self.on_closed(connection)
+        else:
+            self.on_data(connection, memoryview(self._buffer)[:length])
+
+    def _flush(self, connection: int) -> None:
+        sock, output = self._sockets[connection], self._output[connection]
+        try:
+            while output:
+                sent = sock.sendmsg(list(_first(output, MAX_IOVECS)))
+                while sent:
+                    if sent < len(output[0]):
+                        output[0] = output[0][sent:]
+                        break
+                    sent -= len(output.popleft())
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            output.clear()
+            self._remove(connection)
+            self.on_closed(connection)
+            return
+        key = self._selector.get_key(sock)
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if output else 0)
+        if key.events != events:
+            self._selector.modify(sock, events, key.data)
+        if not output and connection in self._closing:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_WR)
+
+    def _remove(self, connection: int) -> None:
+        sock = self._sockets.pop(connection)
+        self._output.pop(connection)
+        self._connecting.discard(connection)
+        self._closing.pop(connection, None)
+        self._selector.unregister(sock)
+        sock.close()
+
+
+def _first(output: deque[memoryview], count: int) -> Iterator[memoryview]:
+    for index, buffer in enumerate(output):
+        if index == count:
+            return
+        yield buffer

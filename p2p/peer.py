@@ -1,0 +1,102 @@
+"""`python -m p2p.peer send|recv`: the two halves of sending files from one machine straight to another."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from typing import NoReturn
+
+from p2p import __version__
+from p2p.core.errors import CallerError, ExitCode, P2PError
+
+DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
+SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH"
+RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
+NAMES_OR_CODE = """\
+With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
+
+exit codes: 0 done, 1 internal, 2 usage, 3 no peer or timed out, 4 wrong code, 5 refused, 6 no path, 7 interrupted,
+8 integrity, 9 disk or permission, 130 Ctrl-C"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    from p2p.io.run import run  # noqa: PLC0415  (so that --help answers at once)
+
+    try:
+        return int(run(options))
+    except CallerError as error:
+        print(f"{_sentence(str(error))}", file=sys.stderr)
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return ExitCode.CANCELLED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.INTERNAL
+    except P2PError as error:
+        print(f"Internal error: {error}. Please report it with the command you ran", file=sys.stderr)
+        return ExitCode.INTERNAL
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"p2p {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv")
+
+    send = commands.add_parser("send", help="send files", usage=f"python -m p2p.peer {SEND_USAGE}",
+                               epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    send.add_argument("words", nargs="+", metavar="ME FRIEND PATH... | PATH", help="two names and files, or one file")
+    _add_common(send)
+
+    recv = commands.add_parser("recv", help="receive files", usage=f"python -m p2p.peer {RECV_USAGE}",
+                               epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recv.add_argument("words", nargs="+", metavar="ME FRIEND | CODE", help="two names, or the code from the other screen")
+    recv.add_argument("--out", metavar="DIR", default=".", help="where to put what arrives (default: here)")
+    recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
+    _add_common(recv)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER"),
+                        help="the rendezvous server; default: $P2P_SERVER")
+    code = parser.add_mutually_exclusive_group()
+    code.add_argument("--code", default=os.environ.get("P2P_CODE"), help="the shared code; default: $P2P_CODE")
+    code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")
+    code.add_argument("--no-code", action="store_true",
+                      help="encrypt without proving who is there; both sides must say so, names only")
+    parser.add_argument("--timeout", metavar="SECONDS", type=_seconds,
+                        help="give up if the other side has not come by then (default: wait)")
+    parser.add_argument("--json", action="store_true", help="one event a line on stdout")
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--verbose", action="store_true", help="say more")
+    talk.add_argument("--quiet", action="store_true", help="say only what went wrong")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("a number of seconds above zero")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.USAGE, f"{_sentence(message)}\nTry: {self.prog} --help\n")
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def command_line(words: list[str]) -> str:
+    """A command as the person on the other machine has to type it."""
+    return "python -m p2p.peer " + shlex.join(words)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
