@@ -18,9 +18,9 @@ LAN = "lan"  # the router's bridge towards its hosts
 # Linux keeps a one-way UDP mapping, so that the filter never closes before the mapping does.
 FILTER_LIFETIME = 60
 FIRST_PORT, LAST_PORT = 1024, 65535  # inclusive, as ipset has it
-# Inclusive, as iptables has it. Below the ephemeral ports of Linux (32768-60999): a port inside the
-# range would be kept. No --random here, it would forget the mapping of a known source.
-RANDOM_PORTS = "10000-29999"
+# Inclusive, as iptables has it. Below what programs bind and Linux hands out (32768-60999): a port
+# inside the range would be kept. No --random here, it would forget the mapping of a known source.
+RANDOM_PORTS = "1024-9999"
 
 
 class Mapping(Enum):

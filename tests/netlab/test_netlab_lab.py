@@ -160,7 +160,7 @@ def test_impossible_loss_is_refused(lab, probability: float) -> None:
 def test_a_pulled_cable_and_a_plugged_one(lab) -> None:
     running = lab(two_nats(PORT_RESTRICTED, NONE))
     alice, server = udp(running.host("alice")), udp(running.host("server"))
-    for _ in range(5):  # the first packet after "up" used to be lost in one try of ten
+    for _ in range(5):
         running.link_down("alice")
         alice.sendto(b"into the void", server.getsockname())
         running.link_up("alice")

@@ -36,7 +36,7 @@ GOLDEN = {
     PORT_RESTRICTED_RANDOM.name: (
         PORT_RESTRICTED_RANDOM,
         (
-            "iptables -t nat -A POSTROUTING -o wan -p udp -j SNAT --to-source 11.0.0.1:10000-29999",
+            "iptables -t nat -A POSTROUTING -o wan -p udp -j SNAT --to-source 11.0.0.1:1024-9999",
             MASQUERADE,
             GUARD,
         ),
