@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -131,11 +132,10 @@ SIZES = st.sampled_from([0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    st.lists(SIZES, min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 30), st.randoms(use_true_random=False)
-)
-def test_every_content_arrives(sizes: list[int], ahead: int, delay: int, random) -> None:  # type: ignore[no-untyped-def]
-    contents = [random.randbytes(size) for size in sizes]
+@given(st.lists(SIZES, min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 30), st.integers(0, 2**32))
+def test_every_content_arrives(sizes: list[int], ahead: int, delay: int, seed: int) -> None:
+    randbytes = Random(seed).randbytes
+    contents = [randbytes(size) for size in sizes]
     sending, receiving = SendingSide(contents, ahead), ReceivingSide(delay)
     run(sending, receiving)
     assert [bytes(receiving.files[file]) for file in range(len(sizes))] == contents
@@ -341,9 +341,6 @@ def test_an_early_refusal_ends_the_naming() -> None:
     machine.poll_record()
     machine.handle_record(encode(Refuse(ExitCode.STORAGE, "too many")))
     assert machine.poll_record() is None
-
-
-Break = Callable[[SendingSide, ReceivingSide], None]
 
 
 @pytest.mark.parametrize("after", range(12))
