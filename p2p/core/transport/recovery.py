@@ -14,8 +14,8 @@ PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
 MAX_PACKET_THRESHOLD = 256  # how far observed reordering may raise the packet threshold
 MAX_TIME_THRESHOLD = 2.0  # and the time threshold: a whole round trip more, as RFC 8985 section 6.2 allows
 PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
-# Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then fit the
-# idle time-out, and two small packets twice a second congest nothing.
+# Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then
+# fit the idle time-out, and two small packets twice a second congest nothing.
 MAX_PTO_INTERVAL = 0.5
 MAX_REMEMBERED_LOSSES = 1024  # runs; those whose late acknowledgement still tells a spurious loss
 
@@ -42,7 +42,7 @@ class Recovery:
         self._largest_acked = -1
         self._largest_acked_sent_at = now
         self._first_sample_at: float | None = None
-        self._last_eliciting_at = now
+        self._restarted_at = now  # the PTO timer
         self._loss_time: float | None = None
         self._packet_threshold = PACKET_THRESHOLD
         self._time_threshold = TIME_THRESHOLD
@@ -64,7 +64,7 @@ class Recovery:
         run.lost = self.bytes_lost
         self.sent.add(run)
         run.in_flight = self.sent.bytes
-        self._last_eliciting_at = run.sent_at
+        self._restarted_at = run.sent_at
 
     def on_ack(self, ranges: tuple[tuple[int, int], ...], delay: float, now: float, busy_since: float) -> AckOutcome:
         """Ranges newest first, cut to packets that were sent. The window was last full at `busy_since`."""
@@ -82,6 +82,7 @@ class Recovery:
         if not outcome.acked and not outcome.late:
             return outcome
         self.pto_count = 0
+        self._restarted_at = now  # RFC 9002 section 6.2.1: on every acknowledgement too
         if outcome.late:
             self._on_late(outcome, ranges[0][1] - 1, now)
         rtt_sample = None
@@ -106,13 +107,14 @@ class Recovery:
     def handle_timeout(self, now: float) -> list[Run]:
         """Declares runs lost whose time is up. Returns them."""
         if self._loss_time is not None and now >= self._loss_time:
+            self._restarted_at = now
             return self._detect(now)
         return []
 
     def pto_deadline(self) -> float | None:
         if self._loss_time is not None or not self.sent:
             return None
-        return self._last_eliciting_at + self.pto_interval(self.pto_count)
+        return self._restarted_at + self.pto_interval(self.pto_count)
 
     def pto_interval(self, backoff: int) -> float:
         pto = self._rtt.pto

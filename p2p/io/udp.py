@@ -1,0 +1,219 @@
+"""UDP sockets with segmentation offload: super-packets out (UDP_SEGMENT) and in (UDP_GRO) where the kernel has them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from p2p.core.address import Address
+from p2p.core.datagram import Buffer, Transmit
+
+IS_LINUX = sys.platform == "linux"
+
+# Constants of Linux that Python's socket module lacks.
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+IP_MTU_DISCOVER = 10
+IPV6_MTU_DISCOVER = 23
+IP_PMTUDISC_PROBE = 3  # set DF, and leave the path MTU to us
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+
+MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of kernels before 6.9
+MAX_PAYLOAD = 65_473  # bytes; above it an IPv6 send is silently not segmented
+READ_SIZE = 65_536  # bytes; a coalesced read never exceeds it
+BATCH = 32  # reads a call: 2 MB of super-packets, some 2 ms of work
+SOCKET_BUFFER = 8 * 1024 * 1024  # bytes wanted; a default of 212,992 holds three super-packets
+MAX_REFUSED_SENDS = 3  # EPERM in a row that are borne: conntrack and firewalls refuse now and then
+
+_GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_SOFT = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENOBUFS, errno.EHOSTDOWN}
+_ANCILLARY = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+
+
+class SendResult(Enum):
+    """What became of a Transmit. False in a condition: keep it and wait until the socket is writable."""
+
+    SENT = auto()  # or lost on the way out, which the transport finds out by itself
+    WOULD_BLOCK = auto()
+    TOO_BIG = auto()  # EMSGSIZE: the interface's MTU is smaller than the datagrams; nothing left
+
+    def __bool__(self) -> bool:
+        return self is not SendResult.WOULD_BLOCK
+
+
+class UdpSocket:
+    """A non-blocking UDP socket. `uses_offload` says whether super-packets go out whole."""
+
+    def __init__(self, sock: socket.socket, *, buffer_size: int = SOCKET_BUFFER) -> None:
+        """Takes over a bound AF_INET or AF_INET6 socket."""
+        self._socket = sock
+        self._is_v6 = sock.family == socket.AF_INET6
+        sock.setblocking(False)
+        self.uses_offload = IS_LINUX and os.environ.get("P2P_NO_GSO") != "1"
+        if self.uses_offload:
+            try:
+                sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+            except OSError:  # kernel before 5.0
+                self.uses_offload = False
+        if IS_LINUX:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+            if self._is_v6:
+                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
+        self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
+        self._buffer = bytearray(READ_SIZE)
+        self._view = memoryview(self._buffer)
+        self._refused = 0
+        self.truncated = 0  # reads that the kernel cut; dropped
+
+    @classmethod
+    def bind(cls, host: str = "0.0.0.0", port: int = 0, *, buffer_size: int = SOCKET_BUFFER) -> UdpSocket:
+        """Raises OSError when the address cannot be had. "::" takes IPv4 as well."""
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
+            sock.bind((host, port))
+            return cls(sock, buffer_size=buffer_size)
+        except OSError:
+            sock.close()
+            raise
+
+    @property
+    def address(self) -> Address:
+        """Where the socket is bound."""
+        host, port = self._socket.getsockname()[:2]
+        return Address(host, port)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, transmit: Transmit) -> SendResult:
+        """Raises OSError only for what waiting does not mend: a closed socket, or a firewall that keeps refusing."""
+        destination = self._destination(transmit.destination)
+        size = transmit.segment_size
+        try:
+            if not size:
+                self._sendmsg(transmit.buffers, [], destination, transmit.ttl)
+            elif self.uses_offload:
+                self._send_offloaded(transmit, destination)
+            else:
+                self._send_each(transmit, destination)
+        except BlockingIOError:
+            return SendResult.WOULD_BLOCK
+        except OSError as error:
+            return self._on_error(error)
+        self._refused = 0
+        return SendResult.SENT
+
+    def receive(self) -> Iterator[tuple[memoryview, int, Address]]:
+        """At most BATCH reads: data (valid until the next step), segment size (0: one datagram) and source."""
+        for _ in range(BATCH):
+            try:
+                length, ancillary, flags, source = self._socket.recvmsg_into([self._buffer], _ANCILLARY)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _SOFT:  # an ICMP answer to something sent before
+                    continue
+                raise
+            if flags & socket.MSG_TRUNC:
+                self.truncated += 1
+                continue
+            segment_size = 0
+            for level, kind, data in ancillary:
+                if level == SOL_UDP and kind == UDP_GRO:
+                    segment_size = struct.unpack_from("=i", data)[0]
+            yield self._view[:length], segment_size, self._source(source)
+
+    def _send_offloaded(self, transmit: Transmit, destination: tuple[str, int]) -> None:
+        ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
+        try:
+            self._sendmsg(transmit.buffers, ancillary, destination, transmit.ttl)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in _GSO_REFUSED:
+                raise
+            self.uses_offload = False  # this kernel, or the card below it, does not want it: never again
+            self._send_each(transmit, destination)
+
+    def _send_each(self, transmit: Transmit, destination: tuple[str, int]) -> None:
+        """One call a datagram. Those that find the socket full after the first are lost, as on the wire."""
+        data = b"".join(transmit.buffers)
+        for start in range(0, len(data), transmit.segment_size):
+            try:
+                self._sendmsg([data[start : start + transmit.segment_size]], [], destination, transmit.ttl)
+            except BlockingIOError:
+                if not start:
+                    raise
+                return
+
+    def _sendmsg(
+        self,
+        buffers: object,
+        ancillary: list[tuple[int, int, bytes]],
+        destination: tuple[str, int],
+        ttl: int | None,
+    ) -> None:
+        if ttl is None:
+            self._socket.sendmsg(buffers, ancillary, 0, destination)  # type: ignore[arg-type]
+            return
+        mapped = destination[0].startswith("::ffff:")
+        level, option = (
+            (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
+            if self._is_v6 and not mapped
+            else (socket.IPPROTO_IP, socket.IP_TTL)
+        )
+        before = self._socket.getsockopt(level, option)
+        self._socket.setsockopt(level, option, ttl)  # not as ancillary data, which macOS has not
+        try:
+            self._socket.sendmsg(buffers, ancillary, 0, destination)  # type: ignore[arg-type]
+        finally:
+            self._socket.setsockopt(level, option, before)
+
+    def _on_error(self, error: OSError) -> SendResult:
+        if error.errno == errno.EMSGSIZE:
+            return SendResult.TOO_BIG
+        if error.errno == errno.EPERM and self._refused < MAX_REFUSED_SENDS:
+            self._refused += 1
+            return SendResult.SENT
+        if error.errno in _SOFT:
+            return SendResult.SENT
+        raise error
+
+    def _destination(self, address: Address) -> tuple[str, int]:
+        if self._is_v6 and ":" not in address.host:
+            return f"::ffff:{address.host}", address.port
+        return address
+
+    def _source(self, source: tuple[str, int]) -> Address:
+        host, port = source[0], source[1]
+        if self._is_v6:
+            host = host.partition("%")[0].removeprefix("::ffff:")
+        return Address(host, port)
+
+
+def _enlarge(sock: socket.socket, option: int, force: int, wanted: int) -> int:
+    """Asks for a larger buffer and returns the size in force: what the kernel counts, headers and slack included."""
+    before = sock.getsockopt(socket.SOL_SOCKET, option)
+    if before < wanted:
+        if IS_LINUX:
+            with contextlib.suppress(OSError):  # needs CAP_NET_ADMIN
+                sock.setsockopt(socket.SOL_SOCKET, force, wanted)
+        if sock.getsockopt(socket.SOL_SOCKET, option) < wanted:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, wanted)
+    return sock.getsockopt(socket.SOL_SOCKET, option)
