@@ -45,7 +45,7 @@ def run(directory: Path, *arguments: str, **environment: str) -> tuple[int, str]
     (directory / "test_suite.py").write_text(SUITE, encoding="ascii")
     kept = {name: value for name, value in os.environ.items() if name not in {"CI", "NETLAB_REQUIRED"}}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "netlab.pytest_plugin", "-rs", *arguments],
+        [sys.executable, "-m", "pytest", "-p", "netlab.pytest_plugin", "-p", "no:hypothesispytest", "-rs", *arguments],
         cwd=directory,
         env=kept | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
         capture_output=True,
