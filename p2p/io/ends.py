@@ -19,7 +19,9 @@ READS_A_TURN = 8  # pieces read before the loop looks at its sockets again
 class End(Protocol):
     """What the loop does with files, once a turn."""
 
-    def advance(self, peer: Peer, now: float) -> None: ...
+    def advance(self, peer: Peer, now: float) -> bool:
+        """Returns whether there is more to do at once."""
+
     def close(self) -> None: ...
 
 
@@ -31,10 +33,10 @@ class SendingEnd:
         self._buffer = memoryview(bytearray(DATA_HEADER + PIECE))
         self._open: int | None = None
 
-    def advance(self, peer: Peer, now: float) -> None:
+    def advance(self, peer: Peer, now: float) -> bool:
         for _ in range(READS_A_TURN):
             if (read := peer.poll_read()) is None:
-                return
+                return False
             source = self._sources[read.file]
             record = self._buffer[: DATA_HEADER + read.length]
             try:
@@ -45,9 +47,10 @@ class SendingEnd:
                 if read.offset + read.length == source.entry.size:
                     source.check()
             except FileError as error:
-                peer.fail(error.failure(), error.public, now)
-                return
+                peer.fail(error.failure, error.public, now)
+                return False
             peer.handle_read(read, record, now)
+        return True
 
     def close(self) -> None:
         self._leave()
@@ -72,13 +75,14 @@ class ReceivingEnd:
         """Raises StorageError unless everything fits."""
         self._destination.reserve(entry.size for entry in entries)
 
-    def advance(self, peer: Peer, now: float) -> None:
+    def advance(self, peer: Peer, now: float) -> bool:
         try:
             self._take_actions(peer)
         except FileError as error:
-            peer.fail(error.failure(), error.public, now)
+            peer.fail(error.failure, error.public, now)
         self._report_stored(peer, now)
         self._store_whole()
+        return False
 
     def close(self) -> None:
         self._destination.close()
@@ -108,7 +112,7 @@ class ReceivingEnd:
             try:
                 names = future.result()
             except FileError as error:
-                peer.fail(error.failure(), error.public, now)
+                peer.fail(error.failure, error.public, now)
                 return
             for file, name in zip(files, names, strict=True):
                 peer.handle_stored(file, name, now)
@@ -121,7 +125,7 @@ def decide(peer: Peer, end: ReceivingEnd, entries: Sequence[Entry], now: float, 
             raise refusal
         end.reserve(entries)
     except FileError as error:
-        peer.refuse(error.failure(), error.public, now)
+        peer.refuse(error.failure, error.public, now)
         return False
     return True
 

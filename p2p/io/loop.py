@@ -16,7 +16,7 @@ from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
 from p2p.io.tcp import TcpHub
-from p2p.io.udp import UdpSocket
+from p2p.io.udp import SendResult, UdpSocket
 from p2p.io.worker import Worker
 
 TICK = 0.1  # seconds between two looks at the progress
@@ -77,12 +77,11 @@ class PeerLoop:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        self._end.advance(self._peer, now)
+        is_busy = self._end.advance(self._peer, now)
         self._transmit(now)
-        self._drive_tcp(now)
+        is_busy |= self._drive_tcp(now)
         self._report(now)
-        due = self._earliest()
-        wait = None if due is None else max(0.0, due - time.monotonic())
+        wait = 0.0 if is_busy else max(0.0, self._earliest() - time.monotonic())
         for key, mask in self._selector.select(wait):
             key.data(mask)
         self._handle_timeouts(time.monotonic())
@@ -92,10 +91,13 @@ class PeerLoop:
             transmit = self._unsent or self._peer.poll_transmit(now)
             if transmit is None:
                 break
-            if not self._udp.send(transmit):
+            result = self._udp.send(transmit)
+            if result is SendResult.WOULD_BLOCK:
                 self._unsent = transmit
                 break
             self._unsent = None
+            if result is SendResult.TOO_BIG:
+                self._peer.handle_message_too_big(transmit, now)
         self._watch_udp()
 
     def _watch_udp(self) -> None:
@@ -104,15 +106,19 @@ class PeerLoop:
         if key.events != wanted:
             self._selector.modify(self._udp.fileno(), wanted, self._receive)
 
-    def _drive_tcp(self, now: float) -> None:
+    def _drive_tcp(self, now: float) -> bool:
+        """Returns whether buffers moved: then there is room for more."""
+        moved = False
         while (output := self._peer.poll_tcp_output(self._tcp.has_output)) is not None:
             self._tcp.send(*output)
+            moved = True
         while (action := self._peer.poll_tcp_action()) is not None:
             match action:
                 case Connect(connection, address):
                     self._tcp.connect(connection, address)
                 case Close(connection, flush):
                     self._tcp.close(connection, now=now, flush=flush)
+        return moved
 
     def _receive(self, mask: int) -> None:
         if not mask & selectors.EVENT_READ:
@@ -140,9 +146,9 @@ class PeerLoop:
             self._next_tick = now + TICK
             self._on_tick(now)
 
-    def _earliest(self) -> float | None:
-        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
-        return min((t for t in timeouts if t is not None), default=None)
+    def _earliest(self) -> float:
+        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline)
+        return min((t for t in timeouts if t is not None and t < self._next_tick), default=self._next_tick)
 
     def _handle_timeouts(self, now: float) -> None:
         if (at := self._peer.poll_timeout()) is not None and at <= now:

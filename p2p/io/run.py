@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         plan.role, plan.friend, plan.invitation, as_json=options.json, quiet=options.quiet, verbose=options.verbose
     )
     if server is None:
-        return _stop(screen, ExitCode.NO_PEER, f"The server {escape(plan.server)} has no IPv4 address that can be found")
+        return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         worker = Worker()
@@ -91,7 +91,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             try:
                 sources = open_sources(plan.paths)
             except FileError as error:
-                return _stop(screen, error.failure().code, error.failure().message)
+                return _stop(screen, error.failure.code, error.failure.message)
             end = SendingEnd(sources)
             screen.prepare(sum(source.entry.size for source in sources))
         else:
@@ -99,10 +99,10 @@ def run(options: argparse.Namespace) -> ExitCode:
                 receiving = ReceivingEnd(Destination(options.out), worker)
             except FileError as error:
                 refusal = error
-                screen.say(f"{error.failure().message}. Telling {plan.friend}, if there ...")
+                screen.say(f"{error.failure.message}. Telling {plan.friend}, if there ...")
             end = receiving or SendingEnd(())
         stack.callback(end.close)
-        udp = stack.enter_context(contextlib.closing(UdpSocket()))
+        udp = stack.enter_context(contextlib.closing(UdpSocket.bind()))
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
         hosts = local_addresses(server)
@@ -111,12 +111,11 @@ def run(options: argparse.Namespace) -> ExitCode:
             server=server,
             next_pairing=plan.pairing,
             secret=None if plan.secret is None else normalise_secret(plan.secret),
-            udp_candidates=[Address(host, udp.port) for host in hosts],
+            udp_candidates=[Address(host, udp.address.port) for host in hosts],
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
             entries=[source.entry for source in sources],
         )
         peer = Peer(config, secrets.token_bytes)
-        udp.on_unreachable = lambda: peer.handle_unreachable(time.monotonic())
         question = Question(peer, selector, screen, yes=getattr(options, "yes", False))
 
         def on_event(event: events.PeerEvent, now: float) -> None:
@@ -124,7 +123,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             if isinstance(event, events.Offered):
                 if receiving is None:
                     assert refusal is not None
-                    peer.refuse(refusal.failure(), refusal.public, now)
+                    peer.refuse(refusal.failure, refusal.public, now)
                 elif decide(peer, receiving, event.entries, now, refusal=None):
                     question.ask(now)
             elif isinstance(event, events.Failed):
@@ -145,7 +144,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             code = loop.run()
         finally:
             screen.stop()
-        return refusal.failure().code if refusal is not None else code
+        return refusal.failure.code if refusal is not None else code
 
 
 class Question:
@@ -196,7 +195,7 @@ def resolve(server: str) -> Address | None:
         found = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_DGRAM)
     except OSError:
         return None
-    return Address(*found[0][4][:2])  # type: ignore[arg-type]
+    return Address(str(found[0][4][0]), int(port_text))
 
 
 def _plan(options: argparse.Namespace) -> Plan:
@@ -213,8 +212,9 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     if len(words) == 1:
         if options.no_code:
             raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
-        nameplate, secret = split_code(code) if code else (None, generate_code(secrets.token_bytes))
-        return Plan(Role.SENDER, None, nameplate, secret, tuple(words), options.server)
+        if code:
+            return Plan(Role.SENDER, None, *split_code(code), tuple(words), options.server)
+        return Plan(Role.SENDER, None, None, generate_code(secrets.token_bytes), tuple(words), options.server)
     if len(words) == OFFER_NAMES:
         raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; a file to send seems to be missing")
     me, friend, *paths = words
@@ -232,8 +232,7 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
     if len(words) == 1:
         if options.no_code:
             raise CallerError("--no-code needs names: recv --no-code ME FRIEND")
-        nameplate, secret = split_code(words[0])
-        return Plan(Role.RECEIVER, None, nameplate, secret, (), options.server)
+        return Plan(Role.RECEIVER, None, *split_code(words[0]), (), options.server)
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")
     me, friend = words

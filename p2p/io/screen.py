@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from p2p.core.errors import ExitCode
 from p2p.core.peer import events
 from p2p.core.rendezvous.messages import Nameplate
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.messages import Entry
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
 JSON_INTERVAL = 1.0  # seconds between two progress events
+SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
 SHOWN_FILES = 8  # files of an offer that are listed one by one
 
 
@@ -50,12 +52,14 @@ class Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._is_terminal = sys.stderr.isatty()
+        self._total = 0
         self._rate = Rate()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._next_json = 0.0
         self._started: float | None = None
         self._path: events.PathChosen | None = None
+        self._complete_at: float | None = None
 
     def say(self, text: str) -> None:
         if not self._quiet:
@@ -110,6 +114,14 @@ class Screen:
         self._rate.add(now, progress.done)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=progress.done)
+        if progress.done < progress.total:
+            self._complete_at = None
+        elif self._complete_at is None:
+            self._complete_at = now
+        elif now >= self._complete_at + SETTLING:
+            self._complete_at = now + 1e9  # once is enough
+            whose = "the other side's" if self._role is Role.SENDER else "this machine's"
+            self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
         if self._json and now >= self._next_json:
             self._next_json = now + JSON_INTERVAL
             rate = round(self._rate.bytes_per_second)
@@ -153,7 +165,7 @@ class Screen:
             self.say(f"The code is right: it is {self._friend}.")
         self.say("Looking for a direct path (same network first, then through both routers) ...")
 
-    def _list(self, entries: events.Sequence[events.Entry], total: int) -> None:
+    def _list(self, entries: Sequence[Entry], total: int) -> None:
         for entry in entries[:SHOWN_FILES]:
             self.say(f"  {escape(entry.name)}  ({size(entry.size)})")
         if len(entries) > SHOWN_FILES:
@@ -180,13 +192,9 @@ class Screen:
     def _finish(self, digest: bytes, now: float) -> None:
         seconds = max(now - self._started, 1e-3) if self._started is not None else 1e-3
         self.stop()
-        verb = "Sent" if self._role is Role.SENDER else "Received"
+        verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = self._path.description if self._path else ""
-        self.say(
-            f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; "
-            "the other side has verified it." if self._role is Role.SENDER else
-            f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; verified."
-        )
+        self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")
         self.say(f"sha256 {digest.hex()}")
 
     def _detail(self, text: str) -> None:
@@ -266,20 +274,13 @@ def size(count: int) -> str:
     """Decimal units, as rates have them: 1.5 MB."""
     if count < 1000:
         return f"{count} B"
-    value = float(count)
-    for unit in ("kB", "MB", "GB", "TB", "PB"):
-        value /= 1000
-        if value < 999.5:
-            break
-    return f"{value:.3g} {unit}"
+    units = ("kB", "MB", "GB", "TB", "PB")
+    power = next((p for p in range(1, len(units)) if count / 1000**p < 999.5), len(units))
+    return f"{count / 1000**power:.3g} {units[power - 1]}"
 
 
 def rate(bytes_per_second: float) -> str:
     return f"{size(round(bytes_per_second))}/s"
-
-
-def exit_words(code: ExitCode) -> str:
-    return code.name.lower().replace("_", " ")
 
 
 def _files(count: int) -> str:

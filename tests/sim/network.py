@@ -185,7 +185,7 @@ class Network:
     def connect(self, host: Host, destination: Address, done: Callable[[TcpPipe | None], None]) -> None:
         """TCP reaches hosts on the same LAN, and public ones; elsewhere it gets no answer at all."""
         target = self._hosts.get((destination.host, host.nat)) or self._hosts.get((destination.host, None))
-        if target is None:
+        if target is None or not target.is_up:
             return
         accept = target.tcp.get(destination.port)
         if accept is None:

@@ -29,7 +29,7 @@ class SimServer:
     """The rendezvous server on a public host."""
 
     def __init__(self, network: Network, host: Host) -> None:
-        self._network, self._host = network, host
+        self._network, self.host = network, host
         self.machine: RendezvousServer
         self.restart()
 
@@ -37,11 +37,12 @@ class SimServer:
         """Forgets everything, as a restarted process does."""
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
         for index, port in enumerate(SERVER_PORTS):
-            self._host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
-        self._host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
+            self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
+        self.host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
 
     def stop(self) -> None:
-        self._host.udp.clear()
+        self.host.udp.clear()
+        self.host.tcp.clear()
 
     def _receive(self, data: bytes, source: Address, index: int) -> None:
         now = self._network.now
@@ -49,7 +50,7 @@ class SimServer:
             self.machine.handle_timeout(now)
         self.machine.handle_datagram(data, source, index, now)
         while (out := self.machine.poll_transmit()) is not None:
-            self._network.send(self._host, SERVER_PORTS[out.port_index], out.destination, bytes(out.data))
+            self._network.send(self.host, SERVER_PORTS[out.port_index], out.destination, bytes(out.data))
 
 
 class SimPeer:

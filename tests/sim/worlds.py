@@ -34,6 +34,16 @@ class World:
         pairing = NamePair("bob", "alice")
         return SimPeer(self.network, self.hosts[1], Role.RECEIVER, SERVER_ADDRESS, pairing, **options)
 
+    def sender_as_bob(self, files: dict[str, bytes]) -> SimPeer:
+        """Bob, who should receive, sends as well."""
+        return SimPeer(
+            self.network, self.hosts[1], Role.SENDER, SERVER_ADDRESS, NamePair("bob", "alice"), files=files
+        )
+
+    def receiver_as_alice(self) -> SimPeer:
+        """Alice, who should send, receives as well."""
+        return SimPeer(self.network, self.hosts[0], Role.RECEIVER, SERVER_ADDRESS, NamePair("alice", "bob"))
+
     def run(self, *peers: SimPeer, limit: float) -> None:
         """Lets time pass until all of these have ended."""
         self.network.run(lambda: all(peer.is_over for peer in peers), limit)

@@ -73,7 +73,7 @@ class Delivery:
             self._close(ExitCode.DONE, "", now)
         self.advance(now)
 
-    def handle_read(self, read: Read, record: bytearray, now: float) -> None:
+    def handle_read(self, read: Read, record: bytearray | memoryview, now: float) -> None:
         """The bytes that `poll_read` asked for stand in `record`."""
         assert isinstance(self._machine, TransferSender)
         if self._machine.handle_read(read, record):

@@ -72,6 +72,7 @@ class Meeting:
         self._answered = False
         self._refused = False
         self._waiting = False
+        self._is_met = False
         self._over = False
         self._deadline: float | None = None
         self._join_as(next_pairing(0))
@@ -88,7 +89,7 @@ class Meeting:
         self._advance(now)
 
     def handle_server_refused(self, now: float) -> None:
-        """The server's host says that nothing listens on its port (ICMP port unreachable)."""
+        """The server's host says that nothing listens on its port (a TCP reset)."""
         self._client.handle_error(now)
         self._advance(now)
 
@@ -173,8 +174,9 @@ class Meeting:
                 self._begin(now)
             case rendezvous.PeerLeft():
                 self._peer_tag = None
-                self._waiting = True
-                self._events.append(events.PeerGone())
+                if not self._is_met:  # else it went on to the path, as we do
+                    self._waiting = True
+                    self._events.append(events.PeerGone())
             case rendezvous.Message(_, payload):
                 self._session.handle_message(payload, now)
             case rendezvous.Contested(reason):
@@ -243,6 +245,7 @@ class Meeting:
             case session.Established(keys, description, verification):
                 assert self._description is not None
                 remote = Description.decode(description)
+                self._is_met = True
                 self._events.append(Met(keys, self._description, remote, verification))
             case session.WrongCode(tries, limit, burnt):
                 if burnt:

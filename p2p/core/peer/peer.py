@@ -128,11 +128,10 @@ class Peer:
             self._connecting.handle_datagram(data, segment_size, source, now)
         self._advance(now)
 
-    def handle_unreachable(self, now: float) -> None:
-        """The socket reported ICMP port unreachable; only the server's matters, and only before it answered."""
-        if self._connecting is None:
-            self._meeting.handle_server_refused(now)
-            self._advance(now)
+    def handle_message_too_big(self, transmit: Transmit, now: float) -> None:
+        """The socket refused `transmit` because it is longer than the interface's MTU."""
+        if self._udp is not None:
+            self._udp.connection.handle_message_too_big(transmit, now)
 
     def handle_connected(self, connection: int, now: float) -> None:
         if self._connecting is not None:
@@ -158,7 +157,9 @@ class Peer:
         self._advance(now)
 
     def handle_tcp_closed(self, connection: int, now: float) -> None:
-        if connection == self._tcp_number and self._tcp is not None:
+        if connection == PROBE_CONNECTION:
+            self._meeting.handle_server_refused(now)
+        elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_closed()
         elif self._connecting is not None:
             self._connecting.handle_closed(connection, now)
@@ -172,7 +173,7 @@ class Peer:
             self._delivery.handle_timeout(now)
         self._advance(now)
 
-    def handle_read(self, read: Read, record: bytearray, now: float) -> None:
+    def handle_read(self, read: Read, record: bytearray | memoryview, now: float) -> None:
         self._delivering.handle_read(read, record, now)
 
     def handle_stored(self, file: int, final_name: str, now: float) -> None:

@@ -1,0 +1,180 @@
+"""Runs the real programs, on loopback or inside a lab host, and reads both screens."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+GUARD = 60.0  # seconds after which a program that should have ended is killed and the test fails
+CODE = "amber-walnut-tiger"
+ROOT = Path(__file__).parents[1]
+
+Spawn = Callable[..., "subprocess.Popen[Any]"]
+
+
+class Program:
+    """A process whose stdout and stderr are read as they come."""
+
+    def __init__(self, spawn: Spawn, arguments: Sequence[str], *, cwd: Path | None = None, **kwargs: Any) -> None:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | {"PYTHONPATH": str(ROOT)}
+        environment |= kwargs.pop("env", {})
+        self.process = spawn(
+            [sys.executable, *arguments],
+            stdin=kwargs.pop("stdin", subprocess.DEVNULL),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            cwd=cwd,
+            **kwargs,
+        )
+        self.out, self.err = "", ""
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._read, args=(name,), daemon=True) for name in ("stdout", "stderr")
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self, name: str) -> None:
+        stream = getattr(self.process, name)
+        with contextlib.suppress(ValueError):  # the lab closed the pipe with itself
+            while data := os.read(stream.fileno(), 65536):
+                text = data.decode(errors="replace")
+                if name == "stdout":
+                    self.out += text
+                else:
+                    self.err += text
+                self._news.put(None)
+        self._news.put(None)
+
+    def wait_for(self, pattern: str, guard: float = GUARD) -> re.Match[str]:
+        """Waits until stderr or stdout shows the pattern."""
+        while True:
+            found = re.search(pattern, self.err) or re.search(pattern, self.out)
+            if found:
+                return found
+            try:
+                self._news.get(timeout=guard)
+            except queue.Empty:
+                raise AssertionError(f"no {pattern!r} within {guard} s in:\n{self.err}{self.out}") from None
+            if self.process.poll() is not None and not any(t.is_alive() for t in self._threads):
+                found = re.search(pattern, self.err) or re.search(pattern, self.out)
+                assert found, f"ended without {pattern!r}:\n{self.err}{self.out}"
+                return found
+
+    def finish(self, guard: float = GUARD) -> int:
+        """The exit code. Kills the program and fails when it does not end."""
+        try:
+            code = self.process.wait(guard)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"did not end within {guard} s:\n{self.err}{self.out}") from None
+        for thread in self._threads:
+            thread.join(guard)
+        return code
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What --json printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def event(self, name: str) -> dict[str, Any]:
+        return next(event for event in self.events if event["event"] == name)
+
+
+class Stage:
+    """A server and as many peers as a test starts; all of them are dead when it ends."""
+
+    def __init__(self, server_spawn: Spawn = subprocess.Popen, server_host: str = "127.0.0.1") -> None:
+        self._programs: list[Program] = []
+        self._server_spawn, self._server_host = server_spawn, server_host
+        self.address = ""
+        self.start_server()
+
+    def start_server(self, port: int = 0, *options: str) -> Program:
+        arguments = ["-m", "p2p.server", "--host", self._server_host, "--port", str(port), *options]
+        self.server = self._start(self._server_spawn, arguments)
+        found = self.server.wait_for(r"listening on (\S+) ports (\d+) and (\d+)")
+        self.address = f"{self._server_host}:{found[2]}"
+        return self.server
+
+    @property
+    def port(self) -> int:
+        return int(self.address.rpartition(":")[2])
+
+    def send(
+        self, *words: str | Path, spawn: Spawn = subprocess.Popen, code: str | None = CODE, **kwargs: Any
+    ) -> Program:
+        return self._peer("send", words, spawn, code, **kwargs)
+
+    def recv(
+        self, *words: str | Path, spawn: Spawn = subprocess.Popen, code: str | None = CODE, **kwargs: Any
+    ) -> Program:
+        return self._peer("recv", words, spawn, code, **kwargs)
+
+    def close(self) -> None:
+        for program in self._programs:
+            if program.process.poll() is None:
+                program.kill()
+
+    def _peer(
+        self, verb: str, words: Sequence[str | Path], spawn: Spawn, code: str | None, **kwargs: Any
+    ) -> Program:
+        arguments = ["-m", "p2p.peer", verb, *map(str, words), "--server", kwargs.pop("server", self.address)]
+        if code is not None:
+            arguments += ["--code", code]
+        return self._start(spawn, arguments, **kwargs)
+
+    def _start(self, spawn: Spawn, arguments: Sequence[str], **kwargs: Any) -> Program:
+        program = Program(spawn, arguments, **kwargs)
+        self._programs.append(program)
+        return program
+
+
+@contextlib.contextmanager
+def stage(server_spawn: Spawn = subprocess.Popen, server_host: str = "127.0.0.1") -> Iterator[Stage]:
+    made = Stage(server_spawn, server_host)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def make_file(path: Path, size: int, seed: int = 1) -> str:
+    """A file of this many bytes that no compression would shrink; returns its SHA-256."""
+    block = hashlib.sha256(seed.to_bytes(4, "big")).digest() * 2048
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for number in range(-(-size // len(block))):
+            piece = (number.to_bytes(8, "big") + block[8:])[: size - number * len(block)]
+            file.write(piece)
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def left_over(directory: Path) -> list[str]:
+    """Temporary files that should not be there any more."""
+    return [path.name for path in directory.iterdir() if path.name.startswith(".p2p-")]
