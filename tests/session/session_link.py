@@ -12,6 +12,7 @@ from p2p.core.session.session import Session
 
 CONTEXT = (b"7",)
 CODE = b"amber-walnut-tiger"
+LABELS = ["check sender", "tcp receiver", "udp records sender"]
 
 Meddler = Callable[[Role, bytes], list[bytes]]
 """Who sent it, and what: returns what the other side gets instead."""
@@ -87,3 +88,11 @@ class Link:
                 self.count += 1
                 at = self.now + 0.05 + self.random.random() * self.jitter
                 heapq.heappush(self.flying, (at, self.count, to, data))
+
+
+def assert_agreed(link: Link) -> None:
+    ours, theirs = link.established(Role.SENDER), link.established(Role.RECEIVER)
+    assert (ours.description, theirs.description) == (b"of the receiver", b"of the sender")
+    assert [ours.keys.derive(label) for label in LABELS] == [theirs.keys.derive(label) for label in LABELS]
+    assert len({ours.keys.derive(label) for label in LABELS}) == len(LABELS)
+    assert ours.verification == theirs.verification
