@@ -1,6 +1,7 @@
 """Moves zeros from memory to memory between two processes over UDP on loopback, and prints Gbit/s and CPU seconds.
 
-python benchmarks/transport_loopback.py [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES] [--profile sender|receiver]
+python benchmarks/transport_loopback.py [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
+                                        [--profile sender|receiver]
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from multiprocessing.connection import Connection as Pipe
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.core.transport import path_mtu
 from p2p.core.transport.connection import MAX_RECORD, Connection, ConnectionKeys
 from p2p.core.transport.events import Closed, IdleTimedOut
 from p2p.io.udp import SOCKET_BUFFER, SendResult, UdpSocket
@@ -33,8 +33,10 @@ RECEIVER_KEYS = keys(2, 1, 4, 3, 6, 5)
 class Loop:
     """Sends what is pending, waits for the earliest deadline, receives."""
 
-    def __init__(self, sock: UdpSocket, connection: Connection) -> None:
+    def __init__(self, sock: UdpSocket, connection: Connection, mtu: int) -> None:
+        """`mtu` stands in for the MTU of a real interface: loopback's own is 65,536."""
         self._socket = sock
+        self._mtu = mtu
         self._connection = connection
         self._selector = selectors.DefaultSelector()
         self._selector.register(sock, selectors.EVENT_READ)
@@ -49,7 +51,8 @@ class Loop:
         connection.handle_timeout(now)
         transmit = self._blocked or connection.poll_transmit(now)
         while transmit is not None:
-            result = sock.send(transmit)
+            size = transmit.segment_size or sum(len(buffer) for buffer in transmit.buffers)
+            result = sock.send(transmit) if size <= self._mtu else SendResult.TOO_BIG
             if result is SendResult.WOULD_BLOCK:
                 break
             if result is SendResult.TOO_BIG:
@@ -66,9 +69,9 @@ class Loop:
                 connection.handle_datagram(data, segment_size, source, time.monotonic())
 
 
-def send(sock: UdpSocket, remote: Address, size: int, window: int) -> None:
-    connection = Connection(SENDER_KEYS, remote, time.monotonic(), receive_window_records=window)
-    loop = Loop(sock, connection)
+def send(sock: UdpSocket, remote: Address, size: int, options: argparse.Namespace) -> None:
+    connection = Connection(SENDER_KEYS, remote, time.monotonic(), receive_window_records=options.window)
+    loop = Loop(sock, connection, options.mtu)
     record = bytes(MAX_RECORD)
     left = -(-size // MAX_RECORD)
     began, cpu = time.monotonic(), time.process_time()
@@ -84,19 +87,18 @@ def send(sock: UdpSocket, remote: Address, size: int, window: int) -> None:
     connection.close(0, "", time.monotonic())
     while not connection.is_drained:
         loop.turn(more=False)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{size * 8 / elapsed / 1e9:.2f} Gbit/s, {elapsed:.2f} s")
-    print(f"sender:   {time.process_time() - cpu:.2f} CPU s, {memory:.0f} MB, {loop.turns} turns, {sock.receive_buffer=}")
+    print(f"sender:   {cost(cpu)}, {loop.turns} turns, receive buffer {sock.receive_buffer}")
     print(
-        f"          datagram {stats.datagram_size}, srtt {stats.smoothed_rtt * 1e3:.2f} ms, min {stats.min_rtt * 1e3:.2f} ms,"
-        f" window {stats.congestion_window // 1024} KiB, lost {stats.bytes_lost * 100 / stats.bytes_sent:.2f} %,"
-        f" packets {stats.packets_sent}"
+        f"          datagram {stats.datagram_size}, RTT {stats.smoothed_rtt * 1e3:.2f} ms,"
+        f" min {stats.min_rtt * 1e3:.2f} ms, window {stats.congestion_window // 1024} KiB,"
+        f" lost {stats.bytes_lost * 100 / stats.bytes_sent:.2f} %"
     )
 
 
-def receive(sock: UdpSocket, remote: Address, window: int) -> None:
-    connection = Connection(RECEIVER_KEYS, remote, time.monotonic(), receive_window_records=window)
-    loop = Loop(sock, connection)
+def receive(sock: UdpSocket, remote: Address, options: argparse.Namespace) -> None:
+    connection = Connection(RECEIVER_KEYS, remote, time.monotonic(), receive_window_records=options.window)
+    loop = Loop(sock, connection, options.mtu)
     total = 0
     cpu = time.process_time()
     while not connection.is_drained:
@@ -104,18 +106,24 @@ def receive(sock: UdpSocket, remote: Address, window: int) -> None:
         while (record := connection.poll_record()) is not None:
             total += len(record)
         connection.poll_event()
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     stats = connection.stats
     print(
-        f"receiver: {time.process_time() - cpu:.2f} CPU s, {memory:.0f} MB, {loop.turns} turns,"
-        f" {total / 2**20:.0f} MiB, acks {stats.packets_sent}, dropped {stats.packets_dropped}"
+        f"receiver: {cost(cpu)}, {loop.turns} turns, {total / 2**20:.0f} MiB,"
+        f" {stats.packets_sent} packets sent, {stats.packets_dropped} dropped"
     )
+
+
+def cost(cpu_before: float) -> str:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = time.process_time() - cpu_before
+    kernel, faults, memory = usage.ru_stime, usage.ru_minflt, usage.ru_maxrss >> 10
+    return f"{cpu:.2f} CPU s ({kernel:.2f} in the kernel), {faults} page faults, {memory} MB"
 
 
 def receiver_process(pipe: Pipe, options: argparse.Namespace) -> None:
     sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
     pipe.send(sock.address)
-    profiled(options.profile == "receiver", lambda: receive(sock, pipe.recv(), options.window))
+    profiled(options.profile == "receiver", lambda: receive(sock, pipe.recv(), options))
 
 
 def profiled(wanted: bool, run: object) -> None:
@@ -131,20 +139,18 @@ def profiled(wanted: bool, run: object) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=1024, help="MiB")
-    parser.add_argument("--mtu", type=int, default=1472, help="largest UDP payload to search for")
+    parser.add_argument("--mtu", type=int, default=1472, help="largest UDP payload that passes")
     parser.add_argument("--window", type=int, default=256, help="records")
     parser.add_argument("--buffer", type=int, default=SOCKET_BUFFER, help="socket buffer to ask for, bytes")
     parser.add_argument("--profile", choices=["sender", "receiver"])
     options = parser.parse_args()
-    path_mtu.SIZES = tuple(size for size in path_mtu.SIZES if size <= options.mtu)
-    path_mtu.FIRST_TRY = len(path_mtu.SIZES) - 1
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=receiver_process, args=(theirs, options))
     process.start()
     sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
     remote = ours.recv()
     ours.send(sock.address)
-    profiled(options.profile == "sender", lambda: send(sock, remote, options.size * 2**20, options.window))
+    profiled(options.profile == "sender", lambda: send(sock, remote, options.size * 2**20, options))
     process.join()
 
 

@@ -25,24 +25,24 @@ class ReceivedPackets:
         "_probation",
         "_seen",
         "_segments",
+        "_unasked",
+        "largest",
         "largest_sealed",
         "ranges",
     )
 
     def __init__(self) -> None:
         self.ranges = RangeSet()
+        self.largest = -1  # of those that elicit an acknowledgement
         self.largest_sealed = -1  # authenticated, so nobody forged it
         self._floor = 0
         self._largest_at = 0.0
         self._probation = -1
+        self._unasked = RangeSet()
         self._seen = 0
         self._segments = 0
         self._deadline: float | None = None
         self._due = False
-
-    @property
-    def largest(self) -> int:
-        return next(iter(self.ranges.newest_first()))[1] - 1 if len(self.ranges) else -1
 
     def on_packets(self, first: int, count: int, now: float, smoothed_rtt: float, *, genuine: bool) -> None:
         """Ack-eliciting packets [first, first + count) arrived; `genuine` if their number was authenticated."""
@@ -57,21 +57,27 @@ class ReceivedPackets:
         self._segments += count
         if self._deadline is None:
             self._deadline = now + min(smoothed_rtt / ACK_RTT_FRACTION, MAX_ACK_DELAY)
-        if first != largest + 1 or self._seen <= EAGER_PACKETS:  # a gap, or what fills one
-            self._due = True
-        if end <= self._floor:
-            return
-        if end > largest:
+        if end > self._floor:
+            self.ranges.add(max(first, self._floor), end)
+        if end > largest + 1:
+            self.largest = end - 1
             self._largest_at = now
-        self.ranges.add(max(first, self._floor), end)
+            self._merge_unasked(end)
         self.ranges.keep_last(MAX_ACK_RANGES)
+        if first <= largest or not self.ranges.covers(largest, end) or self._seen <= EAGER_PACKETS:
+            self._due = True  # what fills a gap, and what makes one
 
     def on_unasked(self, number: int) -> None:
-        """A genuine packet that elicits no acknowledgement: its number is reported all the same."""
+        """A genuine packet that elicits no acknowledgement.
+
+        Its number is reported once a greater one was elicited, so that `largest` and its delay make an RTT sample.
+        """
         self.largest_sealed = max(self.largest_sealed, number)
-        if number >= self._floor:
-            self.ranges.add(number, number + 1)
-            self.ranges.keep_last(MAX_ACK_RANGES)
+        if number < self.largest:
+            self._merge(number, number + 1)
+        else:
+            self._unasked.add(number, number + 1)
+            self._unasked.keep_last(MAX_ACK_RANGES)
 
     def demand(self) -> None:
         """An acknowledgement is due at once."""
@@ -91,8 +97,18 @@ class ReceivedPackets:
 
     def on_ack_acked(self, floor: int) -> None:
         """The peer knows all about numbers below `floor` (RFC 9000 section 13.2.4)."""
-        self._floor = max(self._floor, floor)
+        self._floor = max(self._floor, min(floor, self.largest))
         self.ranges.remove_below(self._floor)
+
+    def _merge_unasked(self, end: int) -> None:
+        if len(self._unasked):
+            for low, high in self._unasked:
+                self._merge(low, min(high, end))
+            self._unasked.remove_below(end)
+
+    def _merge(self, start: int, end: int) -> None:
+        self.ranges.add(max(start, self._floor), end)
+        self.ranges.keep_last(MAX_ACK_RANGES)
 
     def poll_timeout(self) -> float | None:
         return self._deadline

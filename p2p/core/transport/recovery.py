@@ -94,10 +94,11 @@ class Recovery:
             if newest.end > self._largest_acked:
                 self._largest_acked = newest.end - 1
                 self._largest_acked_sent_at = newest.sent_at
-                self._rtt.update(now - newest.sent_at, delay)
-                rtt_sample = max(self._rtt.latest - min(delay, MAX_ACK_DELAY), 0.0)
-                if self._first_sample_at is None:
-                    self._first_sample_at = now
+                if newest.end == ranges[0][1]:  # RFC 9002 section 5.1: the delay is that of the largest
+                    self._rtt.update(now - newest.sent_at, delay)
+                    rtt_sample = max(self._rtt.latest - min(delay, MAX_ACK_DELAY), 0.0)
+                    if self._first_sample_at is None:
+                        self._first_sample_at = now
         outcome.lost = self._detect(now)
         outcome.is_persistent = self._is_persistent(outcome.lost, previous_at, first_acked_at)
         if outcome.acked:

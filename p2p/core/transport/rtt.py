@@ -25,7 +25,7 @@ class RttEstimator:
         on a lossy path that copy is often the first to arrive. What exceeds MAX_ACK_DELAY leaves latest_rtt too.
         """
         excess = max(0.0, ack_delay - MAX_ACK_DELAY)
-        if excess and latest - excess >= (self.min if self.has_sample else 0.0):
+        if 0 < excess < latest:
             latest -= excess
             ack_delay = MAX_ACK_DELAY
         self.latest = latest
