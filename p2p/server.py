@@ -77,7 +77,7 @@ def _explain(error: OSError) -> str:
         case PermissionError():
             return f"cannot listen on {where}: permission denied. Ports below 1024 need root; choose one with --port"
         case _ if error.errno == errno.EADDRINUSE:
-            return f"cannot listen on {where}: it is in use. Is a server running already? Choose others with --port and --alternate-port"
+            return f"cannot listen on {where}: it is in use. Choose others with --port and --alternate-port"
         case _ if error.errno == errno.EADDRNOTAVAIL:
             return f"cannot listen on {where}: not an address of this machine. Choose another with --host"
         case _:

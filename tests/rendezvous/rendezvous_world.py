@@ -6,6 +6,7 @@ import heapq
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 from p2p.core.address import Address
@@ -56,6 +57,7 @@ class World:
         self.server_events: list[s.Event] = []
         self.alternate_is_open = True
         self.port_is_closed = False  # ECONNREFUSED while the server is down
+        self.extra_delay: Callable[[Address, bytes], float] = lambda _to, _data: 0.0
         self.peers: list[Peer] = []
         self.trace: list[tuple[float, Address, Address, bytes]] = []  # sent: when, from, to, what
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
@@ -95,7 +97,7 @@ class World:
         end = self.now + seconds
         self._drain()
         while not until():
-            deadline = min(self._deadlines(), default=end)
+            deadline = min(self._deadlines(), default=inf)
             if deadline > end:
                 self.now = end
                 return False
@@ -138,7 +140,7 @@ class World:
         for _ in range(2 if self.random.random() < self.network.duplicate else 1):
             if self.random.random() >= self.network.loss:
                 self.call_at(
-                    self.now + self.random.uniform(*self.network.delay),
+                    self.now + self.random.uniform(*self.network.delay) + self.extra_delay(destination, data),
                     lambda: self._deliver(source, destination, data),
                 )
 
