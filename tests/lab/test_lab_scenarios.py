@@ -1,0 +1,60 @@
+"""The scenario table on real kernels: server and peers as processes, NATs by iptables, packets for real.
+
+    alice --- left --- core0 --- core1 --- right --- bob
+              (NAT)                |       (NAT)
+                                 server (two addresses)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness import make_file, sha256, stage
+from scenarios import SCENARIOS, Scenario
+
+from netlab import nat
+from netlab.topology import Topology, one_lan, two_nats
+
+KINDS = {
+    "none": nat.NONE,
+    "full cone": nat.FULL_CONE,
+    "address-restricted": nat.ADDRESS_RESTRICTED,
+    "port-restricted": nat.PORT_RESTRICTED,
+    "symmetric": nat.SYMMETRIC,
+    "UDP blocked": nat.UDP_BLOCKED,
+}
+SIZE = 1_000_000
+NO_PATH_GUARD = 15.0  # seconds in which a run without a path has to have ended
+
+
+def topology(scenario: Scenario) -> Topology:
+    if scenario.one_lan:
+        return one_lan(KINDS[scenario.left])
+    return two_nats(KINDS[scenario.left], KINDS[scenario.right])
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+def test_every_network_ends_as_the_table_says(lab, tmp_path: Path, scenario: Scenario) -> None:
+    running = lab(topology(scenario))
+    alice, bob, server = (running.host(name) for name in ("alice", "bob", "server"))
+    digest = make_file(tmp_path / "file", SIZE)
+    out = tmp_path / "out"
+    with stage(server.popen, server.address) as programs:
+        sender = programs.send("alice", "bob", tmp_path / "file", "--json", spawn=alice.popen)
+        if scenario.left == "UDP blocked":
+            assert sender.finish(NO_PATH_GUARD) == scenario.exit_code
+            assert "UDP is blocked" in sender.err
+            return
+        guard = 60.0 if scenario.path else NO_PATH_GUARD
+        receiver = programs.recv("bob", "alice", "--out", out, "--yes", "--json", spawn=bob.popen)
+        ends = sender.finish(guard), receiver.finish(guard)
+    assert ends == (scenario.exit_code, scenario.exit_code), sender.err + receiver.err
+    if scenario.path is None:
+        assert "No direct path" in sender.err
+        assert "No direct path" in receiver.err
+        assert list(out.iterdir() if out.exists() else []) == []
+    else:
+        assert sender.event("path")["description"].startswith(scenario.path)
+        assert receiver.event("path")["description"].startswith(scenario.path)
+        assert sha256(out / "file") == digest == sender.event("done")["sha256"] == receiver.event("done")["sha256"]
