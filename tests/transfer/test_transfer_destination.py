@@ -229,7 +229,7 @@ def test_leftovers_of_a_killed_run_go_and_those_of_a_living_one_stay(tmp_path: P
 
 
 def test_temporary_names_are_never_reused_or_followed(tmp_path: Path) -> None:
-    """Someone planted a link under the very name that is drawn first."""
+    """Someone planted a link, and a file that others may read, under the very names that are drawn first."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     inbox = tmp_path / "inbox"
@@ -237,8 +237,10 @@ def test_temporary_names_are_never_reused_or_followed(tmp_path: Path) -> None:
     draws = iter([bytes([number]) * 8 for number in range(9)])
     with Destination(inbox, random_bytes=lambda _: next(draws)) as destination:
         (inbox / (".p2p-" + "01" * 8 + ".part")).symlink_to(victim)
-        with pytest.raises(StorageError):
-            destination.open(entry())
+        (inbox / (".p2p-" + "02" * 8 + ".part")).hardlink_to(victim)
+        for _ in range(2):
+            with pytest.raises(StorageError):
+                destination.open(entry())
         part = destination.open(entry())
         part.write(0, b"abc")
         destination.finish([part])
@@ -307,8 +309,8 @@ def test_what_is_no_directory(tmp_path: Path, make: Callable[[Path], None], word
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_directory_that_may_not_be_written(tmp_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
-    inbox = tmp_path / "inbox"
+def test_a_directory_that_may_not_be_written(public_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
+    inbox = public_path / "inbox"
     inbox.mkdir(mode=0o555)
     script = "from p2p.io.files import Destination; import sys; Destination(sys.argv[1])"
     stderr = as_nobody(script, inbox)
@@ -323,7 +325,7 @@ def test_a_file_beyond_the_limit(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
             with pytest.raises(StorageError, match="larger than"):
-                part.write(61_440, bytes(61_440))
+                part.write(61_440, bytes(61_440))  # the kernel writes 38,560 bytes of it and reports no error
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -346,9 +348,10 @@ print(os.listdir("inbox") if os.path.exists("inbox") else "gone")
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 @pytest.mark.parametrize("options", ["size=1m", "nr_inodes=2,size=1m", "ro"])
 def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted: needs root with CAP_SYS_ADMIN")
     mount = f"mount -t tmpfs -o {options} none {tmp_path} && exec \"$0\" -c '{FULL}' {tmp_path}"
     command = ["unshare", "--mount", "sh", "-c", mount, sys.executable]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -363,7 +366,9 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
 def test_a_full_device(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         part = destination.open(entry())
-        os.dup2(os.open("/dev/full", os.O_WRONLY), part.fd)
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, part.fd)
+        os.close(full)
         with pytest.raises(StorageError, match="the disk is full"):
             part.write(0, b"abc")
 

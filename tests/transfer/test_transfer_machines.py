@@ -162,6 +162,26 @@ def test_thousands_of_files_need_no_round_trip_each() -> None:
     assert receiving.machine.poll_record() == encode(messages.Finished(total_digest(contents)))
 
 
+def test_no_piece_overtakes_a_control_record_that_was_not_taken_yet() -> None:
+    machine = TransferSender(named([b"abc", b"def"]))
+    machine.start()
+    while machine.poll_record() is not None:
+        pass
+    machine.handle_record(encode(Accept()))
+    read = machine.poll_read()
+    assert read is not None
+    assert machine.handle_read(read, bytearray(DATA_HEADER) + b"abc")
+    assert machine.poll_read() is None
+    assert machine.poll_record() == encode(FileEnd(0, digest(b"abc")))
+    read = machine.poll_read()
+    assert read == Read(1, 0, 3)
+    assert machine.handle_read(read, bytearray(DATA_HEADER) + b"def")
+    assert machine.poll_record() == encode(FileEnd(1, digest(b"def")))
+    assert machine.poll_read() is None
+    assert machine.poll_record() == encode(Finish(total_digest([b"abc", b"def"])))
+    assert machine.poll_read() is None
+
+
 def test_the_piece_is_never_copied_by_the_machines() -> None:
     sending, receiving = TransferSender([Entry(0, 3, 0, 0o600, "a")]), TransferReceiver()
     sending.start()
@@ -197,6 +217,7 @@ TWO = (Offer(2, 4), Entries((Entry(0, 3, 0, 0o644, "a"), Entry(1, 1, 0, 0o644, "
 YES = "yes"
 ABC = (Data(0, 0, b"abc"), FileEnd(0, digest(b"abc")))
 LONG = (Offer(1, PIECE + 1), Entries((Entry(0, PIECE + 1, 0, 0o644, "a"),)), YES)
+MIDDLE = (Offer(1, 3 * PIECE), Entries((Entry(0, 3 * PIECE, 0, 0o644, "a"),)), YES, Data(0, 0, bytes(PIECE)))
 
 SENDER_OFFENCES: dict[str, tuple[Message | str, ...]] = {
     "data before the offer": (Data(0, 0, b"abc"),),
@@ -218,7 +239,8 @@ SENDER_OFFENCES: dict[str, tuple[Message | str, ...]] = {
     "data of another file": (*TWO, YES, Data(1, 0, b"x")),
     "data of no file": (*ONE, YES, Data(9, 0, b"abc")),
     "data out of order": (*LONG, Data(0, PIECE, b"x")),
-    "data twice": (*LONG, Data(0, 0, bytes(PIECE)), Data(0, 0, bytes(PIECE))),
+    "data at an offset left out": (*MIDDLE, Data(0, 2 * PIECE, bytes(PIECE))),
+    "data twice": (*MIDDLE, Data(0, 0, bytes(PIECE))),
     "a short piece in the middle": (*LONG, Data(0, 0, bytes(PIECE - 1))),
     "data beyond the size": (*ONE, YES, Data(0, 0, b"abcd")),
     "data after the end of all": (*ONE, YES, *ABC, Data(0, 3, b"x")),
@@ -390,6 +412,15 @@ def test_the_answer_to_a_question_whose_transfer_ended_is_void() -> None:
     replay(machine, (*ONE, Abort(ExitCode.CANCELLED, "gone")))
     machine.accept()
     machine.refuse(ExitCode.REFUSED, "no")
+    assert machine.poll_record() is None
+
+
+def test_nothing_but_the_abort_follows_an_abort() -> None:
+    machine = TransferReceiver()
+    replay(machine, ONE)
+    machine.accept()
+    machine.abort(ExitCode.CANCELLED, "stop")
+    assert machine.poll_record() == encode(Abort(ExitCode.CANCELLED, "stop"))
     assert machine.poll_record() is None
 
 

@@ -102,6 +102,12 @@ def test_data_is_a_view_and_its_length_is_bounded() -> None:
             decode(b"\5" + bytes(length - 1))
 
 
+def test_entries_without_an_entry() -> None:
+    """They could be sent for ever."""
+    with pytest.raises(DecodeError):
+        decode(b"\2")
+
+
 def test_another_version_is_named() -> None:
     with pytest.raises(VersionError) as caught:
         decode(bytes.fromhex("01 02 00000002 0000000100000001"))

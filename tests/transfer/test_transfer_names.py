@@ -66,6 +66,10 @@ def test_what_is_replaced(name: str, safe: str) -> None:
     assert safe_name(name) == safe
 
 
+def test_a_cut_name_does_not_end_in_a_space() -> None:
+    assert portable_component("x" * 254 + " and so on") == "x" * 254 + "_"
+
+
 @given(NASTY)
 def test_safe_names_stay_inside(name: str) -> None:
     try:

@@ -96,10 +96,10 @@ def test_what_cannot_be_sent(tmp_path: Path, make: Callable[[Path], None], words
     assert caught.value.failure.code is ExitCode.STORAGE
 
 
-def test_an_unreadable_file(tmp_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
-    (tmp_path / "secret").touch(0o000)
+def test_an_unreadable_file(public_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
+    (public_path / "secret").touch(0o000)
     script = "from p2p.io.files import open_sources; import sys; open_sources([sys.argv[1]])"
-    assert "cannot be read by this user: check its permissions" in as_nobody(script, tmp_path / "secret")
+    assert "cannot be read by this user: check its permissions" in as_nobody(script, public_path / "secret")
 
 
 def grow(path: Path) -> None:
@@ -140,6 +140,16 @@ def test_a_change_is_seen(tmp_path: Path, change: Callable[[Path], None], words:
         read_the_rest()
     assert caught.value.failure.code is ExitCode.INTEGRITY
     assert "send it again" in str(caught.value)
+
+
+def test_a_change_before_its_turn_is_seen_at_the_first_piece(tmp_path: Path) -> None:
+    """Not after gigabytes were sent in vain."""
+    path = tmp_path / "a"
+    path.write_bytes(bytes(3 * PIECE))
+    [source] = open_sources([path])
+    rewrite(path)
+    with pytest.raises(SourceError, match="was changed"):
+        source.read_into(bytearray(PIECE), 0)
 
 
 def test_a_file_that_vanished_or_was_replaced_before_its_turn(tmp_path: Path) -> None:

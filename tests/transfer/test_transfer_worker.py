@@ -93,6 +93,31 @@ def test_a_call_cancelled_before_its_turn_is_skipped(worker: Worker) -> None:
     assert (ran, outcomes) == ([], ["first", "cancelled"])
 
 
+def test_a_loop_that_does_not_listen_stops_no_call(worker: Worker) -> None:
+    """There are more outcomes than wake-ups that fit the socket."""
+    last = threading.Event()
+    for _ in range(5000):
+        worker.submit(int, done=lambda _: None)
+    worker.submit(last.set, done=lambda _: None)
+    assert last.wait(PATIENCE)
+
+
+def test_a_callback_may_close(worker: Worker) -> None:
+    called: list[str] = []
+    both = threading.Event()
+
+    def first(_: Future[int]) -> None:
+        called.append("first")
+        worker.close(PATIENCE)
+
+    worker.submit(int, done=first)
+    worker.submit(int, done=lambda _: called.append("second"))
+    worker.submit(both.set, done=lambda _: called.append("third"))
+    assert both.wait(PATIENCE)
+    worker.handle_readable()
+    assert called == ["first"]
+
+
 def test_close_does_not_wait_for_a_call_that_hangs() -> None:
     worker = Worker()
     running, release = threading.Event(), threading.Event()
