@@ -60,9 +60,10 @@ class NamePair:
     friend: str
 
     def __post_init__(self) -> None:
-        complaint = _names_complaint(self.me, self.friend)
-        if complaint is not None:
-            raise CallerError(complaint)
+        if self.me == self.friend:
+            raise CallerError("both names are the same")
+        _check_text("name", self.me, MAX_NAME)
+        _check_text("name", self.friend, MAX_NAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,7 @@ class Nameplate:
     text: str
 
     def __post_init__(self) -> None:
-        complaint = _text_complaint("nameplate", self.text, MAX_NAMEPLATE)
-        if complaint is not None:
-            raise CallerError(complaint)
+        _check_text("nameplate", self.text, MAX_NAMEPLATE)
 
 
 Pairing: TypeAlias = NamePair | Nameplate
@@ -304,13 +303,11 @@ def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
         me, friend = reader.bytes8(), reader.bytes8()
         reader.end()  # so that a refusal answers only what would otherwise have been a message
         try:
-            pair = me.decode(), friend.decode()
+            return NamePair(me.decode(), friend.decode())
         except UnicodeDecodeError as error:
             raise BadNames("a name is not UTF-8", transaction) from error
-        complaint = _names_complaint(*pair)
-        if complaint is not None:
-            raise BadNames(complaint, transaction)
-        return NamePair(*pair)
+        except CallerError as error:
+            raise BadNames(str(error), transaction) from error
     if kind == 2:
         nameplate = reader.text8(MAX_NAMEPLATE)
         if not nameplate:
@@ -319,20 +316,13 @@ def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
     raise DecodeError(f"unknown kind of pairing {kind}")
 
 
-def _names_complaint(me: str, friend: str) -> str | None:
-    if me == friend:
-        return "both names are the same"
-    return _text_complaint("name", me, MAX_NAME) or _text_complaint("name", friend, MAX_NAME)
-
-
-def _text_complaint(what: str, text: str, limit: int) -> str | None:
+def _check_text(what: str, text: str, limit: int) -> None:
     try:
         length = len(text.encode())
-    except UnicodeEncodeError:
-        return f"a {what} that is not Unicode text"
-    if not length:
-        return f"an empty {what}"
-    return f"a {what} of {length} bytes where {limit} are allowed" if length > limit else None
+    except UnicodeEncodeError as error:
+        raise CallerError(f"a {what} that is not Unicode text") from error
+    if not 1 <= length <= limit:
+        raise CallerError(f"a {what} of {length} bytes where 1 to {limit} are allowed")
 
 
 def _member(enum: type[_EnumT], value: int) -> _EnumT:
