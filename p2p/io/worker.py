@@ -60,7 +60,9 @@ class Worker:
         return future
 
     def handle_readable(self) -> None:
-        """Runs the callbacks of the calls that have ended."""
+        """Runs the callbacks of the calls that have ended. Nothing after `close`."""
+        if self._closed:
+            return
         with contextlib.suppress(BlockingIOError):
             while self._receiver.recv(4096):
                 pass
