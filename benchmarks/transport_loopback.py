@@ -1,7 +1,7 @@
 """Moves zeros from memory to memory between two processes over UDP on loopback, and prints Gbit/s and CPU seconds.
 
-python benchmarks/transport_loopback.py [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
-                                        [--profile sender|receiver]
+python -m benchmarks.transport_loopback [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
+                                          [--profile sender|receiver]
 """
 
 from __future__ import annotations

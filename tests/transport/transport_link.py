@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -168,15 +169,14 @@ class World:
         self.bob = Machine(bob, link(), to_alice or [], read_interval)
         self.turns = 0
 
-    def run(self, limit: float, until: object = None) -> None:
+    def run(self, limit: float, until: Callable[[], bool] | None = None) -> None:
         """Runs until the condition holds. Fails when `limit` seconds of virtual time do not suffice."""
         end = self.now + limit
-        condition = until if callable(until) else self.is_done
+        condition = until or self.is_done
         while not condition():
-            if not self.step(end):
-                if until is None:
-                    raise AssertionError(f"not done after {limit} s: {self.alice.connection.stats}, {self.bob.connection.stats}")
-                return
+            if not self.step(end, condition):
+                stats = self.alice.connection.stats, self.bob.connection.stats
+                raise AssertionError(f"not done in {limit} s: {stats}")
 
     def run_for(self, duration: float) -> None:
         end = self.now + duration
@@ -191,13 +191,15 @@ class World:
             and self.bob.connection.is_idle
         )
 
-    def step(self, end: float) -> bool:
-        """One instant. Returns False when nothing more happens before `end`."""
+    def step(self, end: float, stop: Callable[[], bool] = lambda: False) -> bool:
+        """One instant. Returns False when nothing more happens before `end`; the clock stands still at `stop`."""
         self.turns += 1
         assert self.turns < 2_000_000, "the machines spin"
         for machine, is_alice in ((self.alice, True), (self.bob, False)):
             for transmit in machine.turn(self.now):
                 self._post(machine, transmit, is_alice)
+        if stop():
+            return True
         times = [at for at in (self.alice.deadline(self.now), self.bob.deadline(self.now)) if at is not None]
         assert all(at > self.now for at in times), "a deadline in the past would spin the loop"
         if self._arrivals:
@@ -229,7 +231,8 @@ class World:
             for start in range(0, len(data), size)
             for arrival in machine.link.carry(data[start : start + size], self.now)
         ]
-        for at, burst, segment_size in coalesce(arrivals) if machine.link.coalesce else [(a, d, 0) for a, d in arrivals]:
+        bursts = coalesce(arrivals) if machine.link.coalesce else [(at, datagram, 0) for at, datagram in arrivals]
+        for at, burst, segment_size in bursts:
             heapq.heappush(self._arrivals, (at, next(self._order), not is_alice, burst, segment_size))
 
 

@@ -1,0 +1,208 @@
+"""UDP sockets on loopback, with and without offload."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import select
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from p2p.core.address import Address
+from p2p.core.datagram import Transmit
+from p2p.io import udp
+from p2p.io.udp import SendResult, UdpSocket
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a Linux socket option")
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "::"])
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[UdpSocket, UdpSocket, Address]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            sender, receiver = (stack.enter_context(contextlib.closing(UdpSocket.bind(request.param))) for _ in "12")
+        except OSError:
+            pytest.skip("no IPv6 here")
+        host = "127.0.0.1" if request.param == "::" else request.param  # a "::" socket speaks IPv4 too
+        yield sender, receiver, Address(host, receiver.address.port)
+
+
+def read(sock: UdpSocket, length: int) -> list[tuple[bytes, int, Address]]:
+    """Everything until `length` bytes have come."""
+    found: list[tuple[bytes, int, Address]] = []
+    while sum(len(data) for data, _, _ in found) < length:
+        assert select.select([sock], [], [], 5)[0], "nothing arrived"
+        found += [(bytes(data), size, source) for data, size, source in sock.receive()]
+    return found
+
+
+def datagrams(reads: list[tuple[bytes, int, Address]]) -> list[bytes]:
+    found = []
+    for data, size, _ in reads:
+        step = size or len(data)
+        found += [data[start : start + step] for start in range(0, len(data), step)]
+    return found
+
+
+def numbered(count: int, size: int, last: int) -> bytes:
+    return b"".join(bytes([index]) * (size if index < count - 1 else last) for index in range(count))
+
+
+def test_one_datagram_and_its_source(pair: tuple[UdpSocket, UdpSocket, Address]) -> None:
+    sender, receiver, address = pair
+    assert sender.send(Transmit(address, (b"hel", bytearray(b"lo")))) is SendResult.SENT
+    [(data, size, source)] = read(receiver, 5)
+    assert (data, size) == (b"hello", 0)
+    assert source == Address(address.host, sender.address.port)
+
+
+@pytest.mark.parametrize("offload", [True, False])
+def test_a_burst_arrives_as_its_datagrams(pair: tuple[UdpSocket, UdpSocket, Address], offload: bool) -> None:
+    sender, receiver, address = pair
+    sender.uses_offload = sender.uses_offload and offload
+    data = numbered(54, 1200, 900)
+    assert sender.send(Transmit(address, (data[:100], data[100:]), 1200)) is SendResult.SENT
+    assert datagrams(read(receiver, len(data))) == [data[start : start + 1200] for start in range(0, len(data), 1200)]
+
+
+@linux_only
+def test_a_burst_crosses_loopback_in_one_piece(pair: tuple[UdpSocket, UdpSocket, Address]) -> None:
+    sender, receiver, address = pair
+    assert sender.uses_offload
+    data = numbered(50, 1300, 1)
+    sender.send(Transmit(address, (data,), 1300))
+    assert [(len(read_data), size) for read_data, size, _ in read(receiver, len(data))] == [(len(data), 1300)]
+
+
+@linux_only
+def test_the_largest_burst(pair: tuple[UdpSocket, UdpSocket, Address]) -> None:
+    sender, receiver, address = pair
+    data = numbered(54, 1213, udp.MAX_PAYLOAD - 53 * 1213)
+    assert len(data) == udp.MAX_PAYLOAD
+    assert sender.send(Transmit(address, (data,), 1213)) is SendResult.SENT
+    assert sender.uses_offload
+    assert len(datagrams(read(receiver, len(data)))) == 54
+
+
+def test_environment_turns_offload_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P2P_NO_GSO", "1")
+    with (
+        contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock,
+        contextlib.closing(UdpSocket.bind("127.0.0.1")) as other,
+    ):
+        assert not sock.uses_offload
+        data = numbered(10, 1200, 7)
+        sock.send(Transmit(other.address, (data,), 1200))
+        reads = read(other, len(data))
+        assert len(reads) == 10
+        assert all(size == 0 for _, size, _ in reads)
+
+
+class RefusingSocket:
+    """A real socket whose kernel refuses to send: bursts only (a network card without UDP_SEGMENT), or everything."""
+
+    def __init__(self, error: OSError, *, bursts_only: bool) -> None:
+        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._error = error
+        self._bursts_only = bursts_only
+        self.refused = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, buffers: object, ancillary: list[object], flags: int, address: object) -> int:
+        if ancillary or not self._bursts_only:
+            self.refused += 1
+            raise self._error
+        return self._sock.sendmsg(buffers, ancillary, flags, address)  # type: ignore[arg-type]
+
+
+@linux_only
+@pytest.mark.parametrize("error", [errno.EIO, errno.EINVAL])
+def test_a_refused_burst_goes_out_unsegmented_and_offload_stays_off(error: int) -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as receiver:
+        refusing = RefusingSocket(OSError(error, "refused"), bursts_only=True)
+        sender = UdpSocket(refusing)  # type: ignore[arg-type]
+        data = numbered(5, 1200, 100)
+        for _ in range(2):
+            assert sender.send(Transmit(receiver.address, (data,), 1200)) is SendResult.SENT
+            assert len(datagrams(read(receiver, len(data)))) == 5
+        assert refusing.refused == 1
+        assert not sender.uses_offload
+        sender.close()
+
+
+@linux_only
+def test_too_big_for_the_interface() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        assert sock.send(Transmit(sock.address, (bytes(65_535),))) is SendResult.TOO_BIG
+        assert sock.send(Transmit(sock.address, (b"small",))) is SendResult.SENT
+
+
+def test_a_full_send_buffer_says_so() -> None:
+    """Loopback empties the buffer at once, so a socket that refuses stands in for a slow card."""
+    sock = UdpSocket(RefusingSocket(BlockingIOError(), bursts_only=False))  # type: ignore[arg-type]
+    for segment_size in (0, 1200):
+        result = sock.send(Transmit(Address("127.0.0.1", 9), (bytes(2400),), segment_size))
+        assert result is SendResult.WOULD_BLOCK
+        assert not result
+    assert bool(SendResult.SENT)
+    sock.close()
+
+
+def test_a_refused_connection_is_soft() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        with contextlib.closing(UdpSocket.bind("127.0.0.1")) as gone:
+            address = gone.address
+        for _ in range(3):
+            assert sock.send(Transmit(address, (b"anybody?",))) is SendResult.SENT
+            assert list(sock.receive()) == []
+
+
+def test_a_first_refusal_by_the_firewall_is_soft_and_a_lasting_one_is_not() -> None:
+    firewall = RefusingSocket(PermissionError(errno.EPERM, "refused"), bursts_only=False)
+    sock = UdpSocket(firewall)  # type: ignore[arg-type]
+    transmit = Transmit(Address("127.0.0.1", 9), (b"x",))
+    assert [sock.send(transmit) for _ in range(udp.MAX_REFUSED_SENDS)] == [SendResult.SENT] * udp.MAX_REFUSED_SENDS
+    with pytest.raises(PermissionError):
+        sock.send(transmit)
+    sock.close()
+
+
+@linux_only
+def test_ttl_is_set_for_one_transmit_only() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sender:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        receiver.bind(("127.0.0.1", 0))
+        receiver.settimeout(5)
+        receiver.setsockopt(socket.IPPROTO_IP, 12, 1)  # IP_RECVTTL
+        address = Address(*receiver.getsockname())
+        seen = []
+        for ttl in (None, 3, None):
+            sender.send(Transmit(address, (b"x",), ttl=ttl))
+            _, ancillary, _, _ = receiver.recvmsg(10, 64)
+            seen.append(int.from_bytes(ancillary[0][2], sys.byteorder))
+        receiver.close()
+        assert seen[1] == 3
+        assert seen[0] == seen[2] > 3
+
+
+@linux_only
+def test_buffers_are_enlarged_and_fragments_forbidden() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        assert sock.receive_buffer > 212_992
+        assert sock.send_buffer > 212_992
+        raw = socket.socket(fileno=sock.fileno())
+        assert raw.getsockopt(socket.IPPROTO_IP, udp.IP_MTU_DISCOVER) == udp.IP_PMTUDISC_PROBE
+        raw.detach()
+
+
+def test_a_call_reads_a_bounded_batch() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        for index in range(udp.BATCH + 5):
+            sock.send(Transmit(sock.address, (bytes([index]),)))
+        assert [data[0] for data, _, _ in sock.receive()] == list(range(udp.BATCH))
+        assert [data[0] for data, _, _ in sock.receive()] == list(range(udp.BATCH, udp.BATCH + 5))
