@@ -16,9 +16,11 @@ from p2p.core.rendezvous import client as c
 from p2p.core.rendezvous.client import COOKIES_IN_A_ROW, REFUSED_PATIENCE, RendezvousClient
 from p2p.core.rendezvous.messages import (
     LEASE,
+    NO_PEER,
     PUSH,
     Cookie,
     Forward,
+    Forwarded,
     Hello,
     Join,
     Joined,
@@ -370,6 +372,72 @@ def test_a_forged_pairing_does_not_last() -> None:
     )
     world.run(20)
     assert kinds(alice.events) == [c.Mapped, c.Waiting, c.Paired, c.PeerLeft, c.Waiting]
+
+
+def test_a_late_push_that_the_friend_left_is_put_right_at_once() -> None:
+    world = World()
+    alice = world.join(ALICE, SENDER)
+    world.join(BOB, RECEIVER)
+    world.run(1)
+    late = Joined(PUSH, SeatState.WAITING, LEASE, NO_PEER, alice.address)
+    alice.machine.handle_datagram(encode(late), FIRST, world.now)
+    world.run(0.1)
+    assert kinds(alice.events)[-4:] == [c.Paired, c.PeerLeft, c.Waiting, c.Paired]
+
+
+def test_a_message_makes_up_for_the_lost_push_of_the_pairing() -> None:
+    world = World()
+    alice = world.join(ALICE, SENDER)
+    world.run(1)
+    alice.address, there = Address("192.0.2.250", 1), alice.address
+    bob = world.join(BOB, RECEIVER)
+    world.run(0.5)
+    alice.address = there
+    world.forward(bob, b"first")
+    world.run(0.1)
+    world.forward(bob, b"second")
+    world.run(0.1)
+    assert kinds(alice.events)[2:] == [c.Paired, c.Message]
+    assert alice.of(c.Message)[0].payload == b"second"
+
+
+def test_what_a_former_friend_said_is_not_delivered() -> None:
+    world = World()
+    alice = world.join(ALICE, SENDER)
+    world.join(BOB, RECEIVER)
+    world.run(1)
+    alice.machine.handle_datagram(encode(Forwarded(b"formerly", b"late")), FIRST, world.now)
+    world.run(1)
+    assert not alice.of(c.Message)
+
+
+def test_patience_begins_anew_with_every_refusal_after_a_seat() -> None:
+    world = World()
+    first = world.join(ALICE, SENDER)
+    world.run(1)
+    second = world.join(ALICE, SENDER)
+    first.is_up = False
+    assert world.run(20, lambda: bool(second.of(c.Waiting)))
+    world.run(9)
+    world.start_server()
+    third = world.join(ALICE, SENDER)
+    world.run(8)
+    assert second.events[-1] == c.Contested(RefusedReason.TAKEN)
+    world.leave(third)
+    world.run(3)
+    assert kinds(second.events)[-2:] == [c.Contested, c.Waiting]
+
+
+def test_only_the_alternate_port_says_what_it_sees() -> None:
+    world = World()
+    world.alternate_is_open = False
+    alice = world.join(ALICE, SENDER)
+    world.run(0.1)
+    hello = next(m for m in world.messages_to(ALTERNATE) if isinstance(m, Hello))
+    forged = Cookie(hello.transaction, bytes(16), ALTERNATE.port, Address("192.0.2.66", 6))
+    alice.machine.handle_datagram(encode(forged), FIRST, world.now)
+    world.run(3)
+    assert alice.of(c.Mapped) == [c.Mapped(alice.address, None)]
 
 
 def test_another_version_is_the_end_only_while_an_answer_is_due() -> None:
