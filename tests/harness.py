@@ -47,8 +47,7 @@ class Program:
             thread.start()
 
     def _read(self, name: str) -> None:
-        stream = getattr(self.process, name)
-        with contextlib.suppress(ValueError):  # the lab closed the pipe with itself
+        with contextlib.suppress(ValueError, OSError), getattr(self.process, name) as stream:  # the lab may close it
             while data := os.read(stream.fileno(), 65536):
                 text = data.decode(errors="replace")
                 if name == "stdout":
@@ -90,6 +89,8 @@ class Program:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+        for thread in self._threads:
+            thread.join(GUARD)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -132,8 +133,7 @@ class Stage:
 
     def close(self) -> None:
         for program in self._programs:
-            if program.process.poll() is None:
-                program.kill()
+            program.kill()
 
     def _peer(
         self, verb: str, words: Sequence[str | Path], spawn: Spawn, code: str | None, **kwargs: Any

@@ -122,7 +122,7 @@ class Screen:
             self._complete_at = now + 1e9  # once is enough
             whose = "the other side's" if self._role is Role.SENDER else "this machine's"
             self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
-        if self._json and now >= self._next_json:
+        if self._json and progress.done and now >= self._next_json:
             self._next_json = now + JSON_INTERVAL
             rate = round(self._rate.bytes_per_second)
             self._write({"event": "progress", "bytes": progress.done, "total": progress.total, "rate": rate})

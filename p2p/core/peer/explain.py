@@ -86,7 +86,12 @@ def rejected(reason: Reason, tries: int, limit: int) -> tuple[ExitCode, str]:
             assert_never(reason)
 
 
-def code_burnt(tries: int) -> str:
+def code_burnt(tries: int, *, with_code: bool = True) -> str:
+    if not with_code:
+        return (
+            f"{tries} attempts to agree on keys were broken off by the other side, which honest programs do not do. "
+            "Use a code instead of --no-code"
+        )
     return (
         f"Wrong code: {tries} wrong tries were made, the code is used up and nobody can get in with it. "
         "Start again with a new code"

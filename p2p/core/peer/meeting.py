@@ -21,6 +21,8 @@ from p2p.core.session.session import Session
 
 SERVER_DEADLINE = 10.0  # seconds in which the server must answer for the first time
 SERVER_LOST_DEADLINE = 180.0  # seconds of silence that we put up with once it has answered: a restart, a reboot
+BYE_LINGER = 0.5  # seconds at the server after a BYE: its copies take that long
+BURNT_LINGER = 2.0  # seconds at the server after the last wrong try: the guesser's repeats are still answered
 MAX_NAMEPLATES = 8  # one-time codes tried before we say that the server is full of them
 
 
@@ -75,12 +77,14 @@ class Meeting:
         self._is_met = False
         self._over = False
         self._deadline: float | None = None
+        self._leave_at: float | None = None
+        self._begun_with: bytes | None = None
         self._join_as(next_pairing(0))
 
     @property
     def is_over(self) -> bool:
         """Whether the seat was given up, and the server told as well as can be."""
-        return self._over and self._client.is_closed
+        return self._over and self._leave_at is None and self._client.is_closed
 
     # input
 
@@ -103,6 +107,9 @@ class Meeting:
             self._client.handle_timeout(now)
         if (at := self._session.poll_timeout()) is not None and at <= now:
             self._session.handle_timeout(now)
+        if self._leave_at is not None and self._leave_at <= now:
+            self._leave_at = None
+            self._client.leave(now)
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
             self._fail(ExitCode.NO_PEER, explain.server_unreachable(self._server, refused=self._refused))
@@ -118,13 +125,16 @@ class Meeting:
     def bye(self, code: ExitCode, reason: str, now: float) -> None:
         """Tells the other side, if it is there, why we go; then gives up the seat."""
         self._session.bye(code, reason, now)
-        self._forward_messages(now)
-        self.leave(now)
+        self._leave_at = now + BYE_LINGER
+        self._over = True
+        self._deadline = None
+        self._advance(now)
 
     def leave(self, now: float) -> None:
-        if not self._over:
-            self._over = True
-            self._deadline = None
+        """Gives up the seat, at once or when what has to be said before is said."""
+        self._over = True
+        self._deadline = None
+        if self._leave_at is None:
             self._client.leave(now)
 
     # output
@@ -136,8 +146,10 @@ class Meeting:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
-        session_timeout = None if self._over else self._session.poll_timeout()
-        return min(filter(None, (self._client.poll_timeout(), session_timeout, self._deadline)), default=None)
+        speaks = not self._over or self._leave_at is not None
+        session_timeout = self._session.poll_timeout() if speaks else None
+        timeouts = (self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at)
+        return min((t for t in timeouts if t is not None), default=None)
 
     # inside
 
@@ -150,7 +162,7 @@ class Meeting:
         while (event := self._client.poll_event()) is not None:
             self._handle_client_event(event, now)
         while (happened := self._session.poll_event()) is not None:
-            self._handle_session_event(happened)
+            self._handle_session_event(happened, now)
         self._forward_messages(now)
 
     def _forward_messages(self, now: float) -> None:
@@ -170,15 +182,17 @@ class Meeting:
             case rendezvous.Paired(peer_tag):
                 self._heard_server()
                 self._peer_tag = peer_tag
-                self._events.append(events.PeerFound())
+                if not self._is_met:
+                    self._events.append(events.PeerFound())
                 self._begin(now)
             case rendezvous.PeerLeft():
                 self._peer_tag = None
                 if not self._is_met:  # else it went on to the path, as we do
                     self._waiting = True
                     self._events.append(events.PeerGone())
-            case rendezvous.Message(_, payload):
-                self._session.handle_message(payload, now)
+            case rendezvous.Message(peer_tag, payload):
+                if peer_tag == self._peer_tag:
+                    self._session.handle_message(payload, now)
             case rendezvous.Contested(reason):
                 self._heard_server()
                 self._handle_contested(reason, now)
@@ -224,8 +238,11 @@ class Meeting:
         self._client.start(now)
 
     def _begin(self, now: float) -> None:
-        if self._peer_tag is None or self._mapped is None:
+        if self._peer_tag is None or self._mapped is None or self._is_met or self._over:
             return
+        if self._begun_with == self._peer_tag:
+            return
+        self._begun_with = self._peer_tag
         first, second = self._mapped
         self._description = self._describe(first, second)
         self._session.begin(self._description.encode(), now)
@@ -240,7 +257,7 @@ class Meeting:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
         return Description(mapping, tuple(candidates))
 
-    def _handle_session_event(self, event: session.SessionEvent) -> None:
+    def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:
             case session.Established(keys, description, verification):
                 assert self._description is not None
@@ -249,7 +266,8 @@ class Meeting:
                 self._events.append(Met(keys, self._description, remote, verification))
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
-                    self._fail(ExitCode.WRONG_CODE, explain.code_burnt(tries))
+                    self._leave_at = now + BURNT_LINGER
+                    self._fail(ExitCode.WRONG_CODE, explain.code_burnt(tries, with_code=self._secret is not None))
                 else:
                     self._events.append(events.CodeRejected(tries, limit))
             case session.Rejected(reason, tries, limit):

@@ -83,7 +83,7 @@ class Peer:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended and nothing is left to say to anybody."""
-        ended = self.is_done or self.failure is not None
+        ended = (self.is_done or self.failure is not None) and self._tcp_number is None
         return ended and self._meeting.is_over and (self._delivery is None or self._delivery.is_over)
 
     # commands
@@ -202,7 +202,8 @@ class Peer:
     def poll_tcp_output(self, is_full: Callable[[int], bool]) -> tuple[int, list[Buffer]] | None:
         """Buffers for one TCP connection. `is_full` tells whether earlier ones of it still wait for the socket."""
         if self._tcp is not None and self._tcp_number is not None:
-            if not is_full(self._tcp_number) and (buffers := self._tcp.poll_output()):
+            may_speak = self._tcp.wants_close or not is_full(self._tcp_number)
+            if may_speak and (buffers := self._tcp.poll_output()):
                 return self._tcp_number, buffers
             return None
         return self._connecting.poll_tcp_output() if self._connecting is not None else None
@@ -271,6 +272,8 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)), now)
 
     def _pass_on(self, event: events.PeerEvent, now: float) -> None:
+        if self.failure is not None or self.is_done:
+            return  # the person has read how it ended
         match event:
             case events.Failed(failure):
                 self._end(failure, now)

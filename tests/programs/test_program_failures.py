@@ -1,0 +1,242 @@
+"""What goes wrong for people, with the real programs: exit codes, one clear sentence a side, nothing half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import GUARD, Program, Stage, left_over, make_file, sha256, stage
+
+BIG = 300_000_000  # bytes: under way long enough for a person, or a test, to step in
+END_GUARD = 15.0  # seconds in which the other side must have ended: the idle time-out of 12 and a margin
+
+
+@pytest.fixture
+def programs():
+    with stage() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("big") / "big"
+    make_file(path, BIG)
+    return path
+
+
+def started(programs: Stage, source: Path, out: Path) -> tuple[Program, Program]:
+    """Both programs, when data has begun to flow."""
+    sender = programs.send("alice", "bob", source, "--json")
+    receiver = programs.recv("bob", "alice", "--out", out, "--yes", "--json")
+    receiver.wait_for('"event": "progress"')
+    return sender, receiver
+
+
+def one_sentence(program: Program) -> str:
+    """The last line on the screen; there is no traceback above it."""
+    assert "Traceback" not in program.err
+    return program.err.strip().splitlines()[-1]
+
+
+def test_wrong_code_is_told_and_does_not_end_the_senders_waiting(programs: Stage, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file")
+    wrong = programs.recv("bob", "alice", "--yes", code="tiger-walnut-amber")
+    assert wrong.finish() == 4
+    assert "Wrong code: that was try 1 of 3" in one_sentence(wrong)
+    sender.wait_for("1 of 3 tries used up")
+    right = programs.recv("bob", "alice", "--yes", "--out", tmp_path / "out")
+    assert (sender.finish(), right.finish()) == (0, 0)
+    assert sha256(tmp_path / "out" / "file") == digest
+
+
+def test_three_wrong_codes_burn_it_on_both_sides(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file")
+    for _ in range(3):
+        wrong = programs.recv("bob", "alice", "--yes", code="tiger-walnut-amber")
+        assert wrong.finish() == 4
+    assert sender.finish() == 4
+    for side in (sender, wrong):
+        assert "3 wrong tries were made" in one_sentence(side)
+
+
+def test_both_sending_is_told_to_both(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    alice = programs.send("alice", "bob", tmp_path / "file")
+    alice.wait_for("Waiting for")
+    bob = programs.send("bob", "alice", tmp_path / "file")
+    assert (alice.finish(), bob.finish()) == (2, 2)
+    for side in (alice, bob):
+        assert "Both sides are sending" in one_sentence(side)
+
+
+def test_no_server_is_told(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    programs.server.kill()
+    sender = programs.send("alice", "bob", tmp_path / "file")
+    assert sender.finish(END_GUARD) == 3
+    assert f"No rendezvous server listens at {programs.address}" in one_sentence(sender)
+
+
+def test_server_restarted_while_waiting(programs: Stage, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file")
+    sender.wait_for("Waiting for")
+    programs.server.process.send_signal(signal.SIGTERM)
+    assert programs.server.finish() == 0
+    programs.start_server(programs.port)
+    receiver = programs.recv("bob", "alice", "--yes", "--out", tmp_path / "out")
+    assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
+    assert sha256(tmp_path / "out" / "file") == digest
+
+
+def test_nobody_comes(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file", "--timeout", "1")
+    assert sender.finish() == 3
+    assert "did not come within 1 seconds" in one_sentence(sender)
+
+
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_killed_in_mid_transfer(programs: Stage, tmp_path: Path, big: Path, victim: str) -> None:
+    sender, receiver = started(programs, big, tmp_path)
+    killed, other = (sender, receiver) if victim == "sender" else (receiver, sender)
+    killed.kill()
+    assert other.finish(END_GUARD) == 7
+    assert "went away in mid-transfer" in one_sentence(other)
+    assert not (tmp_path / "big").exists()
+    if victim == "sender":
+        assert left_over(tmp_path) == []
+
+
+def test_what_a_killed_receiver_left_is_swept_up_by_the_next(programs: Stage, tmp_path: Path, big: Path) -> None:
+    sender, receiver = started(programs, big, tmp_path)
+    receiver.kill()
+    sender.finish(END_GUARD)
+    assert left_over(tmp_path) != []
+    make_file(tmp_path / "small", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "small")
+    receiver = programs.recv("bob", "alice", "--out", tmp_path, "--yes")
+    assert (sender.finish(), receiver.finish()) == (0, 0)
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_a_frozen_peer_ends_the_other_within_the_idle_timeout(
+    programs: Stage, tmp_path: Path, big: Path, victim: str
+) -> None:
+    sender, receiver = started(programs, big, tmp_path)
+    frozen, other = (sender, receiver) if victim == "sender" else (receiver, sender)
+    frozen.process.send_signal(signal.SIGSTOP)
+    try:
+        assert other.finish(END_GUARD) == 7
+    finally:
+        frozen.process.send_signal(signal.SIGCONT)
+    assert "nothing came from the other side for 12 seconds" in one_sentence(other)
+    frozen.finish()
+    assert not (tmp_path / "big").exists()
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("who", ["sender", "receiver"])
+def test_ctrl_c_in_mid_transfer(programs: Stage, tmp_path: Path, big: Path, who: str) -> None:
+    sender, receiver = started(programs, big, tmp_path)
+    stopped, other = (sender, receiver) if who == "sender" else (receiver, sender)
+    stopped.interrupt()
+    assert (stopped.finish(), other.finish()) == (130, 7), sender.err + receiver.err
+    assert "Stopped by Ctrl-C" in one_sentence(stopped)
+    assert "stopped by Ctrl-C over there" in one_sentence(other)
+    assert not (tmp_path / "big").exists()
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize("verb", ["send", "recv"])
+def test_ctrl_c_while_waiting(programs: Stage, tmp_path: Path, verb: str) -> None:
+    make_file(tmp_path / "file", 1000)
+    words = ["alice", "bob", tmp_path / "file"] if verb == "send" else ["alice", "bob"]
+    waiting = getattr(programs, verb)(*words)
+    waiting.wait_for("Waiting for")
+    waiting.interrupt()
+    assert waiting.finish() == 130
+    assert "Stopped by Ctrl-C" in one_sentence(waiting)
+
+
+def test_target_not_writable_is_told_to_both(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    (tmp_path / "out").write_text("a file, not a folder")
+    sender = programs.send("alice", "bob", tmp_path / "file")
+    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes")
+    assert (sender.finish(), receiver.finish()) == (9, 9), sender.err + receiver.err
+    assert "that is not a folder" in one_sentence(receiver)
+    assert "that is not a folder" in one_sentence(sender)
+    assert str(tmp_path) not in sender.err.replace(str(tmp_path / "file"), "")  # paths of the receiver stay there
+
+
+def test_target_not_writable_with_nobody_there_does_not_wait_for_ever(programs: Stage, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file, not a folder")
+    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes")
+    assert receiver.finish(END_GUARD) == 9
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_source_that_cannot_be_sent_is_told_before_anything_happens(programs: Stage, tmp_path: Path, kind: str) -> None:
+    if kind == "folder":
+        (tmp_path / "source").mkdir()
+    sender = programs.send("alice", "bob", tmp_path / "source")
+    assert sender.finish() == 9
+    assert str(tmp_path / "source") in one_sentence(sender)
+
+
+def test_a_source_that_shrinks_is_told_to_both(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", BIG)
+    out = tmp_path / "out"
+    sender, receiver = started(programs, tmp_path / "file", out)
+    os.truncate(tmp_path / "file", 1000)
+    assert (sender.finish(), receiver.finish()) == (8, 8), sender.err + receiver.err
+    for side in (sender, receiver):
+        assert "became shorter while it was being sent" in one_sentence(side)
+    assert not out.exists()  # it was made for nothing, and is gone again
+
+
+@pytest.mark.lab
+def test_a_disk_that_is_too_small_is_refused_before_the_yes(programs: Stage, tmp_path: Path, big: Path) -> None:
+    with small_disk(tmp_path / "disk", BIG // 2) as disk:
+        sender = programs.send("alice", "bob", big)
+        receiver = programs.recv("bob", "alice", "--out", disk, "--yes")
+        assert (sender.finish(), receiver.finish()) == (9, 9), sender.err + receiver.err
+        assert "not enough space" in one_sentence(receiver)
+        assert "not enough space" in one_sentence(sender)
+
+
+@pytest.mark.lab
+def test_a_disk_that_fills_up_in_mid_transfer_is_told_to_both(programs: Stage, tmp_path: Path, big: Path) -> None:
+    with small_disk(tmp_path / "disk", BIG + 10_000_000) as disk:
+        sender, receiver = started(programs, big, disk)
+        with (disk / "other").open("wb", buffering=0) as other, contextlib.suppress(OSError):
+            while other.write(bytes(1_000_000)):
+                pass
+        assert (sender.finish(), receiver.finish()) == (9, 9), sender.err + receiver.err
+        for side in (sender, receiver):
+            assert "the disk is full" in one_sentence(side)
+        assert [path.name for path in disk.iterdir()] == ["other"]
+
+
+class small_disk:  # noqa: N801
+    """A tmpfs of so many bytes, mounted for a block."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+
+    def __enter__(self) -> Path:
+        self._path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self._path)]
+        subprocess.run(command, check=True, timeout=GUARD)
+        return self._path
+
+    def __exit__(self, *_: object) -> None:
+        subprocess.run(["umount", str(self._path)], check=True, timeout=GUARD)
