@@ -49,6 +49,7 @@ from p2p.core.rendezvous.messages import (
     decode,
     encode,
 )
+from p2p.core.rendezvous.states import ASKING, TRANSITIONS, Input, State
 from p2p.core.rendezvous.watch import Liveness, ReflexiveAddress
 from p2p.core.role import Role
 from p2p.core.timers import Timers
@@ -79,57 +80,6 @@ REFUSED_PATIENCE = LEASE + 2.0  # seconds: by then the seat of a predecessor tha
 REJOIN_GRACE = JOIN_INTERVAL + 2.0  # seconds: after a restart of the server the friend is back within this
 LEAVE_RETRY = 0.2  # seconds
 LEAVE_PATIENCE = 1.0  # seconds
-
-
-class State(Enum):
-    IDLE = auto()
-    SEEKING = auto()  # no cookie yet
-    JOINING = auto()  # no seat yet
-    WAITING = auto()
-    PAIRED = auto()
-    LEAVING = auto()
-    CLOSED = auto()
-
-
-class Input(Enum):
-    START = auto()
-    COOKIE = auto()
-    SEATED_ALONE = auto()
-    SEATED_WITH_PEER = auto()
-    REFUSED = auto()
-    LEAVE = auto()
-    END = auto()
-
-
-# An input without a row came too late and is ignored.
-TRANSITIONS: dict[tuple[State, Input], State] = {
-    (State.IDLE, Input.START): State.SEEKING,
-    (State.IDLE, Input.LEAVE): State.CLOSED,
-    (State.SEEKING, Input.COOKIE): State.JOINING,
-    (State.SEEKING, Input.LEAVE): State.CLOSED,  # nothing to give up
-    (State.SEEKING, Input.END): State.CLOSED,
-    (State.JOINING, Input.COOKIE): State.JOINING,
-    (State.JOINING, Input.SEATED_ALONE): State.WAITING,
-    (State.JOINING, Input.SEATED_WITH_PEER): State.PAIRED,
-    (State.JOINING, Input.REFUSED): State.JOINING,
-    (State.JOINING, Input.LEAVE): State.LEAVING,
-    (State.JOINING, Input.END): State.CLOSED,
-    (State.WAITING, Input.COOKIE): State.WAITING,  # the cookie was stale, the seat may still be ours
-    (State.WAITING, Input.SEATED_ALONE): State.WAITING,
-    (State.WAITING, Input.SEATED_WITH_PEER): State.PAIRED,
-    (State.WAITING, Input.REFUSED): State.JOINING,
-    (State.WAITING, Input.LEAVE): State.LEAVING,
-    (State.WAITING, Input.END): State.CLOSED,
-    (State.PAIRED, Input.COOKIE): State.PAIRED,
-    (State.PAIRED, Input.SEATED_ALONE): State.WAITING,
-    (State.PAIRED, Input.SEATED_WITH_PEER): State.PAIRED,
-    (State.PAIRED, Input.REFUSED): State.JOINING,
-    (State.PAIRED, Input.LEAVE): State.LEAVING,
-    (State.PAIRED, Input.END): State.CLOSED,
-    (State.LEAVING, Input.END): State.CLOSED,
-}
-
-ASKING = (State.JOINING, State.WAITING, State.PAIRED)
 
 
 class Timer(Enum):
