@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transport_link import ALICE, BOB, START, Impairments, World, keys
@@ -14,6 +15,7 @@ from p2p.core.errors import CallerError
 from p2p.core.transport import packets
 from p2p.core.transport.connection import MAX_RECORD, Connection
 from p2p.core.transport.events import Closed, IdleTimedOut, PathMtuChanged
+from p2p.core.transport.frames import Ack, decode_frames
 from p2p.core.transport.outgoing import RESERVE
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -389,3 +391,29 @@ def test_the_first_limit_holds_until_the_peer_says_more() -> None:
     world.run_for(3)
     sent = {packets.decode_data(datagram).record for datagram in world.alice.link.sent if datagram[0] == DATA}
     assert max(sent) < 16
+
+
+@pytest.mark.parametrize("window", [1, 4])
+def test_a_window_below_the_initial_limit(window: int) -> None:
+    to_bob = [bytes(MAX_RECORD)] * 30
+    for seed in range(4):
+        world = World(seed=seed, to_bob=to_bob, window=window, queue=150_000, delay=0.0005, rate=1e8)
+        world.run(20)
+        assert world.bob.received == to_bob
+
+
+def test_data_beyond_the_flow_control_limit_is_answered_but_not_acknowledged() -> None:
+    connection = Connection(keys("alice", "bob"), BOB, START)
+    connection.handle_datagram(data_packet(0, record=0), 0, BOB, START)
+    while connection.poll_transmit(START) is not None:
+        pass
+    connection.handle_datagram(data_packet(1, record=256), 0, BOB, START)
+    transmit = connection.poll_transmit(START)
+    assert transmit is not None
+    header, sealed = transmit.buffers[0][:16], transmit.buffers[0][16:]
+    number = int.from_bytes(header[8:], "big")
+    opener = AESGCM(keys("alice", "bob").control_out)
+    [ack] = decode_frames(opener.decrypt(packets.nonce(number), bytes(sealed), bytes(header)))
+    assert isinstance(ack, Ack)
+    assert ack.ranges == ((0, 1),)
+    assert ack.record_limit == 256

@@ -12,7 +12,7 @@ from p2p.core.transport.closing import ANSWER_INTERVAL, Closing, State
 from p2p.core.transport.frames import MAX_ACK_RANGES, Close
 from p2p.core.transport.incoming import IncomingRecords
 from p2p.core.transport.outgoing import MAX_KEPT, OutgoingRecords
-from p2p.core.transport.packets import nonce
+from p2p.core.transport.packets import INITIAL_LIMIT, nonce
 from p2p.core.transport.received import ACK_SEGMENTS, EAGER_PACKETS, MAX_JUMP, ReceivedPackets
 from p2p.core.transport.sent import Run
 
@@ -31,14 +31,15 @@ def test_records_come_out_in_order_whatever_the_order_in() -> None:
         assert incoming.on_clear(number, 0, len(ciphertext), ciphertext[:30])
     assert incoming.delivered == 3
     assert [incoming.poll_record() for _ in range(4)] == [b"\0" * 50, b"\1" * 50, b"\2" * 50, None]
-    assert incoming.limit == 11
+    assert incoming.limit == INITIAL_LIMIT
+    assert IncomingRecords(KEY, 20).limit == 20
 
 
 def test_a_record_outside_the_window_is_not_received() -> None:
-    incoming = IncomingRecords(KEY, 2)
-    ciphertext = sealed(2, b"later")
-    assert not incoming.on_clear(2, 0, len(ciphertext), ciphertext)
-    assert not incoming.on_sealed(2, 0, len(ciphertext), ciphertext)
+    incoming = IncomingRecords(KEY, 20)
+    ciphertext = sealed(20, b"later")
+    assert not incoming.on_clear(20, 0, len(ciphertext), ciphertext)
+    assert not incoming.on_sealed(20, 0, len(ciphertext), ciphertext)
 
 
 def test_after_a_failure_only_sealed_segments_are_believed() -> None:

@@ -234,6 +234,7 @@ class Connection:
         failed, verified = self._incoming.records_failed, self._incoming.records_verified
         if not self._incoming.on_clear(piece.record, piece.offset, piece.record_length, piece.data):
             self._dropped += piece.count
+            self._received.demand()  # the peer has to learn the limit
             return
         self._data_since_ping = True
         self._received.on_packets(piece.packet_number, piece.count, now, self._rtt.smoothed, genuine=False)
@@ -274,6 +275,8 @@ class Connection:
             self._received.on_packets(number, 1, now, self._rtt.smoothed, genuine=True)
         elif is_counted:
             self._received.on_unasked(number)
+        else:
+            self._received.demand()  # data beyond the limit: the peer has to learn it
 
     def _on_late_frames(self, frames: list[Frame], now: float) -> None:
         for frame in frames:

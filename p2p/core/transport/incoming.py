@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from p2p.core.datagram import Buffer
 from p2p.core.ranges import RangeSet
 from p2p.core.transport.frames import MAX_FAILED
-from p2p.core.transport.packets import nonce
+from p2p.core.transport.packets import INITIAL_LIMIT, nonce
 
 MAX_FAILURES = 255  # what the one byte of an ACK can say
 
@@ -65,7 +65,7 @@ class IncomingRecords:
     @property
     def limit(self) -> int:
         """Records below this one may be sent."""
-        return self.taken + self._window
+        return max(self.taken + self._window, INITIAL_LIMIT)
 
     @property
     def window(self) -> int:

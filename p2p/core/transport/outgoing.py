@@ -10,10 +10,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError
 from p2p.core.ranges import RangeSet
-from p2p.core.transport.packets import MAX_RECORD, MAX_RECORD_NUMBER, nonce
+from p2p.core.transport.packets import INITIAL_LIMIT, MAX_RECORD, MAX_RECORD_NUMBER, nonce
 from p2p.core.transport.sent import NO_RECORD, Run
 
-INITIAL_LIMIT = 16  # records that may be sent before the peer's first ACK says how many; docs/protocol.md section 6
 MAX_KEPT = 1024  # records (63 MiB) kept for a peer that promises more room than anybody needs
 RESERVE = 8  # records above the soft queue limit, for words such as ABORT
 SUSPICIOUS_FAILURES = 3  # records that failed within the interval below: somebody tampers, seal every segment

@@ -29,6 +29,7 @@ MAX_SEGMENTS = 54  # datagrams of 1200 bytes that a record needs; Linux allows 6
 MAX_BURST = 65_473  # bytes; above this a UDP/IPv6 send loses segmentation offload
 MAX_PACKET_NUMBER = 1 << 62  # RFC 9000 section 12.3; 584 years at 250 million packets a second
 MAX_RECORD_NUMBER = (1 << 32) - 1
+INITIAL_LIMIT = 16  # records that may be sent before the first ACK says how many: 1 MB to take from anybody
 
 _DATA_FIELDS = Struct(">8sQIHH")
 _NUMBER_STEP = 1 << 64  # one packet number further, in a header read as an integer
