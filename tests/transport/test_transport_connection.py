@@ -6,7 +6,7 @@ import random
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transport_link import ALICE, BOB, START, Impairments, World, keys
 
@@ -69,7 +69,16 @@ def test_byte_exact_over_a_bad_link(name: str, seed: int) -> None:
     check(world, to_bob, to_alice)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, derandomize=True)
+@example(
+    seed=14,
+    alive=0.21875,
+    weights=(0.0, 0.0, 1.0, 0.0),
+    duplicate=0.0,
+    reorder=0.0,
+    delay=0.0005,
+    coalesce=False,
+)  # false packet numbers were acknowledged, and their delay spoilt the RTT until the connection idled out
 @given(
     seed=st.integers(0, 2**32),
     alive=st.floats(0.2, 1.0),

@@ -17,6 +17,7 @@ PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
 # Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then
 # fit the idle time-out, and two small packets twice a second congest nothing.
 MAX_PTO_INTERVAL = 0.5
+MAX_FIRST_PTO = 1.0  # seconds; what RFC 9002 begins with, and all that a few wrong RTT samples can do
 MAX_REMEMBERED_LOSSES = 1024  # runs; those whose late acknowledgement still tells a spurious loss
 
 
@@ -66,8 +67,13 @@ class Recovery:
         run.in_flight = self.sent.bytes
         self._restarted_at = run.sent_at
 
-    def on_ack(self, ranges: tuple[tuple[int, int], ...], delay: float, now: float, busy_since: float) -> AckOutcome:
-        """Ranges newest first, cut to packets that were sent. The window was last full at `busy_since`."""
+    def on_ack(
+        self, ranges: tuple[tuple[int, int], ...], delay: float | None, now: float, busy_since: float
+    ) -> AckOutcome:
+        """Ranges newest first, cut to packets that were sent; `delay` is None when that cut the largest.
+
+        The window was last full at `busy_since`.
+        """
         outcome = AckOutcome()
         oldest = self.sent.oldest
         oldest_lost = self._lost.oldest
@@ -94,7 +100,7 @@ class Recovery:
             if newest.end > self._largest_acked:
                 self._largest_acked = newest.end - 1
                 self._largest_acked_sent_at = newest.sent_at
-                if newest.end == ranges[0][1]:  # RFC 9002 section 5.1: the delay is that of the largest
+                if delay is not None and newest.end == ranges[0][1]:  # RFC 9002 section 5.1
                     self._rtt.update(now - newest.sent_at, delay)
                     rtt_sample = max(self._rtt.latest - min(delay, MAX_ACK_DELAY), 0.0)
                     if self._first_sample_at is None:
@@ -119,7 +125,7 @@ class Recovery:
 
     def pto_interval(self, backoff: int) -> float:
         pto = self._rtt.pto
-        return min(pto * (1 << min(backoff, 16)), MAX_PTO_INTERVAL) if backoff else pto
+        return min(pto * (1 << min(backoff, 16)), MAX_PTO_INTERVAL) if backoff else min(pto, MAX_FIRST_PTO)
 
     def poll_timeout(self) -> float | None:
         return self._loss_time if self._loss_time is not None else self.pto_deadline()

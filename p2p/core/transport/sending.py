@@ -104,7 +104,9 @@ class Sender:
     def on_ack(self, ack: Ack, now: float) -> int:
         """Returns the number below which the peer knows what we have received, -1 if that is no news."""
         ranges = ack.ranges
+        delay: float | None = ack.delay
         if ranges[0][1] > self.next_number:  # numbers never sent: the peer was shown forged packets
+            delay = None  # says how long the forged one waited
             ranges = tuple((low, min(high, self.next_number)) for low, high in ranges if low < self.next_number)
         if self.outgoing.on_delivered(ack.delivered):
             self._stuck_deadline = None
@@ -112,7 +114,7 @@ class Sender:
             self._blocked_probes = 0
         ack_floor = -1
         if ranges:
-            ack_floor = self._on_outcome(self.recovery.on_ack(ranges, ack.delay, now, self._busy_at), now)
+            ack_floor = self._on_outcome(self.recovery.on_ack(ranges, delay, now, self._busy_at), now)
         for record, failures in ack.failed:
             self.outgoing.on_failed(record, failures, now)
         if not self.outgoing.is_oldest_stuck():
