@@ -11,6 +11,7 @@ import shlex
 import socket
 import sys
 import time
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from p2p.io.ends import NOT_ASKED, SAID_NO, End, ReceivingEnd, SendingEnd, decid
 from p2p.io.files import Destination, FileError, Source, open_sources
 from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
+from p2p.io.memory import keep_freed_memory
 from p2p.io.screen import Screen
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
@@ -79,6 +81,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     )
     if server is None:
         return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
         worker = Worker()
@@ -220,7 +223,7 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     me, friend, *paths = words
     if os.path.isfile(me) and os.path.isfile(friend):
         raise CallerError(f"{me} and {friend} are files: several files need names, as in send ME FRIEND {me} {friend}")
-    NamePair(me, friend)  # complains in words
+    me, friend = _names(me, friend)
     secret = None if options.no_code else code or generate_code(secrets.token_bytes)
     if secret is not None:
         normalise_secret(secret)
@@ -235,12 +238,17 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
         return Plan(Role.RECEIVER, None, *split_code(words[0]), (), options.server)
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")
-    me, friend = words
-    NamePair(me, friend)
+    me, friend = _names(*words)
     secret = None if options.no_code else code or _ask_code(friend)
     if secret is not None:
         normalise_secret(secret)
     return Plan(Role.RECEIVER, (me, friend), None, secret, (), options.server)
+
+
+def _names(me: str, friend: str) -> tuple[str, str]:
+    """One spelling for what looks the same, whatever keyboard it was typed on. Raises CallerError for bad names."""
+    pair = NamePair(unicodedata.normalize("NFC", me), unicodedata.normalize("NFC", friend))
+    return pair.me, pair.friend
 
 
 def _given_code(options: argparse.Namespace) -> str | None:

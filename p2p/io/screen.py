@@ -67,7 +67,7 @@ class Screen:
 
     def handle_event(self, event: events.PeerEvent, now: float) -> None:
         if self._json:
-            self._emit(event)
+            self._emit(event, now)
         match event:
             case events.ServerSilent(seconds, ever, refused):
                 self._say_silent(seconds, ever, refused)
@@ -190,12 +190,16 @@ class Screen:
         self._detail(f"{escape(name)}: sha256 {digest.hex()}")
 
     def _finish(self, digest: bytes, now: float) -> None:
-        seconds = max(now - self._started, 1e-3) if self._started is not None else 1e-3
+        seconds = max(self._elapsed(now), 1e-3)
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = self._path.description if self._path else ""
         self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")
         self.say(f"sha256 {digest.hex()}")
+
+    def _elapsed(self, now: float) -> float:
+        """Seconds since the receiver said yes."""
+        return now - self._started if self._started is not None else 0.0
 
     def _detail(self, text: str) -> None:
         if self._verbose:
@@ -209,7 +213,7 @@ class Screen:
 
     # events for programs
 
-    def _emit(self, event: events.PeerEvent) -> None:
+    def _emit(self, event: events.PeerEvent, now: float) -> None:
         match event:
             case events.WaitingForPeer(pairing, mapped):
                 command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
@@ -230,7 +234,8 @@ class Screen:
                 done = {"name": entry.name, "size": entry.size, "sha256": digest.hex(), "saved_as": saved_as}
                 self._write({"event": "file", **done})
             case events.Done(digest):
-                self._write({"event": "done", "sha256": digest.hex(), "total": self._total})
+                seconds = round(self._elapsed(now), 3)
+                self._write({"event": "done", "sha256": digest.hex(), "total": self._total, "seconds": seconds})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
             case _:

@@ -223,18 +223,28 @@ class Meeting:
         self._deadline = None
 
     def _handle_contested(self, reason: RefusedReason, now: float) -> None:
-        if reason is not RefusedReason.TAKEN:
+        """The seat is not free. The client asks again for a while; what that means to the person is decided here."""
+        if reason not in (RefusedReason.TAKEN, RefusedReason.SAME_ROLE):
             self._fail(*explain.refused(reason, self._pairing, self._role))
-            return
-        if isinstance(self._pairing, NamePair) or self._role is Role.RECEIVER:
+        elif isinstance(self._pairing, Nameplate):
+            if not self._waiting:  # else a stranger drew our number; the seat stays ours
+                self._join_with_next_nameplate(now)
+        elif reason is RefusedReason.SAME_ROLE:
+            self._fail(*explain.refused(reason, self._pairing, self._role))
+        else:
+            self._events.append(events.SeatTaken())
+
+    def _join_with_next_nameplate(self, now: float) -> None:
+        pairing = self._next_pairing(self._attempt + 1)
+        if self._role is Role.RECEIVER or pairing == self._pairing:  # the person chose the code
             self._events.append(events.SeatTaken())
             return
         self._attempt += 1
         if self._attempt >= MAX_NAMEPLATES:
             self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
             return
-        self._join_as(self._next_pairing(self._attempt))
         self._mapped = None
+        self._join_as(pairing)
         self._client.start(now)
 
     def _begin(self, now: float) -> None:

@@ -26,6 +26,7 @@ _MAGIC = b"p2pt"
 _VERSION = 1
 _NONCE_LENGTH = 16
 _MAC_LENGTH = 32
+_LENGTH = 2  # bytes of a record's length field
 _CONNECT_LENGTH = len(_MAGIC) + 1 + _NONCE_LENGTH + _MAC_LENGTH
 _LISTEN_LENGTH = _NONCE_LENGTH + _MAC_LENGTH
 
@@ -89,17 +90,24 @@ class TcpChannel:
         return bool(self._records)
 
     def handle_data(self, data: Buffer) -> None:
-        self._input += data
+        """Takes bytes as they came. Whole records are opened where they stand; only a cut one is copied."""
+        view = memoryview(data)
         while self.state is not State.OPEN:
             length = _EXPECTED_LENGTH[self.state]
+            view = self._collect(view, length)
             if self.state is State.AWAIT_CONNECT and not _MAGIC.startswith(self._input[: len(_MAGIC)]):
                 raise RemoteError("not a peer of ours: wrong first bytes")
             if len(self._input) < length:
                 return
-            message = bytes(self._input[:length])
-            del self._input[:length]
+            message = bytes(self._input)
+            self._input.clear()
             self._handle_handshake(message)
-        self._open_records()
+        while self._input and view:
+            view = self._collect(view, self._wanted(self._input))
+            if len(self._input) >= _LENGTH and len(self._input) == self._wanted(self._input):
+                self._open_records(memoryview(bytes(self._input)))
+                self._input.clear()
+        self._input += view[self._open_records(view) :]
 
     def can_send(self) -> bool:
         return self.state is State.OPEN and self._queued_records < MAX_QUEUED_RECORDS
@@ -155,26 +163,38 @@ class TcpChannel:
         self._open = AESGCM(_expand(self._keys.records_in, salt))
         self.state = State.OPEN
 
-    def _open_records(self) -> None:
+    def _collect(self, view: memoryview, length: int) -> memoryview:
+        """Moves bytes from `view` to the input until that has `length`; returns what is left."""
+        missing = max(0, length - len(self._input))
+        self._input += view[:missing]
+        return view[missing:]
+
+    @staticmethod
+    def _wanted(start: Buffer) -> int:
+        """Bytes of the record that begins so, its length field included. Raises RemoteError."""
+        if len(start) < _LENGTH:
+            return _LENGTH
+        length = start[0] << 8 | start[1]
+        if not TAG_LENGTH < length <= MAX_RECORD + TAG_LENGTH:
+            raise RemoteError(f"record of {length} bytes")
+        return _LENGTH + length
+
+    def _open_records(self, view: memoryview) -> int:
+        """Opens the whole records at the front; returns their length."""
         assert self._open is not None
-        data, start = self._input, 0
-        with memoryview(data) as view:
-            while len(data) - start >= 2:
-                length = data[start] << 8 | data[start + 1]
-                if not TAG_LENGTH < length <= MAX_RECORD + TAG_LENGTH:
-                    raise RemoteError(f"record of {length} bytes")
-                end = start + 2 + length
-                if len(data) < end:
-                    break
-                try:
-                    record = self._open.decrypt(_record_nonce(self._next_in), view[start + 2 : end], None)
-                except InvalidTag:
-                    raise RemoteError("a record was altered on its way") from None
-                self._records.append(record)
-                self._next_in += 1
-                start = end
-        if start:
-            del data[:start]
+        start = 0
+        while len(view) - start > _LENGTH:
+            end = start + self._wanted(view[start : start + _LENGTH])
+            if len(view) < end:
+                break
+            try:
+                record = self._open.decrypt(_record_nonce(self._next_in), view[start + _LENGTH : end], None)
+            except InvalidTag:
+                raise RemoteError("a record was altered on its way") from None
+            self._records.append(record)
+            self._next_in += 1
+            start = end
+        return start
 
 
 def _record_nonce(number: int) -> bytes:
