@@ -115,7 +115,7 @@ def report(results: dict[str, list[Row]], size: int, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: [row[0] for row in rows] for name, rows in results.items()}))
         return
-    print(f"{f'{size / 2**30:.2f} GiB, Gbit/s':<28} {'min':>6} {'median':>6} {'max':>6}   CPU s/GiB send, recv  peak MB")
+    print(f"{f'{size / 2**30:.2f} GiB, Gbit/s':<28} {'min':>6} {'median':>6} {'max':>6}  CPU s/GiB send, recv  peak MB")
     for name, rows in results.items():
         rates = [row[0] for row in rows]
         line = f"{name:<28} {min(rates):6.2f} {statistics.median(rates):6.2f} {max(rates):6.2f}"

@@ -35,7 +35,7 @@ class SendingEnd:
 
     def advance(self, peer: Peer, now: float) -> bool:
         for _ in range(READS_A_TURN):
-            if (read := peer.poll_read()) is None:
+            if (read := peer.poll_read(now)) is None:
                 return False
             source = self._sources[read.file]
             record = self._buffer[: DATA_HEADER + read.length]

@@ -184,7 +184,7 @@ def test_target_not_writable_with_nobody_there_does_not_wait_for_ever(programs: 
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
-def test_a_source_that_cannot_be_sent_is_told_before_anything_happens(programs: Stage, tmp_path: Path, kind: str) -> None:
+def test_a_source_that_cannot_be_sent_is_told_at_once(programs: Stage, tmp_path: Path, kind: str) -> None:
     if kind == "folder":
         (tmp_path / "source").mkdir()
     sender = programs.send("alice", "bob", tmp_path / "source")
@@ -226,7 +226,7 @@ def test_a_disk_that_fills_up_in_mid_transfer_is_told_to_both(programs: Stage, t
         assert [path.name for path in disk.iterdir()] == ["other"]
 
 
-class small_disk:  # noqa: N801
+class small_disk:
     """A tmpfs of so many bytes, mounted for a block."""
 
     def __init__(self, path: Path, size: int) -> None:

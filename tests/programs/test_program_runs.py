@@ -95,7 +95,9 @@ def test_file_names_cannot_paint_the_screen(programs: Stage, tmp_path: Path) -> 
         assert "\u202e" not in side.err + side.out
 
 
-def ask(programs: Stage, tmp_path: Path, answers: list[tuple[str, str]], code: str | None = CODE) -> tuple[Program, str]:
+def ask(
+    programs: Stage, tmp_path: Path, answers: list[tuple[str, str]], code: str | None = CODE
+) -> tuple[Program, int]:
     """Runs recv on a terminal and types the answers when the questions come. Returns it and what the screen showed."""
     ours, theirs = pty.openpty()
     receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", stdin=theirs, code=code)
@@ -105,22 +107,22 @@ def ask(programs: Stage, tmp_path: Path, answers: list[tuple[str, str]], code: s
         os.write(ours, answer.encode() + b"\n")
     code_of_end = receiver.finish()
     os.close(ours)
-    return receiver, str(code_of_end)
+    return receiver, code_of_end
 
 
 def test_the_person_is_asked_for_the_code_and_for_the_yes(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
     sender = programs.send("alice", "bob", tmp_path / "file")
     receiver, end = ask(programs, tmp_path, [("code that alice's screen shows", CODE), (r"Take it\?", "y")], code=None)
-    assert (sender.finish(), end) == (0, "0"), sender.err + receiver.err
+    assert (sender.finish(), end) == (0, 0), sender.err + receiver.err
     assert (tmp_path / "out" / "file").exists()
 
 
 def test_no_means_no_on_both_screens(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
     sender = programs.send("alice", "bob", tmp_path / "file")
-    receiver, end = ask(programs, tmp_path, [(r"Take it\?", "n")])
-    assert (sender.finish(), end) == (5, "5")
+    _, end = ask(programs, tmp_path, [(r"Take it\?", "n")])
+    assert (sender.finish(), end) == (5, 5)
     assert "said no" in sender.err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 

@@ -182,7 +182,7 @@ class SimPeer:
         self._network.after(0.0, self._pump)
 
     def _drive_files(self, now: float) -> None:
-        while (read := self.peer.poll_read()) is not None:
+        while (read := self.peer.poll_read(now)) is not None:
             record = bytearray(DATA_HEADER) + self._contents[read.file][read.offset : read.offset + read.length]
             self.peer.handle_read(read, record, now)
         while (action := self.peer.poll_file_action()) is not None:

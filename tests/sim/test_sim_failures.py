@@ -6,14 +6,17 @@ import random
 
 import pytest
 from scenarios import Scenario
-from sim.network import Impairment
-from sim.worlds import World, meet
+from sim.network import Impairment, TcpPipe
+from sim.worlds import World
 
+from p2p.core.address import Address
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
+from p2p.core.peer.channel import KEEPALIVE_INTERVAL
 from p2p.core.transport.connection import IDLE_TIMEOUT
 
 CONTENT = random.Random(2).randbytes(3_000_000)
+STRANGER = Address("192.0.2.66", 6666)
 FILES = {"file": CONTENT}
 NATTED = Scenario("port-restricted", "port-restricted")
 ONE_LAN = Scenario("port-restricted", "port-restricted", one_lan=True)
@@ -26,6 +29,17 @@ def started(world: World, sender, receiver) -> None:
     sender.start()
     receiver.start()
     world.network.run(lambda: receiver.peer.machine.progress.done > 0, 30.0)
+
+
+@BOTH_PATHS
+def test_nothing_waits_for_a_keepalive(scenario: Scenario) -> None:
+    """Every record is followed by the next as soon as the path takes it, to the very end."""
+    world = World(scenario)
+    sender, receiver = world.sender(FILES | {"empty": b"", "last": b"x"}), world.receiver()
+    sender.start()
+    receiver.start()
+    world.network.run(lambda: receiver.peer.is_done and sender.peer.is_done, 30.0)
+    assert world.network.now < KEEPALIVE_INTERVAL
 
 
 def test_wrong_code_is_told_to_both_and_the_sender_waits_for_the_right_one() -> None:
@@ -229,11 +243,7 @@ def test_a_stranger_at_the_tcp_port_gets_nothing_and_delays_nobody() -> None:
             accept = host.tcp[40_001]
 
             def call(accept=accept) -> None:
-                from sim.network import TcpPipe
-
-                from p2p.core.address import Address
-
-                near, far = TcpPipe(world.network, Address("1.1.1.1", 1)), TcpPipe(world.network, Address("1.1.1.1", 1))
+                near, far = TcpPipe(world.network, STRANGER), TcpPipe(world.network, STRANGER)
                 near.other, far.other = far, near
                 near.on_data = heard.append
                 accept(far)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, RemoteError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
@@ -78,6 +77,7 @@ class Delivery:
         assert isinstance(self._machine, TransferSender)
         if self._machine.handle_read(read, record):
             self._channel.send(record, now)
+            self._send_control(now)  # the end of a file follows its last piece at once
 
     def handle_stored(self, file: int, final_name: str, now: float) -> None:
         self._receiver.handle_stored(file, final_name)
@@ -92,15 +92,15 @@ class Delivery:
             except RemoteError as error:
                 self._break_off(error, now)
             self._take_events(now)
-        while (outgoing := self._next_control()) is not None:
-            self._channel.send(outgoing, now)
+        self._send_control(now)
         self._take_events(now)
         self._take_end(now)
 
     # output
 
-    def poll_read(self) -> Read | None:
-        """Sender: the next bytes to read, if the path takes them."""
+    def poll_read(self, now: float) -> Read | None:
+        """Sender: the next bytes to read, if the path takes them, and no control record has to go before them."""
+        self._send_control(now)
         if self._ended or not isinstance(self._machine, TransferSender) or not self._channel.can_send():
             return None
         return self._machine.poll_read()
@@ -126,8 +126,9 @@ class Delivery:
         """Back-pressure: a receiver whose disk lags behind leaves records where they are."""
         return not self._ended and (isinstance(self._machine, TransferSender) or self._machine.ready)
 
-    def _next_control(self) -> Buffer | None:
-        return self._machine.poll_record() if not self._closed and self._channel.can_send() else None
+    def _send_control(self, now: float) -> None:
+        while not self._closed and self._channel.can_send() and (record := self._machine.poll_record()) is not None:
+            self._channel.send(record, now)
 
     def _close(self, code: ExitCode, reason: str, now: float) -> None:
         self._closed = True

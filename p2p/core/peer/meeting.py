@@ -176,7 +176,7 @@ class Meeting:
                 self._begin(now)
             case rendezvous.Waiting(mapped):
                 self._heard_server()
-                if not self._waiting:
+                if not self._waiting and not self._is_met:
                     self._waiting = True
                     self._events.append(events.WaitingForPeer(self._pairing, mapped))
             case rendezvous.Paired(peer_tag):

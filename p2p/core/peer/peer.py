@@ -208,8 +208,8 @@ class Peer:
             return None
         return self._connecting.poll_tcp_output() if self._connecting is not None else None
 
-    def poll_read(self) -> Read | None:
-        return self._delivery.poll_read() if self._delivery is not None else None
+    def poll_read(self, now: float) -> Read | None:
+        return self._delivery.poll_read(now) if self._delivery is not None else None
 
     def poll_file_action(self) -> FileAction | None:
         return self._delivery.poll_file_action() if self._delivery is not None else None
