@@ -11,6 +11,7 @@ from enum import Enum, auto
 
 from p2p.core.address import Address
 
+SOCKET_BUFFER = 256 * 1024  # bytes that a TCP connection holds
 LINK_DELAY = 0.010  # seconds one way, host to host
 
 
@@ -117,10 +118,24 @@ class TcpPipe:
         self.other: TcpPipe
         self.on_data: Callable[[bytes], None] = lambda _: None
         self.on_closed: Callable[[], None] = lambda: None
+        self.on_room: Callable[[], None] = lambda: None
+        self._in_flight = 0
         self._is_open = True
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the socket would take no more: what was written is not acknowledged yet."""
+        return self._in_flight >= SOCKET_BUFFER
+
     def write(self, data: bytes) -> None:
+        self._in_flight += len(data)
         self._network.after(LINK_DELAY, lambda: self.other._arrive(data))
+        self._network.after(2 * LINK_DELAY, lambda: self._acknowledge(len(data)))
+
+    def _acknowledge(self, length: int) -> None:
+        self._in_flight -= length
+        if self._is_open:
+            self.on_room()
 
     def close(self) -> None:
         if self._is_open:

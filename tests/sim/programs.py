@@ -156,14 +156,15 @@ class SimPeer:
                 self._pump()
 
         self._pipes[number] = pipe
-        pipe.on_data, pipe.on_closed = on_data, on_closed
+        pipe.on_data, pipe.on_closed, pipe.on_room = on_data, on_closed, self._pump
 
     def _pump(self) -> None:
         if not self.is_alive:
             return
         now = self._network.now
         self._drive_files(now)
-        self._drive_tcp()
+        while self._drive_tcp():
+            self._drive_files(now)
         while (transmit := self.peer.poll_transmit(now)) is not None:
             for datagram in _datagrams(transmit.buffers, transmit.segment_size):
                 self._network.send(self._host, self._port, transmit.destination, datagram)
@@ -196,11 +197,17 @@ class SimPeer:
                     self.received[name] = bytes(content)
                     self.peer.handle_stored(file, name, now)
 
-    def _drive_tcp(self) -> None:
-        while (output := self.peer.poll_tcp_output(lambda _: False)) is not None:
+    def _is_full(self, number: int) -> bool:
+        return number in self._pipes and self._pipes[number].is_full
+
+    def _drive_tcp(self) -> bool:
+        """Returns whether buffers moved: then there is room for more."""
+        moved = False
+        while (output := self.peer.poll_tcp_output(self._is_full)) is not None:
             number, buffers = output
             if number in self._pipes:
                 self._pipes[number].write(b"".join(buffers))
+                moved = True
         while (action := self.peer.poll_tcp_action()) is not None:
             match action:
                 case Connect(number, address):
@@ -208,6 +215,7 @@ class SimPeer:
                 case Close(number, _):
                     if number in self._pipes:
                         self._pipes.pop(number).close()
+        return moved
 
     def _schedule(self) -> None:
         at = self.peer.poll_timeout()
