@@ -131,6 +131,8 @@ def run(options: argparse.Namespace) -> ExitCode:
                     question.ask(now)
             elif isinstance(event, events.Failed):
                 question.drop()
+            if isinstance(event, events.Done | events.Failed) and peer.udp is not None:
+                screen.show_transport(peer.udp.connection.stats)
 
         loop = PeerLoop(
             peer,

@@ -14,6 +14,7 @@ from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Entry
+from p2p.core.transport.events import Stats
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -136,6 +137,14 @@ class Screen:
 
     def prepare(self, total: int) -> None:
         self._total = total
+
+    def show_transport(self, stats: Stats) -> None:
+        """With --verbose: what the reliable UDP saw of the network."""
+        share = stats.bytes_retransmitted / max(stats.bytes_sent, 1)
+        self._detail(
+            f"RTT {stats.smoothed_rtt * 1000:.1f} ms (least {stats.min_rtt * 1000:.1f}), "
+            f"datagrams of {stats.datagram_size} B, {stats.packets_sent} sent, {share:.2%} retransmitted"
+        )
 
     # sentences
 
