@@ -37,6 +37,7 @@ def transfer(lab: Lab, source: Path, digest: str, path: str, environment: dict[s
     )
     assert server.stdout is not None
     server.stdout.readline()
+    touch_memory(source.parent, source.stat().st_size)
     common = ["--server", f"{server_host.address}:8080", "--code", CODE, "--json", "--quiet"]
     with tempfile.TemporaryDirectory(dir=source.parent) as out:
         command = [sys.executable, "-m", "p2p.peer"]
@@ -93,7 +94,6 @@ def main() -> int:
         Lab(one_lan(PORT_RESTRICTED)) as lan,
     ):
         source = Path(folder) / "file"
-        touch_memory(source.parent, 3 * options.size)
         digest = make_file(source, options.size)
         rows: dict[str, Callable[[], Row]] = {
             "iperf3 TCP, through NATs": lambda: iperf3(natted, options.size),

@@ -87,7 +87,10 @@ def make_file(path: Path, size: int) -> str:
 
 
 def touch_memory(folder: Path, size: int) -> None:
-    """Writes and removes `size` bytes: a virtual machine gets its memory only at the first touch, and slowly."""
+    """Writes and removes `size` bytes: a virtual machine gets memory from its host at the first touch, and slowly.
+
+    What lies unused for a second or two may go back to the host, so this is done right before each run.
+    """
     path = folder / "touched"
     with path.open("wb") as file:
         for _ in range(-(-size // (1 << 24))):

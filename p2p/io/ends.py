@@ -20,7 +20,7 @@ class End(Protocol):
     """What the loop does with files, once a turn."""
 
     def advance(self, peer: Peer, now: float) -> bool:
-        """Returns whether there is more to do at once."""
+        """Returns whether it produced something for the path to carry."""
 
     def close(self) -> None: ...
 
@@ -34,9 +34,9 @@ class SendingEnd:
         self._open: int | None = None
 
     def advance(self, peer: Peer, now: float) -> bool:
-        for _ in range(READS_A_TURN):
+        for number in range(READS_A_TURN):
             if (read := peer.poll_read(now)) is None:
-                return False
+                return number > 0
             source = self._sources[read.file]
             record = self._buffer[: DATA_HEADER + read.length]
             try:

@@ -77,17 +77,18 @@ class PeerLoop:
 
     def _turn(self) -> None:
         now = time.monotonic()
-        is_busy = self._end.advance(self._peer, now)
-        self._transmit(now)
-        is_busy |= self._drive_tcp(now)
+        self._end.advance(self._peer, now)
+        moved = self._transmit(now) + self._drive_tcp(now)
+        is_busy = moved > 0 and self._end.advance(self._peer, now)  # what went out made room for more
         self._report(now)
         wait = 0.0 if is_busy else max(0.0, self._earliest() - time.monotonic())
         for key, mask in self._selector.select(wait):
             key.data(mask)
         self._handle_timeouts(time.monotonic())
 
-    def _transmit(self, now: float) -> None:
-        for _ in range(TRANSMITS_A_TURN):
+    def _transmit(self, now: float) -> int:
+        """Returns how many bursts went out."""
+        for sent in range(TRANSMITS_A_TURN):
             transmit = self._unsent or self._peer.poll_transmit(now)
             if transmit is None:
                 break
@@ -98,7 +99,10 @@ class PeerLoop:
             self._unsent = None
             if result is SendResult.TOO_BIG:
                 self._peer.handle_message_too_big(transmit, now)
+        else:
+            sent = TRANSMITS_A_TURN
         self._watch_udp()
+        return sent
 
     def _watch_udp(self) -> None:
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent is not None else 0)
@@ -106,12 +110,12 @@ class PeerLoop:
         if key.events != wanted:
             self._selector.modify(self._udp.fileno(), wanted, self._receive)
 
-    def _drive_tcp(self, now: float) -> bool:
-        """Returns whether buffers moved: then there is room for more."""
-        moved = False
+    def _drive_tcp(self, now: float) -> int:
+        """Returns how many times buffers were handed to the kernel."""
+        moved = 0
         while (output := self._peer.poll_tcp_output(self._tcp.has_output)) is not None:
             self._tcp.send(*output)
-            moved = True
+            moved += 1
         while (action := self._peer.poll_tcp_action()) is not None:
             match action:
                 case Connect(connection, address):

@@ -1,6 +1,6 @@
 """Moves zeros from memory to memory between two processes over UDP on loopback, and prints Gbit/s and CPU seconds.
 
-python -m benchmarks.transport_loopback [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
+python -m bench.transport_loopback [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
                                           [--profile sender|receiver]
 """
 
@@ -19,6 +19,7 @@ from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.transport.connection import MAX_RECORD, Connection, ConnectionKeys
 from p2p.core.transport.events import Closed, IdleTimedOut
+from p2p.io.memory import keep_freed_memory
 from p2p.io.udp import SOCKET_BUFFER, SendResult, UdpSocket
 
 
@@ -121,6 +122,7 @@ def cost(cpu_before: float) -> str:
 
 
 def receiver_process(pipe: Pipe, options: argparse.Namespace) -> None:
+    keep_freed_memory()
     sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
     pipe.send(sock.address)
     profiled(options.profile == "receiver", lambda: receive(sock, pipe.recv(), options))
@@ -147,6 +149,7 @@ def main() -> None:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=receiver_process, args=(theirs, options))
     process.start()
+    keep_freed_memory()
     sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
     remote = ours.recv()
     ours.send(sock.address)

@@ -1,4 +1,4 @@
-"""How fast files pass through the transfer machines, with no network between: python benchmarks/transfer_files.py
+"""How fast files pass through the transfer machines, with no network between: python -m bench.transfer_files
 
 Needs twice the size in free memory: the files lie on tmpfs (/dev/shm unless --directory says otherwise).
 """
