@@ -88,19 +88,16 @@ class PeerLoop:
 
     def _transmit(self, now: float) -> int:
         """Returns how many bursts went out."""
-        for sent in range(TRANSMITS_A_TURN):
-            transmit = self._unsent or self._peer.poll_transmit(now)
-            if transmit is None:
-                break
+        sent = 0
+        while sent < TRANSMITS_A_TURN and (transmit := self._unsent or self._peer.poll_transmit(now)) is not None:
             result = self._udp.send(transmit)
             if result is SendResult.WOULD_BLOCK:
                 self._unsent = transmit
                 break
             self._unsent = None
+            sent += 1
             if result is SendResult.TOO_BIG:
                 self._peer.handle_message_too_big(transmit, now)
-        else:
-            sent = TRANSMITS_A_TURN
         self._watch_udp()
         return sent
 
