@@ -68,6 +68,7 @@ class Peer:
         self._machine: TransferSender | TransferReceiver = (
             TransferSender(config.entries) if config.role is Role.SENDER else TransferReceiver()
         )
+        self._unsettled: float | None = None  # when the datagrams came whose records nobody has looked at yet
         self.failure: Failure | None = None
         self.is_done = False
 
@@ -124,6 +125,8 @@ class Peer:
             self._meeting.handle_datagram(bytes(data), source, now)
         elif self._udp is not None and first not in (CHECK, ANSWER):
             self._udp.handle_datagram(data, segment_size, source, now)
+            self._unsettled = now  # the hot path: what it means is looked at once for all reads of a turn
+            return
         elif self._connecting is not None:
             self._connecting.handle_datagram(data, segment_size, source, now)
         self._advance(now)
@@ -183,6 +186,7 @@ class Peer:
     # output
 
     def poll_transmit(self, now: float) -> Transmit | None:
+        self._settle()
         if self._udp is not None and (transmit := self._udp.poll_transmit(now)) is not None:
             return transmit
         if (transmit := self._meeting.poll_transmit()) is not None:
@@ -209,15 +213,19 @@ class Peer:
         return self._connecting.poll_tcp_output() if self._connecting is not None else None
 
     def poll_read(self, now: float) -> Read | None:
+        self._settle()
         return self._delivery.poll_read(now) if self._delivery is not None else None
 
     def poll_file_action(self) -> FileAction | None:
+        self._settle()
         return self._delivery.poll_file_action() if self._delivery is not None else None
 
     def poll_event(self) -> events.PeerEvent | None:
+        self._settle()
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
+        self._settle()
         parts = (self._meeting, self._connecting, self._delivery)
         return min((t for part in parts if part is not None and (t := part.poll_timeout()) is not None), default=None)
 
@@ -229,7 +237,12 @@ class Peer:
             raise CallerError("no path has been chosen yet")
         return self._delivery
 
+    def _settle(self) -> None:
+        if self._unsettled is not None:
+            self._advance(self._unsettled)
+
     def _advance(self, now: float) -> None:
+        self._unsettled = None
         while (event := self._meeting.poll_event()) is not None:
             self._handle_meeting_event(event, now)
         if self._connecting is not None and self._delivery is None:
