@@ -120,7 +120,7 @@ class TcpPipe:
         self.on_closed: Callable[[], None] = lambda: None
         self.on_room: Callable[[], None] = lambda: None
         self._in_flight = 0
-        self._is_open = True
+        self.is_open = True
 
     @property
     def is_full(self) -> bool:
@@ -134,21 +134,21 @@ class TcpPipe:
 
     def _acknowledge(self, length: int) -> None:
         self._in_flight -= length
-        if self._is_open:
+        if self.is_open:
             self.on_room()
 
     def close(self) -> None:
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             self._network.after(LINK_DELAY, self.other._end)
 
     def _arrive(self, data: bytes) -> None:
-        if self._is_open:
+        if self.is_open:
             self.on_data(data)
 
     def _end(self) -> None:
-        if self._is_open:
-            self._is_open = False
+        if self.is_open:
+            self.is_open = False
             self.on_closed()
 
 
@@ -208,8 +208,14 @@ class Network:
             return
         near, far = TcpPipe(self, destination), TcpPipe(self, Address(host.address, 50_000))
         near.other, far.other = far, near
+
+        def connected() -> None:
+            done(near)
+            if not near.is_open:  # it was closed while the answer was under way
+                near.on_closed()
+
         self.after(LINK_DELAY, lambda: accept(far))
-        self.after(2 * LINK_DELAY, lambda: done(near))
+        self.after(2 * LINK_DELAY, connected)
 
     def _route(self, host: Host, source: Address, destination: Address, data: bytes) -> None:
         neighbour = self._hosts.get((destination.host, host.nat))

@@ -13,6 +13,7 @@ from p2p.core.address import Address
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.channel import KEEPALIVE_INTERVAL
+from p2p.core.transfer.events import Open
 from p2p.core.transport.connection import IDLE_TIMEOUT
 
 CONTENT = random.Random(2).randbytes(3_000_000)
@@ -272,3 +273,91 @@ def test_a_network_that_turns_very_bad_still_delivers(seed: int) -> None:
     world.run(sender, receiver, limit=600.0)
     assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
     assert receiver.received == {"file": CONTENT[:100_000]}
+
+
+def test_ctrl_c_before_the_first_word_is_told_over_the_new_path() -> None:
+    world = World(NATTED)
+    sender, receiver = world.sender(FILES), world.receiver()
+    sender.start()
+    receiver.start()
+    world.network.run(lambda: sender.path is not None, 30.0)
+    sender.fail(Failure(ExitCode.CANCELLED, "stopped"), "it was stopped by Ctrl-C over there")
+    world.run(receiver, limit=END_LIMIT)
+    assert receiver.exit_code is ExitCode.INTERRUPTED
+    assert "Ctrl-C over there" in receiver.peer.failure.message
+
+
+def test_silence_right_after_the_nomination_ends_the_receiver() -> None:
+    world = World(NATTED)
+    sender, receiver = world.sender(FILES), world.receiver()
+    sender.start()
+    receiver.start()
+    punched = lambda: receiver.peer._connecting is not None and receiver.peer._connecting._punched is not None  # noqa: E731
+    world.network.run(punched, 30.0)
+    world.hosts[0].is_up = False
+    sender.kill()
+    world.run(receiver, limit=END_LIMIT)
+    assert receiver.exit_code is ExitCode.INTERRUPTED
+    assert "12 seconds" in receiver.peer.failure.message
+
+
+def test_the_last_word_arrives_although_the_network_was_dark_for_a_while() -> None:
+    world = World(NATTED)
+    sender, receiver = world.sender(FILES), world.receiver()
+    sender.start()
+    receiver.start()
+    world.network.run(lambda: receiver.peer.is_done, 30.0)
+    world.hosts[0].is_up = False
+
+    def light() -> None:
+        world.hosts[0].is_up = True
+
+    world.network.after(5.0, light)
+    world.run(sender, receiver, limit=END_LIMIT)
+    assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
+
+
+def test_the_invitation_is_shown_although_somebody_with_a_wrong_code_was_there_first() -> None:
+    world = World(NATTED)
+    wrong = world.receiver(secret=b"another-wrong-code")
+    wrong.start()
+    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in wrong.events), 5.0)
+    sender = world.sender(FILES)
+    sender.start()
+    world.run(wrong, limit=5.0)
+    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in sender.events), 5.0)
+    assert events.CodeRejected(1, 3) in sender.events
+    assert sum(isinstance(e, events.WaitingForPeer) for e in sender.events) == 1
+
+
+def test_tcp_is_found_although_only_the_sender_can_be_connected_to() -> None:
+    """The receiver has its keys first, so its connection comes before the sender knows what to do with it."""
+    world = World(ONE_LAN)
+    sender, receiver = world.sender(FILES), world.receiver()
+    world.hosts[1].tcp.clear()
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=10.0)
+    assert receiver.received == FILES
+    assert receiver.path.description.startswith("direct TCP")
+
+
+@BOTH_PATHS
+def test_nothing_is_to_be_written_after_a_file_could_not_be_opened(scenario: Scenario) -> None:
+    """OPEN and WRITE of one file come together: when the first fails, there is nothing that the second could go to."""
+    world = World(scenario)
+    sender, receiver = world.sender(FILES), world.receiver()
+    left: list[object] = []
+
+    def drive_files(now: float) -> None:
+        if (action := receiver.peer.poll_file_action()) is not None:
+            assert isinstance(action, Open)
+            receiver.peer.fail(Failure(ExitCode.STORAGE, "cannot store it"), "it cannot store it", now)
+            left.append(receiver.peer.poll_file_action())
+
+    receiver._drive_files = drive_files
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=10.0)
+    assert left == [None]
+    assert (sender.exit_code, receiver.exit_code) == (ExitCode.STORAGE, ExitCode.STORAGE)

@@ -14,6 +14,7 @@ from p2p.core.transport.connection import IDLE_TIMEOUT, Connection
 from p2p.core.transport.tcp import TcpChannel
 
 KEEPALIVE_INTERVAL = 3.0  # seconds without sending, on TCP; UDP has its own
+MAX_UNREAD = 64  # records, 4 MB, that wait for a slow disk; on TCP nothing but the socket's own window holds the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ class Channel(Protocol):
     def poll_timeout(self) -> float | None: ...
     def close(self, code: ExitCode, reason: str, now: float) -> None: ...
     @property
+    def is_delivered(self) -> bool:
+        """Whether closing now cuts off nothing that was said."""
+    @property
     def is_over(self) -> bool:
         """Closed on both sides, or as good as that: nothing is left to say."""
     @property
@@ -77,6 +81,10 @@ class UdpLink:
     @property
     def connection(self) -> Connection:
         return self._connection
+
+    @property
+    def is_delivered(self) -> bool:
+        return self._connection.is_idle or not self._connection.is_open
 
     @property
     def is_over(self) -> bool:
@@ -121,8 +129,17 @@ class TcpLink:
         self.poll_record = channel.poll_record
 
     @property
+    def is_delivered(self) -> bool:
+        return True  # the caller flushes before it closes
+
+    @property
     def is_over(self) -> bool:
         return self._closed
+
+    @property
+    def is_full(self) -> bool:
+        """Whether to leave what comes in the socket, because what came is not read yet."""
+        return not self._closed and self._channel.unread >= MAX_UNREAD
 
     @property
     def rtt(self) -> float | None:
@@ -151,6 +168,8 @@ class TcpLink:
     def handle_timeout(self, now: float) -> None:
         if self._closed:
             return
+        if self.is_full:
+            self._last_received = now  # the silence is ours
         if now >= self._last_received + IDLE_TIMEOUT:
             self._close(Lost(IDLE_TIMEOUT))
         elif now >= self._last_sent + KEEPALIVE_INTERVAL:

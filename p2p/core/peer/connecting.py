@@ -118,7 +118,7 @@ class Connecting:
         self._advance(now)
 
     def handle_closed(self, connection: int, now: float) -> None:
-        self._lan.handle_closed(connection)
+        self._lan.handle_closed(connection, now)
         self._advance(now)
 
     def handle_timeout(self, now: float) -> None:
@@ -177,7 +177,7 @@ class Connecting:
         tcp = self._lan.poll_authenticated() if self._role is Role.SENDER else self._lan.poll_first_record()
         if tcp is not None:
             self._choose_tcp(tcp, now)
-        elif self._punched is not None and (self._role is Role.SENDER or self._punched[0].stats.records_received):
+        elif self._punched is not None and (self._role is Role.SENDER or _was_spoken_on(self._punched[0])):
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
@@ -195,3 +195,8 @@ class Connecting:
         self._lan.drop_all()
         path = PathChosen(PathKind.UDP, selected.address, selected.rtt, explain.udp_path(selected.kind, selected.rtt))
         self._events.append(Chosen(UdpLink(connection), path, None))
+
+
+def _was_spoken_on(connection: Connection) -> bool:
+    """Whether the sender picked it: it said something, its end was told, or it went away before it could speak."""
+    return bool(connection.stats.records_received) or not connection.is_open

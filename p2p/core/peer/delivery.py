@@ -14,6 +14,7 @@ from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import Read, TransferSender
 
 LINGER = 3.0  # seconds after our last word in which the other side may still close first
+LINGER_AGAIN = 0.5  # seconds between two looks whether the last word has arrived; the idle time-out ends them
 
 FileAction = transfer.Open | transfer.Write | transfer.Complete
 
@@ -68,8 +69,11 @@ class Delivery:
         if (at := self._channel.poll_timeout()) is not None and at <= now:
             self._channel.handle_timeout(now)
         if self._linger is not None and self._linger <= now:
-            self._linger = None
-            self._close(ExitCode.DONE, "", now)
+            if self._channel.is_delivered:
+                self._linger = None
+                self._close(ExitCode.DONE, "", now)
+            else:
+                self._linger = now + LINGER_AGAIN
         self.advance(now)
 
     def handle_read(self, read: Read, record: bytearray | memoryview, now: float) -> None:
@@ -106,6 +110,8 @@ class Delivery:
         return self._machine.poll_read()
 
     def poll_file_action(self) -> FileAction | None:
+        if self._ended:
+            return None  # what is left of a transfer that failed is not to be written
         return self._file_actions.popleft() if self._file_actions else None
 
     def poll_event(self) -> events.PeerEvent | None:

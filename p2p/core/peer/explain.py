@@ -39,6 +39,10 @@ def outdated(who: str, version: int) -> str:
     return f"{who} speaks protocol version {version}, this program another: please update p2p on both ends".capitalize()
 
 
+def senseless_description(error: Exception) -> str:
+    return f"The other side describes itself in a way unknown here ({error}): please update p2p on both ends"
+
+
 def refused(reason: RefusedReason, pairing: Pairing, role: Role) -> tuple[ExitCode, str]:
     match reason:
         case RefusedReason.TAKEN:

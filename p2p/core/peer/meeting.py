@@ -9,7 +9,7 @@ from typing import assert_never
 
 from p2p.core.address import Address, is_private
 from p2p.core.datagram import Transmit
-from p2p.core.errors import ExitCode, Failure
+from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.peer import events, explain
 from p2p.core.punch.description import Candidate, Description, Kind, Mapping
 from p2p.core.rendezvous import client as rendezvous
@@ -74,6 +74,7 @@ class Meeting:
         self._answered = False
         self._refused = False
         self._waiting = False
+        self._invited = False
         self._is_met = False
         self._over = False
         self._deadline: float | None = None
@@ -176,8 +177,9 @@ class Meeting:
                 self._begin(now)
             case rendezvous.Waiting(mapped):
                 self._heard_server()
-                if not self._waiting and not self._is_met:
-                    self._waiting = True
+                self._waiting = True
+                if not self._invited and not self._is_met:
+                    self._invited = True
                     self._events.append(events.WaitingForPeer(self._pairing, mapped))
             case rendezvous.Paired(peer_tag):
                 self._heard_server()
@@ -271,7 +273,11 @@ class Meeting:
         match event:
             case session.Established(keys, description, verification):
                 assert self._description is not None
-                remote = Description.decode(description)
+                try:
+                    remote = Description.decode(description)
+                except DecodeError as error:
+                    self._fail(ExitCode.INTERNAL, explain.senseless_description(error))
+                    return
                 self._is_met = True
                 self._events.append(Met(keys, self._description, remote, verification))
             case session.WrongCode(tries, limit, burnt):

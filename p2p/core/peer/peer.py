@@ -82,6 +82,11 @@ class Peer:
         return self._udp
 
     @property
+    def has_met(self) -> bool:
+        """Whether there is another side that holds our keys, and will be told how this ends."""
+        return self._connecting is not None
+
+    @property
     def is_over(self) -> bool:
         """Whether the run has ended and nothing is left to say to anybody."""
         ended = (self.is_done or self.failure is not None) and self._tcp_number is None
@@ -202,6 +207,11 @@ class Peer:
             number, self._tcp_number = self._tcp_number, None
             return Close(number, flush=True)
         return None
+
+    @property
+    def paused_tcp(self) -> int | None:
+        """The TCP connection of which nothing is to be read for now."""
+        return self._tcp_number if self._tcp is not None and self._tcp.is_full else None
 
     def poll_tcp_output(self, is_full: Callable[[int], bool]) -> tuple[int, list[Buffer]] | None:
         """Buffers for one TCP connection. `is_full` tells whether earlier ones of it still wait for the socket."""

@@ -185,6 +185,11 @@ class Connection:
         return self._outgoing.is_delivered
 
     @property
+    def is_open(self) -> bool:
+        """Neither side has closed it, and it has not timed out."""
+        return self._closing.state is State.OPEN
+
+    @property
     def is_drained(self) -> bool:
         """Closed, and nothing more to send or to answer."""
         return self._closing.is_drained

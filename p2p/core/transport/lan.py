@@ -13,6 +13,7 @@ from p2p.core.transport.tcp import TcpChannel, TcpKeys
 
 HANDSHAKE_TIMEOUT = 3.0  # seconds; a stranger's time to fail in, and a private address's time to answer
 MAX_STRANGERS = 16  # unproved incoming connections held at once; the oldest gives way, so nobody can block the door
+RETRY_FIRST = 0.05  # seconds, doubling: who is not as far as we are closes what comes too early
 MAX_ATTEMPTS = 16  # outgoing connections, one for each address that the peer described
 
 
@@ -43,6 +44,8 @@ class LanRace:
         self._random_bytes = random_bytes
         self._channels: dict[int, TcpChannel | None] = {}  # None: not connected yet
         self._deadlines: dict[int, float] = {}
+        self._retries: dict[int, float] = {}  # when to connect again
+        self._pauses: dict[int, float] = {}  # how long the last wait before that was
         self._addresses: dict[int, Address] = {}
         self._actions: deque[Action] = deque()
         self._authenticated: deque[int] = deque()
@@ -81,15 +84,25 @@ class LanRace:
             self._deadlines.pop(connection, None)
             self._authenticated.append(connection)
 
-    def handle_closed(self, connection: int) -> None:
-        self._forget(connection)
+    def handle_closed(self, connection: int, now: float) -> None:
+        """The other side may have had no keys yet, or no listener: ours are tried again until their time is up."""
+        pause = self._pauses.get(connection, RETRY_FIRST)
+        if connection % 2 or now + pause >= self._deadlines.get(connection, now):
+            self._forget(connection)
+            return
+        self._channels[connection] = None
+        self._retries[connection] = now + pause
+        self._pauses[connection] = 2 * pause
 
     def handle_timeout(self, now: float) -> None:
+        for connection in [c for c, at in self._retries.items() if at <= now]:
+            del self._retries[connection]
+            self._actions.append(Connect(connection, self._addresses[connection]))
         for connection in [c for c, deadline in self._deadlines.items() if deadline <= now]:
             self._drop(connection)
 
     def poll_timeout(self) -> float | None:
-        return min(self._deadlines.values(), default=None)
+        return min((*self._deadlines.values(), *self._retries.values()), default=None)
 
     def poll_action(self) -> Action | None:
         return self._actions.popleft() if self._actions else None
@@ -135,6 +148,8 @@ class LanRace:
     def _forget(self, connection: int) -> None:
         self._channels.pop(connection, None)
         self._deadlines.pop(connection, None)
+        self._retries.pop(connection, None)
+        self._pauses.pop(connection, None)
         self._addresses.pop(connection, None)
         if connection in self._authenticated:
             self._authenticated.remove(connection)

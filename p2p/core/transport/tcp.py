@@ -89,6 +89,11 @@ class TcpChannel:
     def has_record(self) -> bool:
         return bool(self._records)
 
+    @property
+    def unread(self) -> int:
+        """Records that `poll_record` has not handed out yet. The caller bounds them by reading no more."""
+        return len(self._records)
+
     def handle_data(self, data: Buffer) -> None:
         """Takes bytes as they came. Whole records are opened where they stand; only a cut one is copied."""
         view = memoryview(data)

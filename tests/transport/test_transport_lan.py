@@ -1,0 +1,68 @@
+"""The LAN race and the link over TCP, where real sockets would hide what matters: time and amounts."""
+
+from __future__ import annotations
+
+import random
+
+from p2p.core.address import Address
+from p2p.core.peer.channel import MAX_UNREAD, Lost, TcpLink
+from p2p.core.transport.connection import IDLE_TIMEOUT
+from p2p.core.transport.lan import HANDSHAKE_TIMEOUT, RETRY_FIRST, Close, Connect, LanRace
+from p2p.core.transport.tcp import TcpChannel, TcpKeys
+
+OURS = TcpKeys(b"a" * 32, b"b" * 32, b"c" * 32, b"d" * 32)
+THEIRS = TcpKeys(b"b" * 32, b"a" * 32, b"d" * 32, b"c" * 32)
+THERE = Address("192.168.1.2", 4000)
+
+
+def test_a_refused_connection_is_tried_again_ever_more_rarely_until_its_time_is_up() -> None:
+    race = LanRace(OURS, random.Random(1).randbytes)
+    race.start([THERE], 0.0)
+    attempts = []
+    now = 0.0
+    while race.is_trying:
+        while (action := race.poll_action()) is not None:
+            assert action == Connect(0, THERE)
+            attempts.append(now)
+            race.handle_closed(0, now)
+        if (at := race.poll_timeout()) is not None:
+            now = at
+            race.handle_timeout(now)
+    assert attempts[:3] == [0.0, RETRY_FIRST, 3 * RETRY_FIRST]
+    assert len(attempts) == 6
+    assert now <= HANDSHAKE_TIMEOUT
+
+
+def test_nothing_is_tried_again_after_the_choice() -> None:
+    race = LanRace(OURS, random.Random(1).randbytes)
+    race.start([THERE], 0.0)
+    assert race.poll_action() == Connect(0, THERE)
+    race.handle_closed(0, 0.0)
+    race.drop_all()
+    assert race.poll_timeout() is None
+    race.handle_timeout(1.0)
+    assert race.poll_action() == Close(0)
+    assert race.poll_action() is None
+
+
+def test_a_link_that_nobody_reads_is_full_and_does_not_take_its_own_silence_for_the_other_sides() -> None:
+    rng = random.Random(1)
+    here, there = (
+        TcpChannel(keys, connector=keys is OURS, random_bytes=rng.randbytes) for keys in (OURS, THEIRS)
+    )
+    for _ in range(2):
+        there.handle_data(b"".join(here.poll_output()))
+        here.handle_data(b"".join(there.poll_output()))
+    link = TcpLink(here, 0.0)
+    for _ in range(MAX_UNREAD):
+        assert not link.is_full
+        there.send(b"record")
+        link.handle_data(b"".join(there.poll_output()), 0.0)
+    assert link.is_full
+    link.handle_timeout(IDLE_TIMEOUT + 1.0)
+    assert link.poll_end() is None
+    while link.poll_record() is not None:
+        pass
+    assert not link.is_full
+    link.handle_timeout(2 * IDLE_TIMEOUT + 1.0)
+    assert link.poll_end() == Lost(IDLE_TIMEOUT)
