@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from typing import NoReturn
 
@@ -23,10 +22,11 @@ exit codes: 0 done, 1 internal, 2 usage, 3 no peer or timed out, 4 wrong code, 5
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
-    options = _parser().parse_args(arguments)
-    from p2p.io.run import run  # noqa: PLC0415  (so that --help answers at once)
-
+    _open_missing_streams()
     try:
+        options = _parser().parse_args(arguments)
+        from p2p.io.run import run  # noqa: PLC0415  (so that --help answers at once)
+
         return int(run(options))
     except CallerError as error:
         print(f"{_sentence(str(error))}", file=sys.stderr)
@@ -34,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return ExitCode.CANCELLED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"The system refuses what is needed: {error}.", file=sys.stderr)
         return ExitCode.INTERNAL
     except P2PError as error:
         print(f"Internal error: {error}. Please report it with the command you ran", file=sys.stderr)
@@ -78,10 +78,20 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("a number of seconds above zero")
+        raise argparse.ArgumentTypeError(f"a number of seconds above zero is wanted, not {text!r}")
     return value
+
+
+def _open_missing_streams() -> None:
+    """Whoever started us may have closed them (`2>&-`); Python then has None there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as the program runs)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,11 +101,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def command_line(words: list[str]) -> str:
-    """A command as the person on the other machine has to type it."""
-    return "python -m p2p.peer " + shlex.join(words)
 
 
 if __name__ == "__main__":

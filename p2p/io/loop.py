@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import signal
 import socket
@@ -22,7 +23,9 @@ from p2p.io.worker import Worker
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
 READS_A_TURN = 4  # batches read from the UDP socket in one turn
+SAME_INTERRUPT = 0.5  # seconds in which a second signal is the first one again: wrappers pass on what the terminal sent
 INTERRUPTED_HERE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; nothing half-done was kept")
+INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, before anything was sent or received")
 TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
 
 
@@ -41,8 +44,12 @@ class PeerLoop:
         on_event: Callable[[events.PeerEvent, float], None],
         on_tick: Callable[[float], None],
         patience: float | None,
+        impatience: Failure | None = None,
     ) -> None:
-        """`patience`: seconds to wait for the other side before giving up; None: for ever."""
+        """`patience`: seconds to wait for the other side before giving up; None: for ever.
+
+        `impatience` is how that ends, when there is a better reason than that nobody came.
+        """
         self._peer = peer
         self._udp = udp
         self._tcp = tcp
@@ -52,14 +59,18 @@ class PeerLoop:
         self._on_event = on_event
         self._on_tick = on_tick
         self._patience = patience
+        self._impatience = impatience
         self._deadline: float | None = None
         self._next_tick = 0.0
         self._unsent: Transmit | None = None
-        self._interrupts = 0
+        self._interrupted_at: float | None = None
+        self._is_stopping = False
         tcp.on_connected = lambda connection: peer.handle_connected(connection, time.monotonic())
         tcp.on_accepted = lambda connection, source: peer.handle_accepted(connection, source, time.monotonic())
         tcp.on_data = lambda connection, data: peer.handle_tcp_data(connection, data, time.monotonic())
-        tcp.on_closed = lambda connection: peer.handle_tcp_closed(connection, time.monotonic())
+        tcp.on_closed = lambda connection, error: peer.handle_tcp_closed(
+            connection, time.monotonic(), refused=error == errno.ECONNREFUSED
+        )
 
     def run(self) -> ExitCode:
         """Returns how it ended. Raises KeyboardInterrupt at the second Ctrl-C."""
@@ -90,7 +101,11 @@ class PeerLoop:
         """Returns how many bursts went out."""
         sent = 0
         while sent < TRANSMITS_A_TURN and (transmit := self._unsent or self._peer.poll_transmit(now)) is not None:
-            result = self._udp.send(transmit)
+            try:
+                result = self._udp.send(transmit)
+            except OSError as error:
+                result = SendResult.SENT  # lost, as far as the machines are concerned
+                self._peer.handle_send_refused(transmit, error.strerror or str(error), now)
             if result is SendResult.WOULD_BLOCK:
                 self._unsent = transmit
                 break
@@ -119,6 +134,7 @@ class PeerLoop:
                     self._tcp.connect(connection, address)
                 case Close(connection, flush):
                     self._tcp.close(connection, now=now, flush=flush)
+        self._tcp.pause(self._peer.paused_tcp)
         return moved
 
     def _receive(self, mask: int) -> None:
@@ -158,10 +174,12 @@ class PeerLoop:
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
             message = f"The other side did not come within {self._patience:g} seconds. Run both commands again"
-            self._peer.fail(Failure(ExitCode.NO_PEER, message), "it gave up waiting", now)
-        if self._interrupts == 1:
-            self._interrupts = 2
-            self._peer.fail(INTERRUPTED_HERE, TOLD_INTERRUPTED, now)
+            failure = self._impatience or Failure(ExitCode.NO_PEER, message)
+            self._peer.fail(failure, "it gave up waiting", now)
+        if self._interrupted_at is not None and not self._is_stopping:
+            self._is_stopping = True
+            failure = INTERRUPTED_HERE if self._peer.has_met else INTERRUPTED_ALONE
+            self._peer.fail(failure, TOLD_INTERRUPTED, now)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
@@ -171,8 +189,10 @@ class PeerLoop:
             end.setblocking(False)
 
         def note(_: int, __: object) -> None:
-            self._interrupts += 1
-            if self._interrupts > 2:
+            now = time.monotonic()
+            if self._interrupted_at is None:
+                self._interrupted_at = now
+            elif now >= self._interrupted_at + SAME_INTERRUPT:
                 raise KeyboardInterrupt
 
         def drain(_: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2p.core.address import Address
-from p2p.core.errors import CallerError, ExitCode
+from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer, PeerConfig
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing
@@ -48,6 +48,7 @@ class Plan:
     secret: str | None
     paths: tuple[str, ...]
     server: str
+    shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
 
     @property
     def friend(self) -> str:
@@ -69,7 +70,7 @@ class Plan:
         words = [verb, friend, me, *(["PATH"] if verb == "send" else []), *server]
         if self.secret is None:
             words.append("--no-code")
-        return "python -m p2p.peer " + shlex.join(words), self.secret
+        return "python -m p2p.peer " + shlex.join(words), self.secret if self.shows_code else None
 
 
 def run(options: argparse.Namespace) -> ExitCode:
@@ -77,7 +78,13 @@ def run(options: argparse.Namespace) -> ExitCode:
     plan = _plan(options)
     server = resolve(plan.server)
     screen = Screen(
-        plan.role, plan.friend, plan.invitation, as_json=options.json, quiet=options.quiet, verbose=options.verbose
+        plan.role,
+        plan.friend,
+        plan.invitation,
+        as_json=options.json,
+        quiet=options.quiet,
+        verbose=options.verbose,
+        is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
     if server is None:
         return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
@@ -119,9 +126,12 @@ def run(options: argparse.Namespace) -> ExitCode:
             entries=[source.entry for source in sources],
         )
         peer = Peer(config, secrets.token_bytes)
+        end_of_output = Failure(ExitCode.STORAGE, "Stopped, because the events of --json can no longer be written")
         question = Question(peer, selector, screen, yes=getattr(options, "yes", False))
 
         def on_event(event: events.PeerEvent, now: float) -> None:
+            if isinstance(event, events.Failed):
+                question.drop()
             screen.handle_event(event, now)
             if isinstance(event, events.Offered):
                 if receiving is None:
@@ -129,10 +139,13 @@ def run(options: argparse.Namespace) -> ExitCode:
                     peer.refuse(refusal.failure, refusal.public, now)
                 elif decide(peer, receiving, event.entries, now, refusal=None):
                     question.ask(now)
-            elif isinstance(event, events.Failed):
-                question.drop()
             if isinstance(event, events.Done | events.Failed) and peer.udp is not None:
                 screen.show_transport(peer.udp.connection.stats)
+
+        def on_tick(now: float) -> None:
+            screen.tick(peer.machine.progress, now)
+            if screen.output_is_gone:
+                peer.fail(end_of_output, "its program was stopped", now)
 
         loop = PeerLoop(
             peer,
@@ -142,8 +155,9 @@ def run(options: argparse.Namespace) -> ExitCode:
             worker=worker,
             selector=selector,
             on_event=on_event,
-            on_tick=lambda now: screen.tick(peer.machine.progress, now),
+            on_tick=on_tick,
             patience=TELLING_PATIENCE if refusal is not None else options.timeout,
+            impatience=refusal.failure if refusal is not None else None,
         )
         try:
             code = loop.run()
@@ -168,7 +182,8 @@ class Question:
         elif not sys.stdin.isatty():
             self._peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
         else:
-            print("Take it? [y/N] ", end="", file=sys.stderr, flush=True)
+            _forget_typed_ahead()
+            self._screen.ask("Take it? [y/N] ")
             self._asking = True
             self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._answer)
 
@@ -176,7 +191,7 @@ class Question:
         if self._asking:
             self._asking = False
             self._selector.unregister(sys.stdin.fileno())
-            print(file=sys.stderr)
+            self._screen.ask("\n")
 
     def _answer(self, _: int) -> None:
         answer = os.read(sys.stdin.fileno(), 1024).decode(errors="replace").strip().casefold()
@@ -189,6 +204,16 @@ class Question:
             self._peer.refuse(SAID_NO, "the person there said no", now)
 
 
+def _forget_typed_ahead() -> None:
+    """An Enter of a while ago is no answer to what is asked now."""
+    try:
+        import termios  # noqa: PLC0415  (absent on Windows)
+    except ImportError:
+        return
+    with contextlib.suppress(termios.error):
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+
+
 def resolve(server: str) -> Address | None:
     """HOST[:PORT] as an address; None when the name is not known. Raises CallerError for a bad port."""
     host, colon, port_text = server.rpartition(":")
@@ -198,7 +223,7 @@ def resolve(server: str) -> Address | None:
         raise CallerError(f"--server wants HOST or HOST:PORT with a port from 1 to 65535, not {server!r}")
     try:
         found = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_DGRAM)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what can be no name: a..b
         return None
     return Address(str(found[0][4][0]), int(port_text))
 
@@ -229,7 +254,7 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     secret = None if options.no_code else code or generate_code(secrets.token_bytes)
     if secret is not None:
         normalise_secret(secret)
-    return Plan(Role.SENDER, (me, friend), None, secret, tuple(paths), options.server)
+    return Plan(Role.SENDER, (me, friend), None, secret, tuple(paths), options.server, shows_code=not code)
 
 
 def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
@@ -244,7 +269,7 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
     secret = None if options.no_code else code or _ask_code(friend)
     if secret is not None:
         normalise_secret(secret)
-    return Plan(Role.RECEIVER, (me, friend), None, secret, (), options.server)
+    return Plan(Role.RECEIVER, (me, friend), None, secret, (), options.server, shows_code=False)
 
 
 def _names(me: str, friend: str) -> tuple[str, str]:
@@ -279,7 +304,5 @@ def _ask_code(friend: str) -> str:
 
 
 def _stop(screen: Screen, code: ExitCode, message: str) -> ExitCode:
-    from p2p.core.errors import Failure  # noqa: PLC0415
-
     screen.handle_event(events.Failed(Failure(code, message)), 0.0)
     return code

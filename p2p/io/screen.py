@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from p2p.core.peer import events
 from p2p.core.rendezvous.messages import Nameplate
@@ -45,13 +47,16 @@ class Screen:
         as_json: bool,
         quiet: bool,
         verbose: bool,
+        is_asked: bool,
     ) -> None:
+        """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are."""
         self._role = role
         self._friend = friend
         self._invitation = invitation
         self._json = as_json
         self._quiet = quiet
         self._verbose = verbose
+        self._is_asked = is_asked
         self._is_terminal = sys.stderr.isatty()
         self._total = 0
         self._rate = Rate()
@@ -61,10 +66,15 @@ class Screen:
         self._started: float | None = None
         self._path: events.PathChosen | None = None
         self._complete_at: float | None = None
+        self.output_is_gone = False  # stdout takes no more: whoever read the events has gone, or its disk is full
 
     def say(self, text: str) -> None:
         if not self._quiet:
             self._print(text)
+
+    def ask(self, question: str) -> None:
+        """Leaves the cursor behind the question."""
+        self._print(question, end="")
 
     def handle_event(self, event: events.PeerEvent, now: float) -> None:
         if self._json:
@@ -131,7 +141,8 @@ class Screen:
     def stop(self) -> None:
         """Takes the progress bar away."""
         if self._bar is not None:
-            self._bar.stop()
+            with contextlib.suppress(OSError):
+                self._bar.stop()
             self._bar = None
         self._started = None
 
@@ -159,14 +170,14 @@ class Screen:
     def _invite(self, nameplate: str | None) -> None:
         command, code = self._invitation(nameplate)
         if self._role is Role.SENDER:
-            self.say(f"On {self._friend}'s machine, run:\n\n    {command}\n")
+            self._say_needed(f"On {self._friend}'s machine, run:\n\n    {command}\n")
             if code:
-                self.say(f"and give {self._friend} this code when it asks:  {code}\n")
+                self._say_needed(f"and give {self._friend} this code when it asks:  {code}\n")
         self.say(f"Waiting for {self._friend} (Ctrl-C stops) ...")
 
     def _say_connecting(self, verification: str | None) -> None:
         if verification is not None:
-            self.say(
+            self._say_needed(
                 "WARNING: without a code nothing proves who the other side is. "
                 f"Both screens must show the same words:  {verification}"
             )
@@ -175,11 +186,12 @@ class Screen:
         self.say("Looking for a direct path (same network first, then through both routers) ...")
 
     def _list(self, entries: Sequence[Entry], total: int) -> None:
+        say = self._print if self._is_asked else self.say
         for entry in entries[:SHOWN_FILES]:
-            self.say(f"  {escape(entry.name)}  ({size(entry.size)})")
+            say(f"  {escape(entry.name)}  ({size(entry.size)})")
         if len(entries) > SHOWN_FILES:
-            self.say(f"  and {len(entries) - SHOWN_FILES} more")
-        self.say(f"{self._friend} wants to send {_files(len(entries))}, {size(total)}.")
+            say(f"  and {len(entries) - SHOWN_FILES} more")
+        say(f"{self._friend} wants to send {_files(len(entries))}, {size(total)}.")
         self._total = total
 
     def _start(self, now: float) -> None:
@@ -214,11 +226,21 @@ class Screen:
         if self._verbose:
             self.say(f"  {text}")
 
-    def _print(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def _say_needed(self, text: str) -> None:
+        """Without it the two persons cannot go on, or would trust too much; --json says it on stdout."""
+        if not self._json:
+            self._print(text)
         else:
-            print(text, file=sys.stderr, flush=True)
+            self.say(text)
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        try:
+            if self._bar is not None:
+                self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=end)
+            else:
+                print(text, end=end, file=sys.stderr, flush=True)
+        except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
+            _redirect_to_nowhere(sys.stderr)
 
     # events for programs
 
@@ -250,9 +272,12 @@ class Screen:
             case _:
                 self._write({"event": _NAMES[type(event)]})
 
-    @staticmethod
-    def _write(event: dict[str, object]) -> None:
-        print(json.dumps(event), flush=True)
+    def _write(self, event: dict[str, object]) -> None:
+        try:
+            print(json.dumps(event), flush=True)
+        except OSError:
+            self.output_is_gone = True
+            _redirect_to_nowhere(sys.stdout)
 
 
 _NAMES = {
@@ -297,6 +322,12 @@ def rate(bytes_per_second: float) -> str:
     return f"{size(round(bytes_per_second))}/s"
 
 
+def _redirect_to_nowhere(stream: TextIO) -> None:
+    """So that what is still in the stream's buffer does not fail once more when the program ends."""
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
 
@@ -321,4 +352,6 @@ def _new_bar() -> Bar:
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=False,  # rich would send the events of --json to stderr
+        redirect_stderr=False,
     )

@@ -8,6 +8,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer
@@ -37,7 +38,8 @@ class TcpHub:
         self.on_connected: Callable[[int], None] = lambda _: None
         self.on_accepted: Callable[[int, Address], None] = lambda _, __: None
         self.on_data: Callable[[int, memoryview], None] = lambda _, __: None
-        self.on_closed: Callable[[int], None] = lambda _: None
+        self.on_closed: Callable[[int, int], None] = lambda _, __: None  # with the errno of a connect that failed, or 0
+        self._paused: int | None = None
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     @property
@@ -46,12 +48,18 @@ class TcpHub:
         return port
 
     def connect(self, connection: int, address: Address) -> None:
-        sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+        if connection in self._sockets:
+            return
+        try:
+            sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:  # no such family here, no descriptor left
+            self.on_closed(connection, error.errno or 0)
+            return
         sock.setblocking(False)
-        error = sock.connect_ex(address)
-        if error not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
+        code = sock.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             sock.close()
-            self.on_closed(connection)
+            self.on_closed(connection, code)
             return
         self._connecting.add(connection)
         self._add(connection, sock, selectors.EVENT_WRITE)
@@ -60,6 +68,15 @@ class TcpHub:
         if connection in self._sockets and connection not in self._closing:
             self._output[connection].extend(memoryview(b).cast("B") for b in buffers)
             self._flush(connection)
+
+    def pause(self, connection: int | None) -> None:
+        """Leaves what comes on this connection, and on no other, in the socket, where it slows the sender down."""
+        if connection == self._paused:
+            return
+        before, self._paused = self._paused, connection
+        for each in (before, connection):
+            if each in self._sockets and each not in self._connecting:
+                self._watch(each)
 
     def has_output(self, connection: int) -> bool:
         return bool(self._output.get(connection))
@@ -108,10 +125,11 @@ class TcpHub:
         self.on_accepted(connection, Address(source[0], source[1]))
 
     def _add(self, connection: int, sock: socket.socket, events: int) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(OSError):  # reset already
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._sockets[connection] = sock
         self._output[connection] = deque()
-        self._selector.register(sock, events, lambda mask: self._ready(connection, mask))
+        self._selector.register(sock, events, partial(self._ready, connection))
 
     def _ready(self, connection: int, mask: int) -> None:
         sock = self._sockets.get(connection)
@@ -119,11 +137,11 @@ class TcpHub:
             return
         if connection in self._connecting:
             self._connecting.discard(connection)
-            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 self._remove(connection)
-                self.on_closed(connection)
+                self.on_closed(connection, error)
                 return
-            self._selector.modify(sock, selectors.EVENT_READ, self._selector.get_key(sock).data)
+            self._watch(connection)
             self.on_connected(connection)
             return
         if mask & selectors.EVENT_READ:
@@ -144,7 +162,7 @@ class TcpHub:
             return
         if length == 0:
             self._remove(connection)
-            self.on_closed(connection)
+            self.on_closed(connection, 0)
         else:
             self.on_data(connection, memoryview(self._buffer)[:length])
 
@@ -163,22 +181,34 @@ class TcpHub:
         except OSError:
             output.clear()
             self._remove(connection)
-            self.on_closed(connection)
+            self.on_closed(connection, 0)
             return
-        key = self._selector.get_key(sock)
-        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if output else 0)
-        if key.events != events:
-            self._selector.modify(sock, events, key.data)
+        self._watch(connection)
         if not output and connection in self._closing:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_WR)
+
+    def _watch(self, connection: int) -> None:
+        sock = self._sockets[connection]
+        events = selectors.EVENT_WRITE if self._output[connection] else 0
+        if connection != self._paused or connection in self._closing:
+            events |= selectors.EVENT_READ
+        registered = self._selector.get_map().get(sock)
+        if registered is None:
+            if events:
+                self._selector.register(sock, events, partial(self._ready, connection))
+        elif not events:
+            self._selector.unregister(sock)
+        elif registered.events != events:
+            self._selector.modify(sock, events, registered.data)
 
     def _remove(self, connection: int) -> None:
         sock = self._sockets.pop(connection)
         self._output.pop(connection)
         self._connecting.discard(connection)
         self._closing.pop(connection, None)
-        self._selector.unregister(sock)
+        if sock in self._selector.get_map():
+            self._selector.unregister(sock)
         sock.close()
 
 

@@ -163,7 +163,31 @@ def test_ctrl_c_while_waiting(programs: Stage, tmp_path: Path, verb: str) -> Non
     waiting.wait_for("Waiting for")
     waiting.interrupt()
     assert waiting.finish() == 130
+    assert one_sentence(waiting) == "Stopped by Ctrl-C, before anything was sent or received."
+
+
+def test_a_signal_that_a_wrapper_passes_on_counts_once(programs: Stage) -> None:
+    """The terminal interrupts the whole group, and the wrapper its child once more: both arrive together."""
+    waiting = programs.recv("bob", "alice")
+    waiting.wait_for("Waiting for")
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        waiting.process.send_signal(number)
+    assert waiting.finish() == 130
     assert "Stopped by Ctrl-C" in one_sentence(waiting)
+
+
+def test_packets_that_our_own_system_refuses_are_no_traceback(programs: Stage) -> None:
+    receiver = programs.recv("bob", "alice", server="255.255.255.255")
+    receiver.wait_for("does not answer yet")
+    receiver.interrupt()
+    assert receiver.finish() == 130
+    one_sentence(receiver)
+
+
+def test_a_name_that_can_be_no_servers_is_told(programs: Stage) -> None:
+    receiver = programs.recv("bob", "alice", server="a..b")
+    assert receiver.finish() == 3
+    assert "No IPv4 address can be found for the server a..b" in one_sentence(receiver)
 
 
 def test_target_not_writable_is_told_to_both(programs: Stage, tmp_path: Path) -> None:
@@ -179,8 +203,10 @@ def test_target_not_writable_is_told_to_both(programs: Stage, tmp_path: Path) ->
 
 def test_target_not_writable_with_nobody_there_does_not_wait_for_ever(programs: Stage, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
-    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes")
+    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json")
     assert receiver.finish(END_GUARD) == 9
+    assert "that is not a folder" in one_sentence(receiver)
+    assert receiver.event("failed")["code"] == 9
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])

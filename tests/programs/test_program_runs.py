@@ -145,6 +145,7 @@ def test_nobody_to_ask_is_a_refusal_that_says_what_to_pass(programs: Stage, tmp_
         (["recv", "bob", "alice"], "no code given"),
         (["send", "--code", "short", "alice", "bob", "f"], "at least 8 characters"),
         (["send", "--server", "h:99999", "a", "b", "f"], "port from 1 to 65535"),
+        (["send", "--timeout", "soon", "a", "b", "f"], "number of seconds above zero is wanted, not 'soon'"),
         (["send", "--code", "x" * 9, "--no-code", "a", "b", "f"], "not allowed with"),
         (["fly"], "invalid choice"),
         ([], "required"),

@@ -135,6 +135,13 @@ def no_path(local: Mapping, remote: Mapping, *, heard: bool) -> str:
     return f"No direct path: {why}. Put one side on another network, or forward a UDP port on one router"
 
 
+def send_refused(destination: Address, why: str) -> str:
+    return (
+        f"This machine does not let packets out to {destination} ({why}). "
+        "Look at its firewall and its network, and run both commands again"
+    )
+
+
 def path_lost(timeout: float) -> str:
     return (
         f"The connection was lost: nothing came from the other side for {timeout:.0f} seconds. "

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer, Transmit
 from p2p.core.errors import CallerError, ExitCode, Failure
-from p2p.core.peer import events
+from p2p.core.peer import events, explain
 from p2p.core.peer.channel import TcpLink, UdpLink
 from p2p.core.peer.connecting import Chosen, Connecting, NoPath
 from p2p.core.peer.delivery import Delivery, FileAction
@@ -141,6 +141,12 @@ class Peer:
         if self._udp is not None:
             self._udp.connection.handle_message_too_big(transmit, now)
 
+    def handle_send_refused(self, transmit: Transmit, why: str, now: float) -> None:
+        """Our own system does not let `transmit` out. While there are other addresses, that one is merely no path."""
+        if self._udp is not None and transmit.destination == self._udp.connection.remote:
+            failure = Failure(ExitCode.INTERRUPTED, explain.send_refused(transmit.destination, why))
+            self.fail(failure, "its machine lets no packets out any more", now)
+
     def handle_connected(self, connection: int, now: float) -> None:
         if self._connecting is not None:
             self._connecting.handle_connected(connection, now)
@@ -164,9 +170,11 @@ class Peer:
             self._connecting.handle_tcp_data(connection, data, now)
         self._advance(now)
 
-    def handle_tcp_closed(self, connection: int, now: float) -> None:
+    def handle_tcp_closed(self, connection: int, now: float, *, refused: bool = True) -> None:
+        """`refused`: whether the other machine said so, and not the network or our own system."""
         if connection == PROBE_CONNECTION:
-            self._meeting.handle_server_refused(now)
+            if refused:
+                self._meeting.handle_server_refused(now)
         elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_closed()
         elif self._connecting is not None:

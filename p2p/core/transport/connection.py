@@ -185,6 +185,10 @@ class Connection:
         return self._outgoing.is_delivered
 
     @property
+    def remote(self) -> Address:
+        return self._remote
+
+    @property
     def is_open(self) -> bool:
         """Neither side has closed it, and it has not timed out."""
         return self._closing.state is State.OPEN
