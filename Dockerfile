@@ -1,5 +1,8 @@
-# docker build --target server  -t p2p-server .     the rendezvous server, unprivileged:  docker run --network host p2p-server
-# docker build --target nat-lab -t p2p-nat-lab .    all tests with the NAT laboratory:    docker run --rm --privileged p2p-nat-lab
+# The rendezvous server, unprivileged:
+#   docker build --target server -t p2p-server . && docker run --network host p2p-server
+# All tests with the NAT laboratory:
+#   docker build --target nat-lab -t p2p-nat-lab . && docker run --rm --cap-add NET_ADMIN --cap-add SYS_ADMIN \
+#     --security-opt seccomp=unconfined --security-opt systempaths=unconfined p2p-nat-lab
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS server
