@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rendezvous_world import ALICE, ALTERNATE, BOB, FIRST, Network, World
+from rendezvous_world import ALICE, ALTERNATE, BOB, FIRST, Network, Peer, World
 from test_rendezvous_messages import MESSAGES
 
 from p2p.core.address import Address
@@ -17,7 +17,6 @@ from p2p.core.rendezvous.client import COOKIES_IN_A_ROW, REFUSED_PATIENCE, Rende
 from p2p.core.rendezvous.messages import (
     LEASE,
     NO_PEER,
-    PUSH,
     Cookie,
     Forward,
     Forwarded,
@@ -25,18 +24,26 @@ from p2p.core.rendezvous.messages import (
     Join,
     Joined,
     Leave,
+    Left,
     NamePair,
     Nameplate,
     Pairing,
+    Refused,
     RefusedReason,
     SeatState,
     Unsupported,
     encode,
+    push_transaction,
 )
 from p2p.core.rendezvous.server import Limits
 from p2p.core.role import Role
 
 SENDER, RECEIVER = Role
+BOGUS = Address("198.51.100.250", 1)
+
+
+def push_to(peer: Peer) -> bytes:
+    return push_transaction(vars(peer.machine)["_client"])
 
 
 def kinds(events: list[c.Event]) -> list[type[c.Event]]:
@@ -363,15 +370,33 @@ def test_an_answer_overtaken_by_the_push_does_not_undo_the_pairing() -> None:
     assert world.peers[1].of(c.Message)
 
 
-def test_a_forged_pairing_does_not_last() -> None:
+@pytest.mark.parametrize("paired", [False, True])
+def test_what_is_forged_in_the_servers_name_changes_nothing(paired: bool) -> None:
+    """By somebody who knows both addresses, but sees neither requests nor answers."""
     world = World()
     alice = world.join(ALICE, SENDER)
+    if paired:
+        world.join(BOB, RECEIVER)
     world.run(1)
-    alice.machine.handle_datagram(
-        encode(Joined(PUSH, SeatState.PAIRED, LEASE, b"12345678", alice.address)), FIRST, world.now
-    )
-    world.run(20)
-    assert kinds(alice.events) == [c.Mapped, c.Waiting, c.Paired, c.PeerLeft, c.Waiting]
+    before, asked = kinds(alice.events), len(world.trace)
+    chance = random.Random(1)
+    for _ in range(1000):
+        for transaction in (bytes(8), chance.randbytes(8)):
+            for forged in (
+                Joined(transaction, SeatState.PAIRED, LEASE, b"12345678", alice.address),
+                Joined(transaction, SeatState.WAITING, LEASE, NO_PEER, alice.address),
+                Joined(transaction, SeatState.CONTESTED, LEASE, NO_PEER, alice.address),
+                Refused(transaction, RefusedReason.TAKEN),
+                Refused(transaction, RefusedReason.NOT_JOINED),
+                Cookie(transaction, bytes(16), 0, BOGUS),
+                Forwarded(transaction, b"x"),
+                Left(transaction),
+                Unsupported(2, 3),
+            ):
+                alice.machine.handle_datagram(encode(forged), FIRST, world.now)
+        world.run(0.01)
+    assert kinds(alice.events) == before
+    assert len(world.trace) - asked < 10 * 2 * (4 + 1)  # ten seconds in which it asked again, and was answered
 
 
 def test_a_late_push_that_the_friend_left_is_put_right_at_once() -> None:
@@ -379,7 +404,7 @@ def test_a_late_push_that_the_friend_left_is_put_right_at_once() -> None:
     alice = world.join(ALICE, SENDER)
     world.join(BOB, RECEIVER)
     world.run(1)
-    late = Joined(PUSH, SeatState.WAITING, LEASE, NO_PEER, alice.address)
+    late = Joined(push_to(alice), SeatState.WAITING, LEASE, NO_PEER, alice.address)
     alice.machine.handle_datagram(encode(late), FIRST, world.now)
     world.run(0.1)
     assert kinds(alice.events)[-4:] == [c.Paired, c.PeerLeft, c.Waiting, c.Paired]
@@ -450,7 +475,7 @@ def test_another_version_is_the_end_only_while_an_answer_is_due() -> None:
         world.run(0.1)
         assert not alice.of(c.Outdated)
         world.stop_server()
-        world.run(5)
+        world.run(8)  # silent, so it may have been replaced
         alice.machine.handle_datagram(data, FIRST, world.now)
         world.run(0.1)
         assert alice.of(c.Outdated) == [c.Outdated(version)]
@@ -479,7 +504,7 @@ def test_strangers_are_ignored() -> None:
     alice = world.join(ALICE, SENDER)
     world.run(1)
     for source in (Address("203.0.113.1", 9999), Address("203.0.113.2", 8080)):
-        push = Joined(PUSH, SeatState.PAIRED, LEASE, b"12345678", alice.address)
+        push = Joined(push_to(alice), SeatState.PAIRED, LEASE, b"12345678", alice.address)
         alice.machine.handle_datagram(encode(push), source, world.now)
     world.run(1)
     assert not alice.of(c.Paired)

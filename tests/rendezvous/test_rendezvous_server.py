@@ -13,7 +13,6 @@ from p2p.core.address import Address
 from p2p.core.rendezvous.messages import (
     LEASE,
     NO_PEER,
-    PUSH,
     Cookie,
     Forward,
     Forwarded,
@@ -31,6 +30,7 @@ from p2p.core.rendezvous.messages import (
     SeatState,
     decode,
     encode,
+    push_transaction,
 )
 from p2p.core.rendezvous.seats import prefix
 from p2p.core.rendezvous.server import COOKIE_SLOT, UNSUPPORTED, Limits, RendezvousServer, peer_tag
@@ -58,7 +58,7 @@ class Desk:
         data = message if isinstance(message, bytes) else encode(message)
         """The answer first, then what was pushed."""
         self.server.handle_datagram(data, source, port_index, self.now)
-        return sorted(self.heard(), key=lambda reply: getattr(reply[2], "transaction", PUSH) == PUSH)
+        return sorted(self.heard(), key=lambda reply: reply[1] != source)
 
     def heard(self) -> list[Reply]:
         replies = []
@@ -93,6 +93,10 @@ def tag(client: str) -> bytes:
     return peer_tag(secret(client))
 
 
+def pushed(client: str) -> bytes:
+    return push_transaction(secret(client))
+
+
 def outcome(replies: list[Reply]) -> SeatState | RefusedReason:
     message = replies[0][2]
     if isinstance(message, Joined):
@@ -113,7 +117,7 @@ def test_two_peers_meet() -> None:
     assert desk.join("a", A, ALICE, SENDER)[0][2] == Joined(b"\0" * 7 + b"\1", SeatState.WAITING, LEASE, NO_PEER, A)
     answer, push = desk.join("b", B, BOB, RECEIVER)
     assert answer[2] == Joined(b"\0" * 7 + b"\2", SeatState.PAIRED, LEASE, tag("a"), B)
-    assert push == (0, A, Joined(PUSH, SeatState.PAIRED, LEASE, tag("b"), A))
+    assert push == (0, A, Joined(pushed("a"), SeatState.PAIRED, LEASE, tag("b"), A))
 
 
 def test_a_nameplate_seats_one_of_each_role() -> None:
@@ -197,7 +201,7 @@ def test_both_are_told_of_the_same_role(pairings: tuple[Pairing, Pairing]) -> No
     desk.join("a", A, pairings[0], SENDER)
     refusal, push = desk.join("b", B, pairings[1], SENDER)
     assert refusal[2] == Refused(b"\0" * 7 + b"\2", RefusedReason.SAME_ROLE)
-    assert push == (0, A, Joined(PUSH, SeatState.CONTESTED, LEASE, NO_PEER, A))
+    assert push == (0, A, Joined(pushed("a"), SeatState.CONTESTED, LEASE, NO_PEER, A))
     assert len(desk.join("b", B, pairings[1], SENDER)) == 1  # pushed once, the next JOIN answers the same
     assert outcome(desk.join("a", A, pairings[0], SENDER)) is SeatState.CONTESTED
     assert outcome(desk.join("b", B, pairings[1], RECEIVER)) is SeatState.PAIRED
@@ -222,7 +226,7 @@ def test_a_client_has_one_seat() -> None:
     desk.join("b", B, BOB, RECEIVER)
     answer, push = desk.join("b", B, NamePair("bob", "carol"), RECEIVER)
     assert outcome([answer]) is SeatState.WAITING
-    assert push == (0, A, Joined(PUSH, SeatState.WAITING, LEASE, NO_PEER, A))
+    assert push == (0, A, Joined(pushed("a"), SeatState.WAITING, LEASE, NO_PEER, A))
     assert len(desk.server) == 2
     assert outcome(desk.join("d", C, BOB, RECEIVER)) is SeatState.PAIRED
 
@@ -234,7 +238,7 @@ def test_entries_expire_and_the_friend_is_told() -> None:
     desk.join("b", B, BOB, RECEIVER)
     assert desk.server.poll_timeout() == 50.0 + LEASE
     assert desk.wait(LEASE - 5.001) == []
-    assert desk.wait(0.001) == [(0, B, Joined(PUSH, SeatState.WAITING, LEASE, NO_PEER, B))]
+    assert desk.wait(0.001) == [(0, B, Joined(pushed("b"), SeatState.WAITING, LEASE, NO_PEER, B))]
     assert desk.wait(LEASE) == []
     assert len(desk.server) == 0
     assert desk.server.poll_timeout() is None
@@ -255,14 +259,14 @@ def test_leaving_frees_at_once_and_the_friend_is_pushed() -> None:
     desk.join("b", B, BOB, RECEIVER)
     assert desk.say(Leave(b"12345678", secret("b")), B) == [
         (0, B, Left(b"12345678")),
-        (1, A, Joined(PUSH, SeatState.WAITING, LEASE, NO_PEER, A)),
+        (1, A, Joined(pushed("a"), SeatState.WAITING, LEASE, NO_PEER, A)),
     ]
     assert outcome(desk.join("b2", B, BOB, RECEIVER)) is SeatState.PAIRED
 
 
 def test_forwarding() -> None:
     desk = Desk()
-    assert desk.say(Forward(secret("a"), b"x"), A) == [(0, A, Refused(PUSH, RefusedReason.NOT_JOINED))]
+    assert desk.say(Forward(secret("a"), b"x"), A) == [(0, A, Refused(pushed("a"), RefusedReason.NOT_JOINED))]
     desk.join("a", A, ALICE, SENDER)
     assert desk.say(Forward(secret("a"), b"x"), A) == []
     desk.join("b", B, BOB, RECEIVER, port_index=1)
@@ -384,7 +388,8 @@ def test_invariants_over_any_history(steps: list[tuple[Message, str, float]], en
         desk.server.handle_datagram(data, source, 0, desk.now)
         while (out := desk.server.poll_transmit()) is not None:
             reply = decode(out.data)
-            is_push = isinstance(reply, Forwarded) or (isinstance(reply, Joined) and reply.transaction == PUSH)
+            asked = getattr(message, "transaction", None)
+            is_push = isinstance(reply, Forwarded) or (isinstance(reply, Joined) and reply.transaction != asked)
             assert is_push or (out.destination == source and len(out.data) <= len(data))
         assert len(desk.server) <= entries
     desk.wait(LEASE)

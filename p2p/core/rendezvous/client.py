@@ -31,7 +31,6 @@ from p2p.core.rendezvous.messages import (
     COOKIE_SIZE,
     LEASE,
     MAX_PAYLOAD,
-    PUSH,
     TRANSACTION_SIZE,
     Cookie,
     Forward,
@@ -48,6 +47,7 @@ from p2p.core.rendezvous.messages import (
     Unsupported,
     decode,
     encode,
+    push_transaction,
 )
 from p2p.core.rendezvous.states import ASKING, TRANSITIONS, Input, State
 from p2p.core.rendezvous.watch import Liveness, ReflexiveAddress
@@ -107,8 +107,10 @@ class RendezvousClient:
         self._events: deque[Event] = deque()
         self._reflexive = ReflexiveAddress(random_bytes)
         self._liveness = Liveness()
-        self._transaction = PUSH  # of the open request; PUSH while there is none
+        self._push = push_transaction(self._client)
+        self._transaction: bytes | None = None  # of the open request
         self._retry = RETRY_FIRST
+        self._asked_at = float("-inf")
         self._cookie = bytes(COOKIE_SIZE)
         self._cookies_in_a_row = 0
         self._peer_tag: bytes | None = None
@@ -196,17 +198,17 @@ class RendezvousClient:
             case Joined():
                 if self._is_answer(message.transaction):
                     self._handle_joined(message, now)
-                elif message.transaction == PUSH and self._state in ASKING:
+                elif message.transaction == self._push and self._state in ASKING:
                     self._handle_push(message, now)
             case messages.Refused(transaction, reason):
                 if self._is_answer(transaction):
                     self._handle_refused(reason, now)
-                elif transaction == PUSH and reason is RefusedReason.NOT_JOINED:
+                elif transaction == self._push and reason is RefusedReason.NOT_JOINED:
                     self._join_now(now)
             case Forwarded(tag, payload):
                 if self._state is State.PAIRED and tag == self._peer_tag:
                     self._events.append(Message(tag, payload))
-                else:
+                elif now >= self._asked_at + RETRY_FIRST:  # it may be forged: not a JOIN for each
                     self._join_now(now)  # the push that told of this friend was lost; it will repeat what it said
             case Left(transaction):
                 if self._state is State.LEAVING and transaction == self._transaction:
@@ -220,9 +222,9 @@ class RendezvousClient:
 
     def _is_answer(self, transaction: bytes) -> bool:
         """Whether this is the first answer to the open request."""
-        if transaction == PUSH or transaction != self._transaction or self._state is State.LEAVING:
+        if transaction != self._transaction or self._state is State.LEAVING:
             return False
-        self._transaction = PUSH
+        self._transaction = None
         self._retry = RETRY_FIRST
         self._timers.stop(Timer.REQUEST)
         self._liveness.handle_answer()
@@ -309,7 +311,7 @@ class RendezvousClient:
                 assert_never(reason)
 
     def _handle_other_version(self, version: int) -> None:
-        if self._liveness.is_waiting:  # without an open request it is a late datagram, or a forgery
+        if self._liveness.may_be_outdated:  # else it is a late datagram, or a forgery
             self._end(Outdated(version))
 
     def _lose_peer(self) -> None:
@@ -340,7 +342,8 @@ class RendezvousClient:
 
     def _ask(self, now: float) -> None:
         """Sends the request that the state calls for, a new one or the open one again, and sets when to repeat it."""
-        while self._transaction == PUSH:
+        self._asked_at = now
+        if self._transaction is None:
             self._transaction = self._random_bytes(TRANSACTION_SIZE)
         if self._state is State.LEAVING:
             self._send(Leave(self._transaction, self._client))
@@ -356,7 +359,7 @@ class RendezvousClient:
 
     def _join_now(self, now: float) -> None:
         """Asks at once, unless an answer is due anyway."""
-        if self._state in ASKING and self._transaction == PUSH:
+        if self._state in ASKING and self._transaction is None:
             self._ask(now)
 
     def _send(self, message: messages.Message) -> None:
@@ -378,7 +381,7 @@ class RendezvousClient:
             self._events.append(event)
 
     def _stop(self) -> None:
-        self._transaction = PUSH
+        self._transaction = None
         self._reflexive.stop()
         self._liveness.stop()
         for timer in Timer:

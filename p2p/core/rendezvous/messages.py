@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import blake2b
 from typing import ClassVar, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address, encode_address
@@ -28,7 +29,6 @@ MAX_PAYLOAD = 1024  # bytes: with all headers below the 1232 bytes that every IP
 
 LEASE = 15  # seconds from the last JOIN until a seat is free again
 
-PUSH = bytes(TRANSACTION_SIZE)  # transaction of what the server says without being asked
 NO_PEER = bytes(PEER_TAG_SIZE)
 
 
@@ -187,6 +187,11 @@ class Unsupported:
 
 
 Message: TypeAlias = Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Unsupported
+
+
+def push_transaction(client: bytes) -> bytes:
+    """The transaction of what the server says to `client` unasked: who does not see its requests cannot forge it."""
+    return blake2b(client, digest_size=TRANSACTION_SIZE, person=b"p2p push").digest()
 
 
 def encode(message: Message) -> bytes:

@@ -17,7 +17,6 @@ from p2p.core.rendezvous.messages import (
     LEASE,
     NO_PEER,
     PEER_TAG_SIZE,
-    PUSH,
     VERSION,
     BadNames,
     Cookie,
@@ -36,6 +35,7 @@ from p2p.core.rendezvous.messages import (
     Unsupported,
     decode,
     encode,
+    push_transaction,
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, prefix
@@ -276,16 +276,16 @@ class RendezvousServer:
             self.counters.paired += 1
             self._events.append(Paired(join.pairing, seat.role, seat.address))
             peer.contested_until = 0.0
-            self._report(peer, PUSH, now)
+            self._report(peer, push_transaction(peer.client), now)
 
     def _contest(self, holder: Seat, now: float) -> None:
         told = holder.contested_until > now
         holder.contested_until = now + LEASE
         if not told:
-            self._report(holder, PUSH, now)
+            self._report(holder, push_transaction(holder.client), now)
 
     def _report(self, seat: Seat, transaction: bytes, now: float) -> None:
-        """Tells the peer how its seat stands, in answer or unasked (PUSH)."""
+        """Tells the peer how its seat stands, in answer or unasked."""
         peer = self._seats.opposite(seat)
         if peer is not None:
             state, tag = SeatState.PAIRED, peer_tag(peer.client)
@@ -303,7 +303,7 @@ class RendezvousServer:
     def _forward(self, client: bytes, payload: bytes, source: Address, port_index: int, now: float) -> None:
         seat = self._seats.of(client)
         if seat is None:
-            self._send(RefusedMessage(PUSH, RefusedReason.NOT_JOINED), source, port_index)
+            self._send(RefusedMessage(push_transaction(client), RefusedReason.NOT_JOINED), source, port_index)
             return
         peer = self._seats.opposite(seat)
         if peer is None:
@@ -331,7 +331,7 @@ class RendezvousServer:
         peer = self._seats.opposite(seat)
         self._seats.remove(seat)
         if peer is not None:
-            self._report(peer, PUSH, now)
+            self._report(peer, push_transaction(peer.client), now)
 
     def _send(self, message: Message, destination: Address, port_index: int) -> None:
         self._transmits.append(ServerTransmit(port_index, destination, encode(message)))

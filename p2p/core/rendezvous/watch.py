@@ -112,9 +112,9 @@ class Liveness:
         self._events: deque[Silent | ServerUnreachable | Answering] = deque()
 
     @property
-    def is_waiting(self) -> bool:
-        """Whether an answer is due."""
-        return self._since is not None
+    def may_be_outdated(self) -> bool:
+        """Whether an answer is due from a server that never answered before, or has fallen silent since."""
+        return self._since is not None and (self._complained or not self._answered_before)
 
     def handle_request(self, now: float) -> None:
         if self._since is None:
