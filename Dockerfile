@@ -21,8 +21,7 @@ ENTRYPOINT ["python3", "-m", "p2p.server"]
 FROM ${BASE} AS nat-lab
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
-    ca-certificates python3 python3-venv \
-    iptables ethtool tcpdump conntrack iproute2 iperf3 util-linux stun-client coturn procps \
+    ca-certificates python3 python3-venv iptables tcpdump iperf3 \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/p2p
 COPY . .
