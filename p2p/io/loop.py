@@ -61,7 +61,7 @@ class PeerLoop:
         self._patience = patience
         self._impatience = impatience
         self._deadline: float | None = None
-        self._next_tick = 0.0
+        self._next_tick: float | None = None  # from the yes on; before it, nothing moves that we would have to look at
         self._unsent: Transmit | None = None
         self._interrupted_at: float | None = None
         self._is_stopping = False
@@ -158,14 +158,16 @@ class PeerLoop:
         while (event := self._peer.poll_event()) is not None:
             if isinstance(event, events.Connecting):
                 self._deadline = None
+            elif isinstance(event, events.TransferStarted):
+                self._next_tick = now
             self._on_event(event, now)
-        if now >= self._next_tick:
+        if self._next_tick is not None and now >= self._next_tick:
             self._next_tick = now + TICK
             self._on_tick(now)
 
     def _earliest(self) -> float:
-        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline)
-        return min((t for t in timeouts if t is not None and t < self._next_tick), default=self._next_tick)
+        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
+        return min((t for t in timeouts if t is not None), default=time.monotonic() + TICK)
 
     def _handle_timeouts(self, now: float) -> None:
         if (at := self._peer.poll_timeout()) is not None and at <= now:
@@ -183,7 +185,7 @@ class PeerLoop:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run in order; the second one ends it at once."""
+        """SIGINT, SIGTERM and a terminal that is closed end the run in order; a second signal ends it at once."""
         reader, writer = socket.socketpair()
         for end in (reader, writer):
             end.setblocking(False)
@@ -200,7 +202,10 @@ class PeerLoop:
                 reader.recv(64)
 
         wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants us to outlive the terminal
+            numbers.append(signal.SIGHUP)
+        handlers = {number: signal.signal(number, note) for number in numbers}
         self._selector.register(reader, selectors.EVENT_READ, drain)
         try:
             yield

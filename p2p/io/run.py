@@ -129,10 +129,15 @@ def run(options: argparse.Namespace) -> ExitCode:
         end_of_output = Failure(ExitCode.STORAGE, "Stopped, because the events of --json can no longer be written")
         question = Question(peer, selector, screen, yes=getattr(options, "yes", False))
 
+        def stop_without_output(now: float) -> None:
+            if screen.output_is_gone:
+                peer.fail(end_of_output, "its program was stopped", now)
+
         def on_event(event: events.PeerEvent, now: float) -> None:
             if isinstance(event, events.Failed):
                 question.drop()
             screen.handle_event(event, now)
+            stop_without_output(now)
             if isinstance(event, events.Offered):
                 if receiving is None:
                     assert refusal is not None
@@ -144,8 +149,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
         def on_tick(now: float) -> None:
             screen.tick(peer.machine.progress, now)
-            if screen.output_is_gone:
-                peer.fail(end_of_output, "its program was stopped", now)
+            stop_without_output(now)
 
         loop = PeerLoop(
             peer,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
 JSON_INTERVAL = 1.0  # seconds between two progress events
+PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no bar can be drawn
 SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
 SHOWN_FILES = 8  # files of an offer that are listed one by one
 
@@ -57,12 +58,13 @@ class Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._is_asked = is_asked
-        self._is_terminal = sys.stderr.isatty()
+        self._has_bar = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._total = 0
         self._rate = Rate()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._next_json = 0.0
+        self._next_plain = 0.0
         self._started: float | None = None
         self._path: events.PathChosen | None = None
         self._complete_at: float | None = None
@@ -125,6 +127,9 @@ class Screen:
         self._rate.add(now, progress.done)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=progress.done)
+        elif now >= self._next_plain and progress.done < progress.total:
+            self._next_plain = now + PLAIN_INTERVAL
+            self.say(f"  {_line(progress, self._rate.bytes_per_second)}")
         if progress.done < progress.total:
             self._complete_at = None
         elif self._complete_at is None:
@@ -199,7 +204,8 @@ class Screen:
         self._rate = Rate()
         if self._role is Role.SENDER:
             self.say(f"{self._friend} accepted.")
-        if self._is_terminal and not self._quiet:
+        self._next_plain = now + PLAIN_INTERVAL
+        if self._has_bar and not self._quiet:
             self._bar = _new_bar()
             self._task = self._bar.add_task("", total=max(self._total, 1))
             self._bar.start()
@@ -330,6 +336,13 @@ def _redirect_to_nowhere(stream: TextIO) -> None:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count} files"
+
+
+def _line(progress: Progress, bytes_per_second: float) -> str:
+    left = (progress.total - progress.done) / bytes_per_second if bytes_per_second else None
+    when = f"{left:.0f} s left" if left is not None else "nothing moves"
+    share = f"{100 * progress.done // progress.total} %"
+    return f"{share}, {size(progress.done)} of {size(progress.total)}, {rate(bytes_per_second)}, {when}"
 
 
 def _new_bar() -> Bar:

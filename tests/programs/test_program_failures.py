@@ -176,6 +176,13 @@ def test_a_signal_that_a_wrapper_passes_on_counts_once(programs: Stage) -> None:
     assert "Stopped by Ctrl-C" in one_sentence(waiting)
 
 
+def test_a_terminal_that_is_closed_ends_the_run_in_order(programs: Stage) -> None:
+    waiting = programs.recv("bob", "alice")
+    waiting.wait_for("Waiting for")
+    waiting.process.send_signal(signal.SIGHUP)
+    assert waiting.finish() == 130
+
+
 def test_packets_that_our_own_system_refuses_are_no_traceback(programs: Stage) -> None:
     receiver = programs.recv("bob", "alice", server="255.255.255.255")
     receiver.wait_for("does not answer yet")
