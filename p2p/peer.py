@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     recv = commands.add_parser("recv", help="receive files", usage=f"python -m p2p.peer {RECV_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    recv.add_argument("words", nargs="+", metavar="ME FRIEND | CODE", help="two names, or the other screen's code")
+    recv.add_argument("words", nargs="*", metavar="ME FRIEND | CODE", help="names, or the code (asked for if missing)")
     recv.add_argument("--out", metavar="DIR", default=".", help="where to put what arrives (default: here)")
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
     _add_common(recv)

@@ -175,9 +175,10 @@ class PeerLoop:
         self._tcp.handle_timeout(now)
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
-            message = f"The other side did not come within {self._patience:g} seconds. Run both commands again"
-            failure = self._impatience or Failure(ExitCode.NO_PEER, message)
-            self._peer.fail(failure, "it gave up waiting", now)
+            if self._impatience is not None:
+                self._peer.fail(self._impatience, "it gave up waiting", now)
+            elif self._patience is not None:
+                self._peer.give_up(self._patience, now)
         if self._interrupted_at is not None and not self._is_stopping:
             self._is_stopping = True
             failure = INTERRUPTED_HERE if self._peer.has_met else INTERRUPTED_ALONE

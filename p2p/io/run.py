@@ -63,7 +63,7 @@ class Plan:
         """The other side's command, and the code to be told beside it."""
         server = ["--server", self.server]
         if self.names is None:
-            words = ["recv", f"{nameplate}-{self.secret}", *server]
+            words = ["recv", f"{nameplate}-{self.secret}" if self.shows_code else "CODE", *server]
             return "python -m p2p.peer " + shlex.join(words), None
         me, friend = self.names
         verb = "recv" if self.role is Role.SENDER else "send"
@@ -204,6 +204,10 @@ class Question:
         now = time.monotonic()
         if answer in ("y", "yes"):
             self._peer.accept(now)
+        elif answer not in ("", "n", "no"):
+            self._screen.ask("Please type y or n: ")
+            self._asking = True
+            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._answer)
         else:
             self._peer.refuse(SAID_NO, "the person there said no", now)
 
@@ -247,7 +251,7 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
         if options.no_code:
             raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
         if code:
-            return Plan(Role.SENDER, None, *split_code(code), tuple(words), options.server)
+            return Plan(Role.SENDER, None, *split_code(code), tuple(words), options.server, shows_code=False)
         return Plan(Role.SENDER, None, None, generate_code(secrets.token_bytes), tuple(words), options.server)
     if len(words) == OFFER_NAMES:
         raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; a file to send seems to be missing")
@@ -263,10 +267,11 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
 
 def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
     words: list[str] = options.words
-    if len(words) == 1:
+    if len(words) < OFFER_NAMES:
         if options.no_code:
             raise CallerError("--no-code needs names: recv --no-code ME FRIEND")
-        return Plan(Role.RECEIVER, None, *split_code(words[0]), (), options.server)
+        whole = words[0] if words else code or _ask_code("the other side")
+        return Plan(Role.RECEIVER, None, *split_code(whole), (), options.server, shows_code=False)
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")
     me, friend = _names(*words)

@@ -99,7 +99,7 @@ def test_nobody_comes(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
     sender = programs.send("alice", "bob", tmp_path / "file", "--timeout", "1")
     assert sender.finish() == 3
-    assert "did not come within 1 seconds" in one_sentence(sender)
+    assert "did not come within 1 second." in one_sentence(sender)
 
 
 @pytest.mark.parametrize("victim", ["sender", "receiver"])

@@ -200,6 +200,20 @@ def test_a_network_that_goes_dark_ends_both_within_the_idle_timeout(scenario: Sc
     assert "12 seconds" in sender.peer.failure.message
 
 
+def test_a_seat_that_is_lost_after_the_keys_ends_nothing() -> None:
+    """The server forgets everybody and a stranger takes bob's seat while both still look for a path."""
+    world = World(Scenario("symmetric", "symmetric"))
+    sender, receiver = world.sender(FILES), world.receiver()
+    sender.start()
+    receiver.start()
+    connecting = lambda peer: any(isinstance(e, events.Connecting) for e in peer.events)  # noqa: E731
+    world.network.run(lambda: connecting(sender) and connecting(receiver), 5.0)
+    world.server.restart()
+    world.sender_as_bob(FILES, port=42_000).start()
+    world.run(sender, receiver, limit=15.0)
+    assert (sender.exit_code, receiver.exit_code) == (ExitCode.NO_PATH, ExitCode.NO_PATH)
+
+
 def test_ctrl_c_before_a_path_exists_is_told_through_the_server() -> None:
     world = World(Scenario("symmetric", "symmetric"))
     sender, receiver = world.sender(FILES), world.receiver()

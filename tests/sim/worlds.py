@@ -34,11 +34,10 @@ class World:
         pairing = NamePair("bob", "alice")
         return SimPeer(self.network, self.hosts[1], Role.RECEIVER, SERVER_ADDRESS, pairing, **options)
 
-    def sender_as_bob(self, files: dict[str, bytes]) -> SimPeer:
+    def sender_as_bob(self, files: dict[str, bytes], **options: object) -> SimPeer:
         """Bob, who should receive, sends as well."""
-        return SimPeer(
-            self.network, self.hosts[1], Role.SENDER, SERVER_ADDRESS, NamePair("bob", "alice"), files=files
-        )
+        pairing = NamePair("bob", "alice")
+        return SimPeer(self.network, self.hosts[1], Role.SENDER, SERVER_ADDRESS, pairing, files=files, **options)
 
     def receiver_as_alice(self) -> SimPeer:
         """Alice, who should send, receives as well."""

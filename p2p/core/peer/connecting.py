@@ -20,6 +20,7 @@ from p2p.core.transport.connection import Connection, ConnectionKeys
 from p2p.core.transport.lan import Action, LanRace
 from p2p.core.transport.tcp import TcpKeys
 
+MAX_EARLY = 16  # reads of the socket that are kept until the path is known on which they came
 HEAD_START = 0.25  # seconds that TCP on private addresses gets before the punch starts: many LAN round trips
 
 
@@ -34,7 +35,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class NoPath:
+    """No path, why in our words, and in those of the other side."""
+
     reason: str
+    told: str
 
 
 class Connecting:
@@ -78,6 +82,7 @@ class Connecting:
         )
         self._punch_at: float | None = None
         self._punched: tuple[Connection, punch.Selected] | None = None
+        self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
         self._heard = False
         self._over = False
@@ -104,6 +109,9 @@ class Connecting:
             self._agent.handle_datagram(bytes(data), source, now)
         elif self._punched is not None and not self._over:
             self._punched[0].handle_datagram(data, segment_size, source, now)
+        elif not self._over and data[1:8] == self._connection_keys.id_in:
+            # The sender has chosen and speaks; the answer to our own check comes right behind it.
+            self._early.append((bytes(data), segment_size, source))
         self._advance(now)
 
     def handle_connected(self, connection: int, now: float) -> None:
@@ -168,6 +176,8 @@ class Connecting:
                         self._connection_keys, event.address, now, receive_window_records=self._receive_window
                     )
                     self._punched = (connection, event)
+                    while self._early:
+                        connection.handle_datagram(*self._early.popleft(), now)
                 case punch.PunchFailed():
                     self._punch_failed = True
         if not self._over:
@@ -181,8 +191,9 @@ class Connecting:
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
-            reason = explain.no_path(self._local.mapping, self._remote.mapping, heard=self._heard)
-            self._events.append(NoPath(reason))
+            local, remote = self._local.mapping, self._remote.mapping
+            reason = explain.no_path(local, remote, heard=self._heard)
+            self._events.append(NoPath(reason, explain.no_path(remote, local, heard=self._heard)))
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True

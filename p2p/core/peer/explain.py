@@ -28,6 +28,11 @@ def server_unreachable(server: Address, *, refused: bool) -> str:
     )
 
 
+def nobody_came(seconds: float) -> str:
+    unit = "second" if seconds == 1 else "seconds"
+    return f"The other side did not come within {seconds:g} {unit}. Run both commands again"
+
+
 def udp_blocked(server: Address) -> str:
     return (
         f"UDP is blocked on this network: the server at {server} answers on TCP but not on UDP. "

@@ -87,6 +87,12 @@ class Meeting:
         """Whether the seat was given up, and the server told as well as can be."""
         return self._over and self._leave_at is None and self._client.is_closed
 
+    def why_nobody_came(self, seconds: float) -> str:
+        """What to say after a wait of so many seconds."""
+        if not self._answered:
+            return explain.server_unreachable(self._server, refused=self._refused)
+        return explain.nobody_came(seconds)
+
     # input
 
     def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
@@ -171,6 +177,8 @@ class Meeting:
             self._client.forward(message, now)
 
     def _handle_client_event(self, event: rendezvous.Event, now: float) -> None:
+        if self._is_met and not isinstance(event, rendezvous.Message):
+            return  # keys are agreed on: what becomes of our seat now ends nothing any more
         match event:
             case rendezvous.Mapped(first, second):
                 self._mapped = (first, second)
@@ -184,14 +192,12 @@ class Meeting:
             case rendezvous.Paired(peer_tag):
                 self._heard_server()
                 self._peer_tag = peer_tag
-                if not self._is_met:
-                    self._events.append(events.PeerFound())
+                self._events.append(events.PeerFound())
                 self._begin(now)
             case rendezvous.PeerLeft():
                 self._peer_tag = None
-                if not self._is_met:  # else it went on to the path, as we do
-                    self._waiting = True
-                    self._events.append(events.PeerGone())
+                self._waiting = True
+                self._events.append(events.PeerGone())
             case rendezvous.Message(peer_tag, payload):
                 if peer_tag == self._peer_tag:
                     self._session.handle_message(payload, now)
@@ -250,7 +256,7 @@ class Meeting:
         self._client.start(now)
 
     def _begin(self, now: float) -> None:
-        if self._peer_tag is None or self._mapped is None or self._is_met or self._over:
+        if self._peer_tag is None or self._mapped is None or self._over:
             return
         if self._begun_with == self._peer_tag:
             return
@@ -279,6 +285,7 @@ class Meeting:
                     self._fail(ExitCode.INTERNAL, explain.senseless_description(error))
                     return
                 self._is_met = True
+                self._deadline = None
                 self._events.append(Met(keys, self._description, remote, verification))
             case session.WrongCode(tries, limit, burnt):
                 if burnt:

@@ -119,6 +119,11 @@ class Peer:
             self._end(failure, now)
         self._advance(now)
 
+    def give_up(self, seconds: float, now: float) -> None:
+        """Nobody came in so many seconds."""
+        failure = Failure(ExitCode.NO_PEER, self._meeting.why_nobody_came(seconds))
+        self.fail(failure, "it gave up waiting", now)
+
     # input
 
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
@@ -126,7 +131,11 @@ class Peer:
         if not data:
             return
         first = data[0]
-        if first == RENDEZVOUS_FIRST_BYTE:
+        is_mixed = self._udp is None or first in (RENDEZVOUS_FIRST_BYTE, CHECK, ANSWER)
+        if 0 < segment_size < len(data) and is_mixed:  # UDP_GRO looks at addresses and lengths only
+            for start in range(0, len(data), segment_size):
+                self.handle_datagram(data[start : start + segment_size], 0, source, now)
+        elif first == RENDEZVOUS_FIRST_BYTE:
             self._meeting.handle_datagram(bytes(data), source, now)
         elif self._udp is not None and first not in (CHECK, ANSWER):
             self._udp.handle_datagram(data, segment_size, source, now)
@@ -299,7 +308,9 @@ class Peer:
                 self._events.append(path)
                 self._meeting.leave(now)
                 self._delivery = Delivery(channel, self._machine, self._config.entries, now)
-            case NoPath(reason):
+            case NoPath(reason, told):
+                # a side that still waits for keys, or has a path that only it knows of, would wait in vain
+                self._meeting.bye(ExitCode.NO_PATH, told, now)
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)), now)
 
     def _pass_on(self, event: events.PeerEvent, now: float) -> None:
