@@ -89,7 +89,7 @@ class SimPeer:
             entries=entries,
         )
         self.peer = Peer(config, network.rng.randbytes)
-        host.udp[port] = self._receive
+        host.udp[port] = self.receive
         host.tcp[port + 1] = self._accept
         self.is_alive = True
 
@@ -125,8 +125,9 @@ class SimPeer:
         """What both sides should report for a single file."""
         return hashlib.sha256(self._contents[0]).digest()
 
-    def _receive(self, data: bytes, source: Address) -> None:
-        self.peer.handle_datagram(data, 0, source, self._network.now)
+    def receive(self, data: bytes, source: Address, segment_size: int = 0) -> None:
+        """One read of the UDP socket."""
+        self.peer.handle_datagram(data, segment_size, source, self._network.now)
         self._pump()
 
     def _accept(self, pipe: TcpPipe) -> None:

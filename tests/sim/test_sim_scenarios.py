@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from scenarios import SCENARIOS, Scenario
 from sim.network import Impairment
+from sim.programs import UDP_PORT, SimPeer
 from sim.worlds import World, meet
 
+from p2p.core.address import Address
 from p2p.core.errors import ExitCode
 
 CONTENT = random.Random(1).randbytes(200_000)
@@ -47,3 +50,59 @@ def test_bad_networks_only_take_longer(seed: int, one_lan: bool) -> None:
     sender, receiver = meet(world, files, 120.0)
     assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
     assert receiver.received == files
+
+
+@pytest.mark.parametrize("kind", ["none", "address-restricted", "port-restricted"])
+def test_the_first_word_is_heard_at_once(kind: str) -> None:
+    """It may come before the receiver knows that the sender has chosen this path."""
+    world = World(Scenario(kind, kind))
+    sender, receiver = world.sender({"file": CONTENT}), world.receiver()
+    sender.start()
+    receiver.start()
+    world.network.run(lambda: sender.path is not None, LIMIT)
+    chosen = world.network.now
+    world.network.run(lambda: receiver.path is not None, LIMIT)
+    assert world.network.now < chosen + 0.1
+    world.run(sender, receiver, limit=LIMIT)
+
+
+@pytest.mark.parametrize("kind", ["none", "port-restricted"])
+def test_a_card_that_joins_datagrams_costs_nothing(kind: str) -> None:
+    """UDP_GRO joins whatever comes close together from one address, and the last one may be shorter."""
+    scenario = Scenario(kind, kind)
+    plain, world = World(scenario), World(scenario)
+    meet(plain, {"file": CONTENT}, LIMIT)
+    peers = world.sender({"file": CONTENT}), world.receiver()
+    for peer, host in zip(peers, world.hosts, strict=True):
+        host.udp[UDP_PORT] = joining(world, peer)
+    peers[0].start()
+    world.network.after(0.05, peers[1].start)
+    world.run(*peers, limit=LIMIT)
+    assert [peer.exit_code for peer in peers] == [ExitCode.DONE, ExitCode.DONE]
+    assert peers[1].received == {"file": CONTENT}
+    assert world.network.now < plain.network.now + 0.1
+
+
+def joining(world: World, peer: SimPeer) -> Callable[[bytes, Address], None]:
+    """Takes datagrams for a peer, and hands them over once a millisecond."""
+    waiting: list[tuple[bytes, Address]] = []
+
+    def receive(data: bytes, source: Address) -> None:
+        if not waiting:
+            world.network.after(0.001, hand_over)
+        waiting.append((data, source))
+
+    def hand_over() -> None:
+        bursts: list[list[tuple[bytes, Address]]] = []
+        for data, source in waiting:
+            last = bursts[-1] if bursts else None
+            if last and last[0][1] == source and len(last[0][0]) == len(last[-1][0]) >= len(data):
+                last.append((data, source))
+            else:
+                bursts.append([(data, source)])
+        waiting.clear()
+        for burst in bursts:
+            segment_size = len(burst[0][0]) if len(burst) > 1 else 0
+            peer.receive(b"".join(data for data, _ in burst), burst[0][1], segment_size)
+
+    return receive
