@@ -21,7 +21,7 @@ ENTRYPOINT ["python3", "-m", "p2p.server"]
 FROM ${BASE} AS nat-lab
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
-    ca-certificates python3 python3-venv iptables tcpdump iperf3 \
+    ca-certificates python3 python3-venv iptables tcpdump iperf3 coturn stun-client \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/p2p
 COPY . .
