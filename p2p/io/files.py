@@ -300,15 +300,22 @@ def _rename_exclusively(old: str, new: str, directory: int) -> None:
 
     renameat2 serves FAT and SMB, which have no hard links; link and unlink serve NFS, which has no flags to rename.
     """
-    rename = _renameat2()
+    rename, new_bytes = _renameat2(), _encoded(new)
     if rename is not None:
-        if rename(directory, os.fsencode(old), directory, os.fsencode(new), RENAME_NOREPLACE) == 0:
+        if rename(directory, os.fsencode(old), directory, new_bytes, RENAME_NOREPLACE) == 0:
             return
         code = ctypes.get_errno()
         if code not in _NO_RENAMEAT2:
             raise OSError(code, os.strerror(code))
-    os.link(old, new, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    os.link(old, new_bytes, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
     os.unlink(old, dir_fd=directory)
+
+
+def _encoded(name: str) -> bytes:
+    try:
+        return os.fsencode(name)
+    except UnicodeEncodeError:  # a locale that lacks these letters: written as the rest of the world writes them
+        return name.encode("utf-8")
 
 
 @cache

@@ -388,3 +388,19 @@ def test_a_part_is_finished_once(tmp_path: Path) -> None:
         assert part.final_name == "a.txt"
         with pytest.raises(CallerError):
             destination.finish([part])
+
+
+@pytest.mark.parametrize("has_renameat2", [True, False])
+def test_a_name_that_the_locale_cannot_spell(tmp_path: Path, has_renameat2: bool) -> None:
+    program = f"""
+from pathlib import Path
+from p2p.core.transfer.messages import Entry
+from p2p.io import files
+if not {has_renameat2}:
+    files._renameat2 = lambda: None
+with files.Destination({os.fspath(tmp_path)!r}) as destination:
+    print([ascii(destination.finish([destination.open(Entry(0, 0, 0, 0o644, chr(0x1f600)))])) for _ in range(2)])
+"""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)
+    assert sorted(os.listdir(tmp_path)) == ["\U0001f600", "\U0001f600 (1)"]
