@@ -236,6 +236,21 @@ def test_a_source_that_shrinks_is_told_to_both(programs: Stage, tmp_path: Path) 
     assert not out.exists()  # it was made for nothing, and is gone again
 
 
+def test_a_source_that_vanishes_is_told_to_both(programs: Stage, tmp_path: Path, big: Path) -> None:
+    make_file(tmp_path / "second", 1000)
+    out = tmp_path / "out"
+    sender = programs.send("alice", "bob", big, tmp_path / "second", "--json")
+    receiver = programs.recv("bob", "alice", "--out", out, "--yes", "--json")
+    receiver.wait_for('"event": "progress"')
+    (tmp_path / "second").unlink()
+    ends = sender.finish(), receiver.finish()
+    assert ends[0] == ends[1] == 9, sender.err + receiver.err
+    for side in (sender, receiver):
+        assert "second" in one_sentence(side)
+    names = [path.name for path in out.iterdir()] if out.exists() else []
+    assert names in ([], ["big"])  # the first file was whole; whether the disk had it yet is the disk's affair
+
+
 @pytest.mark.lab
 def test_a_disk_that_is_too_small_is_refused_before_the_yes(programs: Stage, tmp_path: Path, big: Path) -> None:
     with small_disk(tmp_path / "disk", BIG // 2) as disk:
