@@ -22,6 +22,8 @@ from typing import Any, NoReturn, Self, TypeVar
 
 from netlab import kernel, namespace
 from netlab.faults import FaultPlan, to_json
+from netlab.impair import Impairment
+from netlab.impaired import Backend, Forwarding, ImpairedLink, Netem, has_netem, prepare
 from netlab.namespace import Family, Namespace
 from netlab.plan import NodePlan, plan
 from netlab.requirements import require
@@ -274,6 +276,53 @@ class Lab(AbstractContextManager["Lab"]):
             injection._start(plan)
             yield injection
             injection._stop()
+
+    @contextmanager
+    def impair(
+        self,
+        host: str,
+        *,
+        up: Impairment | None = None,
+        down: Impairment | None = None,
+        seed: int | None = None,
+        backend: Backend | None = None,
+    ) -> Iterator[ImpairedLink]:
+        """Impair the link of ``host`` for the length of the block: ``up`` from it, ``down`` to it.
+
+        With a ``seed`` decisions are repeatable, and our own forwarder takes them. Without one, netem
+        does where the kernel has it (it cannot be seeded), else the forwarder with seed 0; ``backend``
+        chooses otherwise. Enter it before there is traffic that must not be lost: the cable is
+        unplugged for a moment on the way in and out. Raises ``LabError``.
+        """
+        up, down = up or Impairment(), down or Impairment()
+        if backend is None:
+            backend = Backend.NETEM if seed is None and has_netem() else Backend.FORWARDER
+        attached = self.plan.attachments[host]
+        router = self.host(attached.port.node)
+        with ExitStack() as stack:
+            (middle,) = namespace.create(1)
+            stack.callback(middle.close)
+            prepare(middle)
+            works: Forwarding | Netem
+            if backend is Backend.FORWARDER:
+                works = Forwarding(self._family, middle, up, down, seed or 0)
+            else:
+                works = Netem(middle, up, down)
+                # A super-packet would be lost, delayed and counted as one. The forwarder's devices cut it up.
+                self.offloads(host, on=False)
+                stack.callback(self.offloads, host, on=True)
+            where = (attached.port.interface, attached.port.bridge, router.namespace, middle)
+            stack.callback(self._await_carrier, host)
+            kernel.splice(*where, near="near", far="far")
+            stack.callback(kernel.unsplice, *where, near="near", far="far")
+            self._await_carrier(host)
+            if backend is Backend.NETEM:
+                router.call(lambda: kernel.set_offloads(attached.port.interface, on=False))
+            stack.callback(works.kill)
+            works.connect()
+            link = ImpairedLink(works, backend, up, down)
+            yield link
+            link._stop()
 
     @contextmanager
     def capture(self, node: str, path: Path, interface: str = "any") -> Iterator[None]:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netlab.impair import DEFAULT_QUEUE, Engine, GilbertElliott, Impairment, from_json, to_json
+from netlab.netem import commands
 
 SIZE = 1000  # bytes
 GAP = 0.010  # seconds between packets that shall not meet
@@ -277,3 +278,61 @@ def test_bursts_that_never_begin_or_end_are_refused(wrong) -> None:
 def test_bursts_that_cannot_be_are_refused(loss, length) -> None:
     with pytest.raises(ValueError, match=r"."):
         GilbertElliott.of(loss, mean_burst=length)
+
+
+NETEM = "qdisc replace dev far root handle 1: netem limit 1000000"
+
+
+@pytest.mark.parametrize(
+    ("impairment", "golden"),
+    [
+        (Impairment(), []),
+        (Impairment(delay=0.05), [f"{NETEM} delay 50000us"]),
+        # With a rate netem keeps the order, as our jitter does.
+        (Impairment(delay=0.05, jitter=0.0015), [f"{NETEM} delay 50000us 1500us rate 100gbit"]),
+        (Impairment(loss=0.015), [f"{NETEM} loss random 1.5%"]),
+        (
+            Impairment(burst=GilbertElliott(0.01, 0.25, loss_bad=0.9, loss_good=0.001)),
+            [f"{NETEM} loss gemodel 1% 25% 90% 0.1%"],
+        ),
+        (
+            Impairment(delay=0.01, reorder=0.02, duplicate=0.03, corrupt=0.04),
+            [f"{NETEM} delay 10000us corrupt 4% duplicate 3% reorder 2%"],
+        ),
+        (
+            Impairment(rate=5e6),
+            [
+                "qdisc replace dev far root handle 2: tbf rate 5000000bit burst 1600 limit 1073741824",
+                "qdisc replace dev far parent 2:1 handle 3: pfifo limit 1000",
+            ],
+        ),
+        (
+            Impairment(delay=0.02, rate=1e6, queue_packets=50),
+            [
+                f"{NETEM} delay 20000us",
+                "qdisc replace dev far parent 1:1 handle 2: tbf rate 1000000bit burst 1600 limit 1073741824",
+                "qdisc replace dev far parent 2:1 handle 3: pfifo limit 50",
+            ],
+        ),
+        (
+            Impairment(loss=0.5, rate=1e6, queue_bytes=64_000),
+            [
+                f"{NETEM} loss random 50%",
+                "qdisc replace dev far parent 1:1 handle 2: tbf rate 1000000bit burst 1600 limit 64000",
+            ],
+        ),
+    ],
+)
+def test_the_commands_for_netem(impairment, golden) -> None:
+    assert commands("far", impairment) == golden
+
+
+def test_a_change_of_netem_is_in_place_where_the_stages_are_the_same() -> None:
+    before = Impairment(delay=0.05)
+    assert commands("far", Impairment(delay=0.1), before) == [f"{NETEM} delay 100000us"]
+    assert commands("far", Impairment(rate=1e6, queue_bytes=9000), before) == [
+        "qdisc del dev far root",
+        "qdisc replace dev far root handle 2: tbf rate 1000000bit burst 1600 limit 9000",
+    ]
+    assert commands("far", Impairment(), before) == ["qdisc del dev far root"]
+    assert commands("far", Impairment(), Impairment()) == []
