@@ -266,6 +266,8 @@ class Destination:
             what, advice = "this user may not write there", "choose another folder with --out"
         elif error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
             what, advice = "that is not a folder", "choose a folder with --out"
+        elif error.errno == errno.ENOENT and not name:
+            what, advice = "the folder cannot be made there", "choose another with --out"
         elif error.errno == errno.ENOENT:
             what, advice = "the folder or the temporary file was removed by someone else", "receive it again"
         elif error.errno == errno.EMFILE:

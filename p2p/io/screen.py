@@ -98,6 +98,11 @@ class Screen:
                 self.say(f"{self._friend} is there. Agreeing on keys ...")
             case events.PeerGone():
                 self.say(f"{self._friend} went away again. Still waiting ...")
+            case events.PeerSilent(seconds):
+                self.say(
+                    f"{self._friend} has not answered for {seconds:.0f} seconds, though the server says it is there. "
+                    "Still trying ..."
+                )
             case events.CodeRejected(tries, limit):
                 self.say(f"Somebody tried a wrong code ({tries} of {limit} tries used up). Still waiting ...")
             case events.Connecting(verification):
@@ -257,6 +262,8 @@ class Screen:
                 self._write({"event": "waiting", "command": command, "code": code, "mapped": str(mapped)})
             case events.ServerSilent(seconds, _, refused):
                 self._write({"event": "server_silent", "seconds": seconds, "refused": refused})
+            case events.PeerSilent(seconds):
+                self._write({"event": "peer_silent", "seconds": seconds})
             case events.CodeRejected(tries, limit):
                 self._write({"event": "code_rejected", "tries": tries, "limit": limit})
             case events.Connecting(verification):

@@ -200,6 +200,19 @@ def test_a_network_that_goes_dark_ends_both_within_the_idle_timeout(scenario: Sc
     assert "12 seconds" in sender.peer.failure.message
 
 
+def test_a_peer_that_is_there_and_says_nothing_is_told() -> None:
+    world = World(NATTED)
+    receiver = world.receiver()
+    receiver.start()
+    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in receiver.events), 5.0)
+    sender = world.sender(FILES)
+    sender.start()
+    world.network.run(lambda: any(isinstance(e, events.PeerFound) for e in receiver.events), 5.0)
+    sender.kill()
+    world.network.run(lambda: any(isinstance(e, events.PeerSilent) for e in receiver.events), 10.0)
+    assert not receiver.is_over
+
+
 def test_a_seat_that_is_lost_after_the_keys_ends_nothing() -> None:
     """The server forgets everybody and a stranger takes bob's seat while both still look for a path."""
     world = World(Scenario("symmetric", "symmetric"))

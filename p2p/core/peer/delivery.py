@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
-from p2p.core.errors import ExitCode, Failure, RemoteError
+from p2p.core.errors import ExitCode, Failure, RemoteError, VersionError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
@@ -141,6 +141,10 @@ class Delivery:
         self._channel.close(code, reason, now)
 
     def _break_off(self, error: RemoteError, now: float) -> None:
+        if isinstance(error, VersionError):
+            words = explain.outdated("the other side", error.version)
+            self.fail(Failure(ExitCode.INTERNAL, words), words, now)
+            return
         message = f"The other side sent what makes no sense ({error}). Nothing half-received was kept"
         self.fail(Failure(ExitCode.INTEGRITY, message), f"it does not understand what this side sent ({error})", now)
 

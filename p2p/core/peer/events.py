@@ -50,6 +50,13 @@ class PeerGone:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerSilent:
+    """The server says that the other side is there, but it has not answered for `seconds`. We go on trying."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class CodeRejected:
     """Somebody tried a wrong code; `tries` of `limit` are used up. We go on waiting."""
 
@@ -127,6 +134,7 @@ PeerEvent = (
     | SeatTaken
     | PeerFound
     | PeerGone
+    | PeerSilent
     | CodeRejected
     | Connecting
     | PathChosen

@@ -23,6 +23,7 @@ SERVER_DEADLINE = 10.0  # seconds in which the server must answer for the first 
 SERVER_LOST_DEADLINE = 180.0  # seconds of silence that we put up with once it has answered: a restart, a reboot
 BYE_LINGER = 0.5  # seconds at the server after a BYE: its copies take that long
 BURNT_LINGER = 2.0  # seconds at the server after the last wrong try: the guesser's repeats are still answered
+AGREEING_PATIENCE = 5.0  # seconds without an answer of a peer that is there, after which we say so
 MAX_NAMEPLATES = 8  # one-time codes tried before we say that the server is full of them
 
 
@@ -80,6 +81,7 @@ class Meeting:
         self._deadline: float | None = None
         self._leave_at: float | None = None
         self._begun_with: bytes | None = None
+        self._agreeing_until: float | None = None
         self._join_as(next_pairing(0))
 
     @property
@@ -117,6 +119,10 @@ class Meeting:
         if self._leave_at is not None and self._leave_at <= now:
             self._leave_at = None
             self._client.leave(now)
+        if self._agreeing_until is not None and self._agreeing_until <= now:
+            self._agreeing_until = None
+            if self._peer_tag is not None and not self._is_met:
+                self._events.append(events.PeerSilent(AGREEING_PATIENCE))
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
             self._fail(ExitCode.NO_PEER, explain.server_unreachable(self._server, refused=self._refused))
@@ -155,7 +161,8 @@ class Meeting:
     def poll_timeout(self) -> float | None:
         speaks = not self._over or self._leave_at is not None
         session_timeout = self._session.poll_timeout() if speaks else None
-        timeouts = (self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at)
+        agreeing = None if self._over else self._agreeing_until
+        timeouts = (self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, agreeing)
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
@@ -261,6 +268,7 @@ class Meeting:
         if self._begun_with == self._peer_tag:
             return
         self._begun_with = self._peer_tag
+        self._agreeing_until = now + AGREEING_PATIENCE
         first, second = self._mapped
         self._description = self._describe(first, second)
         self._session.begin(self._description.encode(), now)
