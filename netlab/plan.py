@@ -169,6 +169,7 @@ def _router(
     members = list(_members(router, net))
     addresses = [address.ip for _, address in members]
     node.rules = ruleset(router.nat, wan.ip, addresses, guarded=router.guarded)
+    node.sysctls += node.rules.sysctls
     for member, address in members:
         port = End(router.name, f"p-{member.name}", LAN)
         if isinstance(member, Router):

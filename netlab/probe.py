@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import select
 import socket
-from contextlib import ExitStack
+from collections import Counter
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self, TypeVar
 
 from netlab.lab import Lab, Node
-from netlab.nat import Filtering, Mapping, Nat, Udp
+from netlab.nat import Filtering, Guard, Mapping, Nat, Tcp, Udp
 
 T = TypeVar("T")
 
@@ -23,6 +25,7 @@ ARRIVAL_LIMIT = 5.0  # seconds until a packet that should arrive counts as lost
 # Seconds that a packet may still take after a later packet on the same way has made a round trip.
 # Only what is filtered waits this long.
 SETTLE = 0.1
+HTTPS = 443
 FLOWS = 2  # ports tried: a random choice equals the one asked for once in 64,512, not twice
 
 Address = tuple[str, int]
@@ -39,6 +42,10 @@ class Observed:
         """The address, without port, that every server socket saw."""
         return _agreed("external address", {address for address, _ in self.seen.values()})
 
+    def keeps_port(self) -> bool:
+        """Whether every server socket saw the local port (RFC 4787 section 4.2.1)."""
+        return {port for _, port in self.seen.values()} == {self.local[1]}
+
 
 def probe(lab: Lab, host: str, server: str = "server") -> Nat:
     """The behaviour that ``host`` meets towards ``server``.
@@ -47,17 +54,22 @@ def probe(lab: Lab, host: str, server: str = "server") -> Nat:
     for what then cannot be measured. Raises ``ProbeError`` when flows contradict each other and
     ``TimeoutError`` when a packet is lost that should not be.
     """
-    with _Bench(lab.host(host), lab.host(server)) as bench:
+    with Bench(lab.host(host), lab.host(server)) as bench:
         if (udp := bench.udp()) is not Udp.ALLOWED:
-            return Nat("probed", udp=udp)
+            return Nat("probed", udp=udp, tcp=bench.tcp())
         flows = [bench.observe() for _ in range(FLOWS)]
         mapping = _agreed("mapping", {_mapping(flow.seen) for flow in flows})
+        translates = _agreed("translation", {flow.seen_address() != flow.local[0] for flow in flows})
         return Nat(
             "probed",
-            translates=_agreed("translation", {flow.seen_address() != flow.local[0] for flow in flows}),
+            translates=translates,
             mapping=mapping,
             filtering=_agreed("filtering", {bench.filtering() for _ in range(FLOWS)}),
-            port_preservation=all({a[1] for a in flow.seen.values()} == {flow.local[1]} for flow in flows),
+            port_preservation=(keeps := all(flow.keeps_port() for flow in flows)),
+            tcp=bench.tcp(),
+            stride=_stride(flows),
+            hairpinning=_agreed("hairpinning", {bench.hairpinning() for _ in range(FLOWS)}) if translates else False,
+            guard=bench.guard() if translates and keeps else Guard.DROP,
         )
 
 
@@ -67,13 +79,8 @@ def probe_guard(lab: Lab, host: str, server: str = "server") -> bool:
     Only for a port-preserving router. False means that the early packet took the port on the router
     itself, and that plain hole punching fails whenever the other side is quicker.
     """
-    with _Bench(lab.host(host), lab.host(server)) as bench:
-        wan = bench.observe().seen_address()
-        local = bench.client()
-        remote = bench.servers[0]
-        remote.sendto(b"early", (wan, local.getsockname()[1]))
-        bench.settle()
-        return bench.seen(local, remote)[1] == int(local.getsockname()[1])
+    with Bench(lab.host(host), lab.host(server)) as bench:
+        return bench.guard() is not Guard.NONE
 
 
 class ProbeError(Exception):
@@ -86,6 +93,16 @@ def _agreed(what: str, answers: set[T]) -> T:
     return answers.pop()
 
 
+def _stride(flows: list[Observed]) -> int:
+    """How far apart the ports of mappings made one after the other are; 0 unless always as far.
+
+    One step may differ: where the NAT begins anew.
+    """
+    ports = [port for flow in flows for _, port in flow.seen.values()]
+    step, times = Counter(b - a for a, b in pairwise(ports)).most_common(1)[0]
+    return step if times >= len(ports) - 2 else 0
+
+
 def _mapping(seen: dict[Address, Address]) -> Mapping:
     """RFC 5780 section 4.3, with all four destinations at hand."""
     if len(set(seen.values())) == 1:
@@ -96,28 +113,34 @@ def _mapping(seen: dict[Address, Address]) -> Mapping:
     return Mapping.ADDRESS_AND_PORT_DEPENDENT
 
 
-class _Bench:
-    """Two machines, four server sockets, and as many client sockets as asked for."""
+class Bench:
+    """What probes are made of: two machines, four server sockets, and as many client sockets as asked for."""
 
     def __init__(self, host: Node, server: Node) -> None:
+        self.limit = ARRIVAL_LIMIT
         self.host, self.server = host, server
         self._stack = ExitStack()
         self.servers: list[socket.socket] = []  # by address, then by port
+        self._https: socket.socket | None = None
 
     def __enter__(self) -> Self:
         addresses = self.server.addresses[:2]
         if len(addresses) < 2:
             raise ValueError(f"{self.server.name} has one address; a probe needs two")
-        first = self._bound(self.server, addresses[0])
-        second = self._bound(self.server, addresses[0])
+        first = self.bound(self.server, addresses[0])
+        second = self.bound(self.server, addresses[0])
         ports = [first.getsockname()[1], second.getsockname()[1]]
-        self.servers = [first, second, *(self._bound(self.server, addresses[1], port) for port in ports)]
+        with suppress(OSError):  # whoever listens there already takes up our connections as well
+            self._https = self.bound(self.server, self.server.address, HTTPS, kind=socket.SOCK_STREAM)
+            self._https.listen()
+        self.servers = [first, second, *(self.bound(self.server, addresses[1], port) for port in ports)]
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _bound(self, node: Node, address: str, port: int = 0, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+    def bound(self, node: Node, address: str, port: int = 0, kind: int = socket.SOCK_DGRAM) -> socket.socket:
+        """A non-blocking socket in ``node``; raises ``OSError``."""
         made = self._stack.enter_context(node.socket(kind=kind))
         made.bind((address, port))
         made.setblocking(False)
@@ -125,24 +148,22 @@ class _Bench:
 
     def client(self) -> socket.socket:
         """A fresh UDP socket on the host."""
-        return self._bound(self.host, self.host.address)
+        return self.bound(self.host, self.host.address)
 
     def settle(self) -> None:
         """Let what is under way arrive: a later TCP handshake on the same way overtakes nothing.
 
-        Where TCP is blocked too there is nothing to go by but time.
+        To port 443, which routers let out when nothing else. Where that is blocked too there is
+        nothing to go by but time.
         """
-        listener = self._bound(self.server, self.server.address, kind=socket.SOCK_STREAM)
-        listener.listen()
-        listener.settimeout(ARRIVAL_LIMIT)
         with self.host.socket(kind=socket.SOCK_STREAM) as fence:
             fence.settimeout(ARRIVAL_LIMIT)
             try:
-                fence.connect(listener.getsockname())
+                fence.connect((self.server.address, HTTPS))
             except OSError:
                 return
-            accepted, _ = listener.accept()
-            accepted.close()
+        if self._https and readable(self._https, ARRIVAL_LIMIT):
+            self._https.accept()[0].close()
 
     def udp(self) -> Udp:
         """Does UDP get out at all; if not, does the sender learn of it (ICMP)?"""
@@ -150,18 +171,65 @@ class _Bench:
         client.connect(server.getsockname())
         client.send(b"out?")
         self.settle()
-        if _readable(server, SETTLE):
+        if readable(server, SETTLE):
             server.recvfrom(64)
             return Udp.ALLOWED
         refused = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
         return Udp.REJECT if refused else Udp.DROP
+
+    def tcp(self) -> Tcp:
+        """Does TCP get out to another port than 443?"""
+        listener = self.bound(self.server, self.server.address, kind=socket.SOCK_STREAM)
+        listener.listen()
+        with self.host.socket(kind=socket.SOCK_STREAM) as client:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            self.settle()
+            return Tcp.ALLOWED if readable(listener, SETTLE) else Tcp.ONLY_443
+
+    def hairpinning(self) -> bool:
+        """RFC 5780 section 4.2: can a second socket reach the first at its external address?
+
+        Raises ``ProbeError`` when it can, but is seen there at its internal address.
+        """
+        one, two = self.client(), self.client()
+        target, external = self.seen(one, self.servers[0]), self.seen(two, self.servers[0])
+        two.sendto(b"hairpin", target)
+        self.settle()
+        if not readable(one, SETTLE):
+            return False
+        source = one.recvfrom(64)[1]
+        if source != external:
+            raise ProbeError(f"hairpins, but {external} is seen as {source} (RFC 4787 REQ-9a)")
+        return True
+
+    def guard(self) -> Guard:
+        """What becomes of a packet to a port that has no mapping yet; for port-preserving routers."""
+        local, remote = self.client(), self.bound(self.server, self.server.address)
+        port = int(local.getsockname()[1])
+        early = (self.observe().seen_address(), port)
+        remote.connect(early)
+        remote.send(b"early")
+        self.settle()
+        refused = remote.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+        # Not connected any more, it hears from whatever port the flow has got.
+        again = self._again(remote)
+        if self.seen(local, again)[1] != port:
+            return Guard.NONE
+        return Guard.REJECT if refused else Guard.DROP
+
+    def _again(self, sock: socket.socket) -> socket.socket:
+        """The same address once more, not connected."""
+        address, port = sock.getsockname()
+        sock.close()
+        return self.bound(self.server, address, port)
 
     def seen(self, client: socket.socket, server: socket.socket) -> Address:
         """The address that ``server`` sees ``client`` at."""
         token = f"{client.getsockname()} to {server.getsockname()}".encode()
         client.sendto(token, server.getsockname())
         while True:
-            if not _readable(server, ARRIVAL_LIMIT):
+            if not readable(server, ARRIVAL_LIMIT):
                 raise TimeoutError(f"no UDP packet came from {self.host.name} to {server.getsockname()}")
             got, source = server.recvfrom(256)
             if got == token:
@@ -182,9 +250,9 @@ class _Bench:
             server.sendto(bytes([number]), mapped)
         self.settle()
         arrived: set[int] = set()
-        if not _readable(client, ARRIVAL_LIMIT):
+        if not readable(client, ARRIVAL_LIMIT):
             raise TimeoutError(f"{self.host.name} does not even hear from whom it contacted")
-        while len(arrived) < 3 and _readable(client, SETTLE):
+        while len(arrived) < 3 and readable(client, SETTLE):
             arrived.add(client.recv(64)[0])
         match sorted(arrived):
             case [0]:
@@ -196,5 +264,6 @@ class _Bench:
         raise ProbeError(f"no filtering of RFC 4787 lets through just {sorted(arrived)}")
 
 
-def _readable(sock: socket.socket, seconds: float) -> bool:
+def readable(sock: socket.socket, seconds: float) -> bool:
+    """Whether something is there to be received within so many seconds."""
     return bool(select.select([sock], [], [], seconds)[0])

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
-from netlab.nat import NONE, Nat
+from netlab.nat import CARRIER, NONE, PORT_RESTRICTED, Nat
 
 MIN_CORE_HOPS = 2  # a packet whose TTL lets it leave its own NAT must still be able to die
 MAX_NAME = 11  # characters: a node's name is part of interface names, which Linux cuts at 15
+SHARED_SPACE = IPv4Network("100.64.0.0/24")  # RFC 6598: between a carrier and its subscribers
 MAX_OF_A_KIND = 250  # routers, servers, LANs: each kind numbers one octet of its addresses
 MAX_HOSTS = 100  # on one LAN; they are numbered from .10
 
@@ -126,6 +127,23 @@ def two_nats(left: Nat, right: Nat, *, guarded: bool = True) -> Topology:
             Router("right", Lan((Host("bob"),)), right, guarded),
         )
     )
+
+
+def carrier(home: Nat, nat: Nat = CARRIER, right: Nat = PORT_RESTRICTED) -> Topology:
+    """``alice`` behind her ``home`` router behind ``carrier``; ``bob`` behind ``right``; ``server`` outside."""
+    inner = Router("home", Lan((Host("alice"),)), home)
+    return Topology(
+        routers=(
+            Router("carrier", Lan(routers=(inner,), network=SHARED_SPACE), nat),
+            Router("right", Lan((Host("bob"),)), right),
+        )
+    )
+
+
+def one_carrier(left: Nat, right: Nat, nat: Nat = CARRIER) -> Topology:
+    """``alice`` behind ``left`` and ``bob`` behind ``right``, both behind ``carrier``; ``server`` outside."""
+    homes = (Router("left", Lan((Host("alice"),)), left), Router("right", Lan((Host("bob"),)), right))
+    return Topology(routers=(Router("carrier", Lan(routers=homes, network=SHARED_SPACE), nat),))
 
 
 def one_lan(nat: Nat, *, guarded: bool = True) -> Topology:

@@ -106,7 +106,7 @@ def stun_words(nat: Nat) -> str:
     if not nat.translates:
         return "Open"
     ports = "preserves ports" if nat.port_preservation else "random port"
-    hairpin = "no hairpin"
+    hairpin = "will hairpin" if nat.hairpinning else "no hairpin"
     if nat.mapping is not Mapping.ENDPOINT_INDEPENDENT:
         return f"Dependent Mapping, {ports}, {hairpin}"
     filters = {
@@ -141,5 +141,5 @@ def natdiscovery_words(nat: Nat) -> set[str]:
     ways = {"EI": "Endpoint Independent", "AD": "Address Dependent", "APD": "Address and Port Dependent"}
     mapping, filtering = (ways[behaviour.value[:-1]] for behaviour in (nat.mapping, nat.filtering))
     # Without NAT the host reaches itself at the address it is seen at.
-    hairpin = {"successful hairpinning"} if not nat.translates else set()
+    hairpin = {"successful hairpinning"} if nat.hairpinning or not nat.translates else set()
     return {f"NAT with {mapping} Mapping!", f"NAT with {filtering} Filtering!", *hairpin}

@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from netlab.nat import KINDS, NONE, PORT_RESTRICTED, PORT_RESTRICTED_RANDOM, SYMMETRIC, Nat, Udp
-from netlab.probe import probe, probe_guard
-from netlab.topology import Host, Lan, Router, Topology, one_lan, two_nats
+from netlab.nat import (
+    ADDRESS_DEPENDENT,
+    CARRIER,
+    CARRIER_SYMMETRIC,
+    FULL_CONE_HAIRPIN,
+    KINDS,
+    LINUX,
+    NONE,
+    PORT_RESTRICTED,
+    PORT_RESTRICTED_HAIRPIN,
+    PORT_RESTRICTED_RANDOM,
+    SEQUENCE_LENGTH,
+    SYMMETRIC,
+    SYMMETRIC_STRIDE,
+    Lifetime,
+    Nat,
+    Udp,
+    port_block,
+)
+from netlab.probe import ProbeError, probe, probe_guard
+from netlab.prove import probe_lifetime, probe_port_block, prove
+from netlab.topology import Host, Lan, Router, Topology, carrier, one_carrier, one_lan, two_nats
 
 by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -14,15 +35,16 @@ by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 @by_name
 def test_the_probe_measures_what_the_profile_says(lab, kind: Nat) -> None:
     running = lab(two_nats(kind, PORT_RESTRICTED))
-    assert probe(running, "alice") == kind
+    assert prove(running, "alice", kind) == kind
     assert probe(running, "bob") == PORT_RESTRICTED
 
 
 @by_name
 def test_a_second_host_on_the_lan_meets_the_same_behaviour(lab, kind: Nat) -> None:
     running = lab(one_lan(kind))
-    assert probe(running, "alice") == kind
-    assert probe(running, "bob") == kind
+    at_once = replace(kind, lifetime=LINUX, port_block=None)  # what needs no time and no crowd of mappings
+    assert probe(running, "alice") == at_once
+    assert probe(running, "bob") == at_once
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.udp is Udp.ALLOWED], ids=lambda kind: kind.name)
@@ -61,3 +83,71 @@ def test_the_probe_tells_profiles_apart(lab) -> None:
     running = lab(two_nats(SYMMETRIC, PORT_RESTRICTED_RANDOM))
     assert probe(running, "alice") != PORT_RESTRICTED_RANDOM
     assert probe(running, "bob") != SYMMETRIC
+
+
+@pytest.mark.parametrize("nat", [CARRIER, CARRIER_SYMMETRIC], ids=lambda nat: nat.name)
+def test_behind_a_carrier_the_home_router_is_the_carrier_to_see(lab, nat: Nat) -> None:
+    running = lab(carrier(PORT_RESTRICTED, nat))
+    assert prove(running, "alice", nat) == nat
+    assert probe(running, "bob") == PORT_RESTRICTED
+
+
+def test_a_symmetric_home_router_makes_an_easy_carrier_symmetric(lab) -> None:
+    running = lab(carrier(SYMMETRIC, CARRIER))
+    assert prove(running, "alice", CARRIER) == CARRIER_SYMMETRIC
+
+
+@pytest.mark.parametrize("nat", [CARRIER, CARRIER_SYMMETRIC], ids=lambda nat: nat.name)
+def test_each_home_behind_one_carrier_has_ports_of_its_own(lab, nat: Nat) -> None:
+    running = lab(one_carrier(PORT_RESTRICTED, PORT_RESTRICTED_RANDOM, nat))
+    assert probe_port_block(running, "alice") == port_block(nat, 0)
+    assert probe_port_block(running, "bob") == port_block(nat, 1)
+
+
+def test_a_counting_nat_begins_anew_at_its_end(lab) -> None:
+    running = lab(two_nats(SYMMETRIC_STRIDE, NONE))
+    server = running.host("server").socket()
+    server.bind((running.host("server").address, 0))
+    server.settimeout(5)
+    ports = []
+    for _ in range(SEQUENCE_LENGTH):
+        running.host("alice").socket().sendto(b"new", server.getsockname())
+        ports.append(server.recvfrom(16)[1][1])
+    assert ports == list(range(ports[0], ports[0] + SEQUENCE_LENGTH * 4, 4))
+    assert probe(running, "alice").stride == 4
+
+
+@pytest.mark.parametrize("nat", [FULL_CONE_HAIRPIN, PORT_RESTRICTED_HAIRPIN], ids=lambda nat: nat.name)
+def test_hosts_of_one_lan_reach_each_other_through_a_hairpin(lab, nat: Nat) -> None:
+    running = lab(one_lan(nat))
+    server = running.host("server").socket()
+    server.bind((running.host("server").address, 0))
+    server.settimeout(5)
+    clients, seen = {}, {}
+    for name in ("alice", "bob"):
+        clients[name] = running.host(name).socket()
+        clients[name].settimeout(5)
+        clients[name].sendto(b"hello", server.getsockname())
+        seen[name] = server.recvfrom(16)[1]
+    for one, other in (("alice", "bob"), ("bob", "alice")):
+        clients[one].sendto(b"over the pin", seen[other])
+        assert clients[other].recvfrom(16) == (b"over the pin", seen[one])
+
+
+def test_address_dependent_mapping_tells_a_peer_from_the_server(lab) -> None:
+    running = lab(two_nats(ADDRESS_DEPENDENT, NONE))
+    alice = running.host("alice").socket()
+    seen = set()
+    for name, address in [("bob", 0), ("server", 0), ("server", 1)]:
+        other = running.host(name).socket()
+        other.bind((running.host(name).addresses[address], 0))
+        other.settimeout(5)
+        alice.sendto(b"hello", other.getsockname())
+        seen.add(other.recvfrom(16)[1])
+    assert len(seen) == 3
+
+
+def test_a_mapping_that_outlives_the_probe_is_no_measurement(lab) -> None:
+    running = lab(two_nats(PORT_RESTRICTED, Nat("three seconds", lifetime=Lifetime(3, 3))))
+    with pytest.raises(ProbeError, match="one-way mappings lived"):
+        probe_lifetime(running, "alice", 0)
