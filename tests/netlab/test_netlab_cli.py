@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from netlab.plan import plan
 from netlab.scenarios import KINDS_BY_NAME, SCENARIOS, pair, scenario
 
 LIMIT = 60  # seconds; reached only when something is broken
+ROOT = Path(__file__).parents[2]
 PAIR = "full-cone-x-symmetric"
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -217,3 +219,20 @@ def test_probe_says_what_it_measured_and_that_it_is_as_the_profile_has_it() -> N
         "bob: address-and-port-dependent mapping, address-and-port-dependent filtering, no port preservation"
         " (as symmetric has it)",
     ]
+
+
+def test_the_manual_shows_the_tested_file_word_for_word() -> None:
+    manual = (ROOT / "docs" / "netlab.md").read_text(encoding="utf-8")
+    tested = (ROOT / "tests" / "netlab" / "test_netlab_other_program.py").read_text(encoding="utf-8")
+    assert f"```python\n{tested}```\n" in manual
+
+
+def test_the_manual_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    manual = (ROOT / "docs" / "netlab.md").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    commands = re.findall(r"^    (\w+) ", capsys.readouterr().out, re.MULTILINE)
+    assert commands == ["list", "up", "run", "probe", "draw", "matrix"]
+    assert re.findall(r"^python -m netlab (\w+)", manual, re.MULTILINE)[:8] == [
+        "list", "up", "up", "run", "run", "probe", "draw", "matrix",
+    ]  # fmt: skip
