@@ -150,9 +150,10 @@ class Bench:
         """A fresh UDP socket on the host."""
         return self.bound(self.host, self.host.address)
 
-    def settle(self) -> None:
+    def settle(self) -> bool:
         """Let what is under way arrive: a later TCP handshake on the same way overtakes nothing.
 
+        Returns whether the handshake came about.
         To port 443, which routers let out when nothing else. Where that is blocked too there is
         nothing to go by but time.
         """
@@ -161,9 +162,10 @@ class Bench:
             try:
                 fence.connect((self.server.address, HTTPS))
             except OSError:
-                return
+                return False
         if self._https and readable(self._https, ARRIVAL_LIMIT):
             self._https.accept()[0].close()
+        return True
 
     def udp(self) -> Udp:
         """Does UDP get out at all; if not, does the sender learn of it (ICMP)?"""
@@ -178,14 +180,18 @@ class Bench:
         return Udp.REJECT if refused else Udp.DROP
 
     def tcp(self) -> Tcp:
-        """Does TCP get out to another port than 443?"""
+        """Does TCP get out to another port than 443? Raises ``ProbeError`` if to none at all."""
         listener = self.bound(self.server, self.server.address, kind=socket.SOCK_STREAM)
         listener.listen()
         with self.host.socket(kind=socket.SOCK_STREAM) as client:
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
-            self.settle()
-            return Tcp.ALLOWED if readable(listener, SETTLE) else Tcp.ONLY_443
+            https = self.settle()
+            if readable(listener, SETTLE):
+                return Tcp.ALLOWED
+        if not https:
+            raise ProbeError(f"{self.host.name} reaches no TCP port, not even {HTTPS}")
+        return Tcp.ONLY_443
 
     def hairpinning(self) -> bool:
         """RFC 5780 section 4.2: can a second socket reach the first at its external address?
