@@ -121,17 +121,20 @@ body:has(#by-path:checked) .scale.path { display: flex; }
 .table { overflow-x: auto; padding: 4px 4px 150px; margin: 0 -4px -110px; }
 table { border-collapse: separate; border-spacing: 3px; }
 caption { text-align: left; color: var(--soft); padding: 8px 0; }
-th { font-weight: 600; text-align: right; padding: 4px 10px 4px 0; max-width: 150px; }
+th { font-weight: 600; }
+tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: right;
+  padding: 4px 10px 4px 0; }
 thead th { text-align: center; vertical-align: bottom; padding: 0 4px 6px; width: 104px; }
 td { position: relative; width: 104px; height: 66px; padding: 5px; text-align: center; border-radius: 7px;
   font-variant-numeric: tabular-nums; background: color-mix(in oklab, var(--cool), var(--warm) var(--slow, 0%)); }
-body:has(#by-rate:checked) td { background: color-mix(in oklab, var(--weak), var(--strong) var(--fast, 0%)); }
+body:has(#by-rate:checked) td:not(.no, .none) {
+  background: color-mix(in oklab, var(--weak), var(--strong) var(--fast, 0%)); }
 body:has(#by-path:checked) td.udp { background: var(--udp); }
 body:has(#by-path:checked) td.tcp { background: var(--tcp); }
 body:has(#by-path:checked) td.relay { background: var(--relay); }
-body td.no, body:has(input:checked) td.no, i.no {
+td.no, i.no {
   background: repeating-linear-gradient(45deg, var(--no) 0 7px, var(--no-line) 7px 9px); }
-body td.none { background: none; }
+td.none { background: none; }
 td b, td span { display: block; } td span { font-size: 12.5px; white-space: nowrap; }
 td:focus { outline: 3px solid var(--focus); outline-offset: 1px; }
 .detail { position: absolute; z-index: 2; top: calc(100% + 6px); left: 50%; transform: translateX(-50%);
@@ -140,7 +143,8 @@ td:focus { outline: 3px solid var(--focus); outline-offset: 1px; }
 td:hover .detail, td:focus .detail { opacity: 1; visibility: visible; }
 td:hover { z-index: 3; } td:focus { z-index: 2; }
 td:nth-last-child(-n+2) .detail { left: auto; right: 0; transform: none; }
-td:nth-child(-n+2) .detail { left: 0; transform: none; }
+td:nth-child(-n+2) .detail { left: 0; right: auto; transform: none; }
+tr:nth-last-child(-n+2):nth-child(n+3) .detail { top: auto; bottom: calc(100% + 6px); }
 dl { display: grid; grid-template-columns: auto 1fr; gap: 2px 10px; margin: 6px 0 0; font-size: 13px; }
 dt { color: var(--soft); } dd { margin: 0; }
 """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
-from enum import Enum
 
-from netlab.nat import Filtering, Mapping, Nat, Udp
+from netlab.nat import LINUX, Filtering, Guard, Mapping, Nat, Tcp, Udp
 
 _MAPPING = {
     Mapping.ENDPOINT_INDEPENDENT: "endpoint-independent mapping",
@@ -18,33 +16,33 @@ _FILTERING = {
     Filtering.ADDRESS_DEPENDENT: "address-dependent filtering",
     Filtering.ADDRESS_AND_PORT_DEPENDENT: "address-and-port-dependent filtering",
 }
-_SAID = {"name", "translates", "mapping", "filtering", "port_preservation", "udp"}
 
 
 def nat_words(nat: Nat) -> tuple[str, ...]:
-    """What a router does, one phrase each; what a profile does not set apart is left out.
-
-    A field that this function has no phrase for is said by its name where it differs from the default.
-    """
+    """What a router does, one phrase each; what is as with most routers is left out."""
     if not nat.translates:
         return ("no translation, no filter",)
-    further = tuple(
-        f"{each.name.replace('_', ' ')}: {_plain(getattr(nat, each.name))}"
-        for each in fields(nat)
-        if each.name not in _SAID and getattr(nat, each.name) != each.default
-    )
-    if nat.udp is not Udp.ALLOWED:
-        return (f"UDP {nat.udp.value}", *further)
-    ports = "port preservation" if nat.port_preservation else "no port preservation"
-    return (_MAPPING[nat.mapping], _FILTERING[nat.filtering], ports, *further)
+    words = []
+    if nat.udp is Udp.ALLOWED:
+        words = [_MAPPING[nat.mapping], _FILTERING[nat.filtering]]
+        words.append("port preservation" if nat.port_preservation else "no port preservation")
+    else:
+        words.append(f"UDP {nat.udp.value}")
+    if nat.tcp is not Tcp.ALLOWED:
+        words.append(f"TCP {nat.tcp.value}")
+    if nat.stride:
+        words.append(f"each port {nat.stride} above the last")
+    if nat.port_block is not None:
+        words.append(f"ports {nat.port_block.start} to {nat.port_block.stop - 1} for its first host")
+    if nat.hairpinning:
+        words.append("hairpinning")
+    if nat.guard is not Guard.DROP:
+        words.append(f"unasked UDP {nat.guard.value}")
+    if nat.lifetime != LINUX:
+        words.append(f"mapping lifetime {nat.lifetime.one_way} s, {nat.lifetime.two_way} s two-way")
+    return tuple(words)
 
 
 def slug(name: str) -> str:
     """A kind's name as one word of a command line: ``port-restricted-random-port``."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value.value if isinstance(value, Enum) else value)

@@ -10,10 +10,11 @@ from xml.etree import ElementTree
 import pytest
 
 from netlab.draw import draw
-from netlab.nat import FULL_CONE, PORT_RESTRICTED, Filtering, Mapping, Nat
+from netlab.nat import FULL_CONE, KINDS, PORT_RESTRICTED, Filtering, Mapping, Nat
 from netlab.plan import plan
 from netlab.scenarios import SCENARIOS
 from netlab.topology import Host, Lan, Router, ServerHost, Topology, two_nats
+from netlab.words import nat_words
 
 GOLDEN = Path(__file__).parent / "golden" / "two-nats.svg"  # open it in a browser before you accept a new one
 SVG = "{http://www.w3.org/2000/svg}"
@@ -75,6 +76,12 @@ def test_a_router_is_described_in_the_words_of_rfc_4787() -> None:
         "11.0.0.1/24",
         "192.168.1.1/24",
     ]
+
+
+def test_every_kind_is_described_in_other_words_than_any_other() -> None:
+    described = [nat_words(kind) for kind in KINDS]
+    assert len(set(described)) == len(KINDS)
+    assert all(re.fullmatch(r"[A-Za-z0-9 ,-]+", phrase) for words in described for phrase in words)
 
 
 def test_an_unguarded_router_is_marked() -> None:
