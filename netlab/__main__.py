@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -131,20 +132,26 @@ def run(options: argparse.Namespace) -> int:
 
 def probe(options: argparse.Namespace) -> int:
     """Measure what each host's router does; 1 when one does not do what its profile says."""
-    from netlab.probe import probe as measure  # noqa: PLC0415 - needs pyroute2
-
     chosen = scenario(options.scenario)
-    routers = {host.name: router for router in all_routers(chosen.topology.routers) for host in router.lan.hosts}
-    outer = {id(router) for router in chosen.topology.routers}
+    outer = chosen.topology.routers
     wrong = 0
     with _lab(chosen) as lab:
-        for name, router in routers.items():
-            measured = measure(lab, name)
-            print(f"{name}: {', '.join(nat_words(measured))}", end="")
-            if id(router) in outer:  # behind two NATs nothing says what both together should do
-                wrong += measured != router.nat
-                print(f" ({'as' if measured == router.nat else 'NOT as'} {router.nat.name} has it)", end="")
-            print(flush=True)
+        from netlab.probe import ProbeError  # noqa: PLC0415 - needs pyroute2
+        from netlab.prove import prove  # noqa: PLC0415
+
+        for router in all_routers(outer):
+            for number, host in enumerate(router.lan.hosts):
+                # A carrier's profile names the port block of its first host.
+                profile = replace(router.nat, port_block=None) if number else router.nat
+                try:
+                    measured = prove(lab, host.name, profile)
+                except ProbeError as error:
+                    raise Refused(f"{host.name} cannot be measured: {error}") from None
+                print(f"{host.name}: {', '.join(nat_words(measured))}", end="")
+                if router in outer:  # behind two NATs nothing says what both together should do
+                    wrong += measured != profile
+                    print(f" ({'as' if measured == profile else 'NOT as'} {profile.name} has it)", end="")
+                print(flush=True)
     return 1 if wrong else 0
 
 

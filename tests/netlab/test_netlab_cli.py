@@ -221,6 +221,15 @@ def test_probe_says_what_it_measured_and_that_it_is_as_the_profile_has_it() -> N
     ]
 
 
+@pytest.mark.lab
+@pytest.mark.parametrize("name", ["one-lan-carrier-grade", "carrier-grade-x-symmetric-sequential"])
+def test_probe_measures_what_only_many_mappings_show(name: str) -> None:
+    done = typed("probe", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("alice: ")
+    assert "ports 10240 to 11263 for its first host (as carrier-grade has it)\nbob: " in done.stdout
+
+
 def test_the_manual_shows_the_tested_file_word_for_word() -> None:
     manual = (ROOT / "docs" / "netlab.md").read_text(encoding="utf-8")
     tested = (ROOT / "tests" / "netlab" / "test_netlab_other_program.py").read_text(encoding="utf-8")
