@@ -2,7 +2,7 @@
 #   docker build --target server -t p2p-server . && docker run --network host p2p-server
 # All tests with the NAT laboratory:
 #   docker build --target nat-lab -t p2p-nat-lab . && docker run --rm --cap-add NET_ADMIN --cap-add SYS_ADMIN \
-#     --security-opt seccomp=unconfined --security-opt systempaths=unconfined p2p-nat-lab
+#     --device /dev/net/tun --security-opt seccomp=unconfined --security-opt systempaths=unconfined p2p-nat-lab
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS server
@@ -21,7 +21,7 @@ ENTRYPOINT ["python3", "-m", "p2p.server"]
 FROM ${BASE} AS nat-lab
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
-    ca-certificates python3 python3-venv iptables tcpdump iperf3 coturn stun-client \
+    ca-certificates python3 python3-venv iptables iproute2 tcpdump iperf3 coturn stun-client \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/p2p
 COPY . .

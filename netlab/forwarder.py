@@ -181,7 +181,13 @@ class _Control:
 
 def main(near: str, far: str, mtu: int) -> None:
     """Carry frames until stdin ends."""
-    taps = {UP: open_tap(near, mtu), DOWN: open_tap(far, mtu)}  # by what is read from them
+    try:
+        taps = {UP: open_tap(near, mtu), DOWN: open_tap(far, mtu)}  # by what is read from them
+    except OSError as error:
+        sys.exit(
+            f"no TAP device can be made of /dev/net/tun ({error.strerror}): run as root with the module tun;"
+            " in a container, add --device /dev/net/tun"
+        )
     writes: dict[str, Write] = {UP: partial(os.write, taps[DOWN]), DOWN: partial(os.write, taps[UP])}
     print("ready", flush=True)
     control = _Control()

@@ -7,7 +7,9 @@ Times are held against lower bounds only: a busy machine may be late, but nothin
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import time
 from itertools import chain
 from math import sqrt
@@ -252,6 +254,14 @@ def test_a_dead_forwarder_is_an_error_not_a_silence(lab) -> None:
         link.change(up=Impairment(loss=0.5))
     with pytest.raises(LabError, match="the forwarder ended"):
         impairing.__exit__(None, None, None)
+
+
+def test_a_missing_device_is_told_in_words(lab) -> None:
+    alice = lab(two_nats(NONE, NONE)).host("alice")
+    argv = [sys.executable, "-m", "netlab.forwarder", "lo", "lo", "1500"]  # a name that is taken
+    done = alice.run(argv, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("no TAP device can be made")
 
 
 def test_the_kernel_limits_a_rate_where_we_let_it(alice_and_server) -> None:
