@@ -118,11 +118,9 @@ class ReceivingEnd:
                 peer.handle_stored(file, name, now)
 
 
-def decide(peer: Peer, end: ReceivingEnd, entries: Sequence[Entry], now: float, *, refusal: FileError | None) -> bool:
+def decide(peer: Peer, end: ReceivingEnd, entries: Sequence[Entry], now: float) -> bool:
     """Refuses at once what cannot be stored. Returns whether the question whether to take it is still open."""
     try:
-        if refusal is not None:
-            raise refusal
         end.reserve(entries)
     except FileError as error:
         peer.refuse(error.failure, error.public, now)

@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> ExitCode:
                 if receiving is None:
                     assert refusal is not None
                     peer.refuse(refusal.failure, refusal.public, now)
-                elif decide(peer, receiving, event.entries, now, refusal=None):
+                elif decide(peer, receiving, event.entries, now):
                     question.ask(now)
             if isinstance(event, events.Done | events.Failed) and peer.udp is not None:
                 screen.show_transport(peer.udp.connection.stats)
