@@ -477,9 +477,24 @@ def test_another_version_is_the_end_only_while_an_answer_is_due() -> None:
         world.stop_server()
         world.run(8)  # silent, so it may have been replaced
         alice.machine.handle_datagram(data, FIRST, world.now)
-        world.run(0.1)
+        world.run(c.OUTDATED_WAIT - 0.1)
+        assert not alice.of(c.Outdated)
+        world.run(0.2)
         assert alice.of(c.Outdated) == [c.Outdated(version)]
         assert alice.machine.is_closed
+
+
+def test_a_forged_word_of_another_version_is_refuted_by_the_servers_answer() -> None:
+    """It bears no number, so who knows our address can send it before the first answer comes."""
+    world = World()
+    alice = world.join(ALICE, SENDER)
+    for _ in range(20):
+        alice.machine.handle_datagram(encode(Unsupported(2, 3)), FIRST, world.now)
+        alice.machine.handle_datagram(b"p2p\4\2whatever", FIRST, world.now)
+        world.run(0.05)
+    world.run(2 * c.OUTDATED_WAIT)
+    assert not alice.of(c.Outdated)
+    assert alice.of(c.Waiting)
 
 
 def test_a_nat_that_changes_our_address_every_time_does_not_make_us_flood() -> None:

@@ -32,6 +32,11 @@ def started(world: World, sender, receiver) -> None:
     world.network.run(lambda: receiver.peer.machine.progress.done > 0, 30.0)
 
 
+def until_seen(world: World, event: type, *peers, limit: float = 5.0) -> None:
+    """Runs until each of `peers` has reported an `event`."""
+    world.network.run(lambda: all(any(isinstance(e, event) for e in peer.events) for peer in peers), limit)
+
+
 @BOTH_PATHS
 def test_nothing_waits_for_a_keepalive(scenario: Scenario) -> None:
     """Every record is followed by the next as soon as the path takes it, to the very end."""
@@ -85,7 +90,7 @@ def test_two_of_a_kind_are_both_told(who: str) -> None:
     else:
         first = world.receiver_as_alice()
     first.start()
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in first.events), 5.0)
+    until_seen(world, events.WaitingForPeer, first)
     second.start()
     world.run(first, second, limit=10.0)
     assert (first.exit_code, second.exit_code) == (ExitCode.USAGE, ExitCode.USAGE)
@@ -97,7 +102,7 @@ def test_a_third_peer_is_refused_and_evicts_nobody() -> None:
     world = World(NATTED)
     sender = world.sender(FILES)
     sender.start()
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in sender.events), 5.0)
+    until_seen(world, events.WaitingForPeer, sender)
     intruder = world.sender(FILES, port=41_000)
     intruder.start()
     world.run(intruder, limit=30.0)
@@ -125,7 +130,7 @@ def test_server_restarted_while_waiting_is_found_again() -> None:
     world = World(NATTED)
     sender = world.sender(FILES)
     sender.start()
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in sender.events), 5.0)
+    until_seen(world, events.WaitingForPeer, sender)
     world.server.stop()
     world.network.after(8.0, world.server.restart)
     receiver = world.receiver()
@@ -204,12 +209,12 @@ def test_a_peer_that_is_there_and_says_nothing_is_told() -> None:
     world = World(NATTED)
     receiver = world.receiver()
     receiver.start()
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in receiver.events), 5.0)
+    until_seen(world, events.WaitingForPeer, receiver)
     sender = world.sender(FILES)
     sender.start()
-    world.network.run(lambda: any(isinstance(e, events.PeerFound) for e in receiver.events), 5.0)
+    until_seen(world, events.PeerFound, receiver)
     sender.kill()
-    world.network.run(lambda: any(isinstance(e, events.PeerSilent) for e in receiver.events), 10.0)
+    until_seen(world, events.PeerSilent, receiver, limit=10.0)
     assert not receiver.is_over
 
 
@@ -219,8 +224,7 @@ def test_a_seat_that_is_lost_after_the_keys_ends_nothing() -> None:
     sender, receiver = world.sender(FILES), world.receiver()
     sender.start()
     receiver.start()
-    connecting = lambda peer: any(isinstance(e, events.Connecting) for e in peer.events)  # noqa: E731
-    world.network.run(lambda: connecting(sender) and connecting(receiver), 5.0)
+    until_seen(world, events.Connecting, sender, receiver)
     world.server.restart()
     world.sender_as_bob(FILES, port=42_000).start()
     world.run(sender, receiver, limit=15.0)
@@ -232,8 +236,7 @@ def test_ctrl_c_before_a_path_exists_is_told_through_the_server() -> None:
     sender, receiver = world.sender(FILES), world.receiver()
     sender.start()
     receiver.start()
-    connecting = lambda peer: any(isinstance(e, events.Connecting) for e in peer.events)  # noqa: E731
-    world.network.run(lambda: connecting(sender) and connecting(receiver), 5.0)
+    until_seen(world, events.Connecting, sender, receiver)
     receiver.fail(Failure(ExitCode.CANCELLED, "stopped"), "it was stopped by Ctrl-C over there")
     world.run(sender, receiver, limit=3.0)
     assert sender.exit_code is ExitCode.INTERRUPTED
@@ -348,11 +351,11 @@ def test_the_invitation_is_shown_although_somebody_with_a_wrong_code_was_there_f
     world = World(NATTED)
     wrong = world.receiver(secret=b"another-wrong-code")
     wrong.start()
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in wrong.events), 5.0)
+    until_seen(world, events.WaitingForPeer, wrong)
     sender = world.sender(FILES)
     sender.start()
     world.run(wrong, limit=5.0)
-    world.network.run(lambda: any(isinstance(e, events.WaitingForPeer) for e in sender.events), 5.0)
+    until_seen(world, events.WaitingForPeer, sender)
     assert events.CodeRejected(1, 3) in sender.events
     assert sum(isinstance(e, events.WaitingForPeer) for e in sender.events) == 1
 
@@ -388,3 +391,20 @@ def test_nothing_is_to_be_written_after_a_file_could_not_be_opened(scenario: Sce
     world.run(sender, receiver, limit=10.0)
     assert left == [None]
     assert (sender.exit_code, receiver.exit_code) == (ExitCode.STORAGE, ExitCode.STORAGE)
+
+
+def test_forged_checks_are_not_called_packets_of_the_other_side() -> None:
+    """Nothing comes through but what looks like a check and is not: both read the true reason."""
+    world = World(NATTED)
+    peers = world.sender(FILES), world.receiver()
+    for peer in peers:
+        peer.start()
+    world.network.run(lambda: all(any(isinstance(e, events.Connecting) for e in p.events) for p in peers), 5.0)
+    for host in world.hosts:
+        host.is_up = False
+    for peer in peers:
+        peer.receive(b"\xc0" + bytes(29), STRANGER)
+    world.run(*peers, limit=END_LIMIT)
+    for peer in peers:
+        assert peer.exit_code is ExitCode.NO_PATH
+        assert "no packet of the other side came through" in peer.peer.failure.message

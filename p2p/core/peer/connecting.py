@@ -84,7 +84,6 @@ class Connecting:
         self._punched: tuple[Connection, punch.Selected] | None = None
         self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
-        self._heard = False
         self._over = False
         self._events: deque[Chosen | NoPath] = deque()
 
@@ -105,7 +104,6 @@ class Connecting:
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         """Checks and transport packets. After the choice it still answers checks whose answer was lost."""
         if data[0] in (CHECK, ANSWER):
-            self._heard = True
             self._agent.handle_datagram(bytes(data), source, now)
         elif self._punched is not None and not self._over:
             self._punched[0].handle_datagram(data, segment_size, source, now)
@@ -192,8 +190,9 @@ class Connecting:
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
             local, remote = self._local.mapping, self._remote.mapping
-            reason = explain.no_path(local, remote, heard=self._heard)
-            self._events.append(NoPath(reason, explain.no_path(remote, local, heard=self._heard)))
+            heard = self._agent.was_heard
+            reason = explain.no_path(local, remote, heard=heard)
+            self._events.append(NoPath(reason, explain.no_path(remote, local, heard=heard)))
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True

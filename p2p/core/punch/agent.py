@@ -86,6 +86,7 @@ class PunchAgent:
         self._seen: dict[bytes, Address] = {}
         self._transmits: deque[Transmit] = deque(maxlen=MAX_QUEUE)
         self._events: deque[PunchEvent] = deque()
+        self.was_heard = False  # whether anything genuine came from the other side
         self.dropped = 0
         """Datagrams that were not genuine, replayed from elsewhere, or too many."""
 
@@ -108,6 +109,7 @@ class PunchAgent:
         except DecodeError:
             self.dropped += 1
             return
+        self.was_heard = True
         if isinstance(message, Check):
             self._on_check(message, source, now)
         else:

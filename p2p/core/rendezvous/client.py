@@ -78,6 +78,9 @@ COOKIES_IN_A_ROW = 3  # answered at once; more of them mean a NAT that changes o
 REFUSED_INTERVAL = 1.0  # seconds between two attempts to get a seat that is not free
 REFUSED_PATIENCE = LEASE + 2.0  # seconds: by then the seat of a predecessor that crashed has expired
 REJOIN_GRACE = JOIN_INTERVAL + 2.0  # seconds: after a restart of the server the friend is back within this
+# Seconds in which an answer may still contradict what says that the server speaks another version: anybody who knows
+# our address can forge that, for it bears no number; two more requests fit in.
+OUTDATED_WAIT = 1.0
 LEAVE_RETRY = 0.2  # seconds
 LEAVE_PATIENCE = 1.0  # seconds
 
@@ -86,6 +89,7 @@ class Timer(Enum):
     REQUEST = auto()  # the next HELLO, JOIN or LEAVE
     REJOIN = auto()  # the friend has had time to come again
     LEAVE_END = auto()
+    OUTDATED = auto()  # nothing contradicted it
 
 
 class RendezvousClient:
@@ -113,6 +117,7 @@ class RendezvousClient:
         self._asked_at = float("-inf")
         self._cookie = bytes(COOKIE_SIZE)
         self._cookies_in_a_row = 0
+        self._other_version = 0  # what Timer.OUTDATED will report
         self._peer_tag: bytes | None = None
         self._obstacle: RefusedReason | None = None  # what Contested has said
         self._refused_until: float | None = None
@@ -155,7 +160,7 @@ class RendezvousClient:
         try:
             message = decode(data)
         except VersionError as error:
-            self._handle_other_version(error.version)
+            self._handle_other_version(error.version, now)
         except DecodeError:
             return
         else:
@@ -214,7 +219,7 @@ class RendezvousClient:
                 if self._state is State.LEAVING and transaction == self._transaction:
                     self._end(Gone())
             case Unsupported(_, highest):
-                self._handle_other_version(highest)
+                self._handle_other_version(highest, now)
             case Hello() | Join() | Forward() | Leave():
                 pass  # not for a peer
             case _:
@@ -227,6 +232,7 @@ class RendezvousClient:
         self._transaction = None
         self._retry = RETRY_FIRST
         self._timers.stop(Timer.REQUEST)
+        self._timers.stop(Timer.OUTDATED)
         self._liveness.handle_answer()
         return True
 
@@ -310,9 +316,12 @@ class RendezvousClient:
             case _:
                 assert_never(reason)
 
-    def _handle_other_version(self, version: int) -> None:
-        if self._liveness.may_be_outdated:  # else it is a late datagram, or a forgery
-            self._end(Outdated(version))
+    def _handle_other_version(self, version: int, now: float) -> None:
+        if not self._liveness.may_be_outdated:
+            return  # a late datagram, or a forgery
+        self._other_version = version
+        if self._timers.get(Timer.OUTDATED) is None:
+            self._timers.set(Timer.OUTDATED, now + OUTDATED_WAIT)
 
     def _lose_peer(self) -> None:
         self._timers.stop(Timer.REJOIN)
@@ -337,6 +346,8 @@ class RendezvousClient:
                     self._events.append(Waiting(self._reflexive.first))
             case Timer.LEAVE_END:
                 self._end(Gone())
+            case Timer.OUTDATED:
+                self._end(Outdated(self._other_version))
             case _:
                 assert_never(timer)
 
