@@ -1,12 +1,12 @@
-"""CUBIC, HyStart++, the pacer and the path MTU search, with numbers."""
+"""The pacer, the path MTU search, and the rival that BBR is measured against (CUBIC, HyStart++), with numbers."""
 
 from __future__ import annotations
 
 import pytest
+from rival_cubic import Cubic
+from rival_hystart import HyStart, Phase
 
 from p2p.core.transport.congestion import AckSample
-from p2p.core.transport.cubic import Cubic
-from p2p.core.transport.hystart import HyStart, Phase
 from p2p.core.transport.pacer import Pacer
 from p2p.core.transport.path_mtu import BLACK_HOLE_PAUSE, RAISE_INTERVAL, SIZES, PathMtu
 

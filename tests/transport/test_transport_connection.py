@@ -150,7 +150,7 @@ def test_lost_path_probes_are_no_congestion() -> None:
     before = world.alice.connection.stats.congestion_window
     world.run_for(10)
     assert world.alice.connection.stats.bytes_lost > 3 * 1472
-    assert world.alice.connection.stats.congestion_window == before
+    assert world.alice.connection.stats.congestion_window >= before
 
 
 def test_message_too_big_resends_smaller_at_once() -> None:
@@ -164,9 +164,10 @@ def test_message_too_big_resends_smaller_at_once() -> None:
     assert transmit is not None
     assert transmit.segment_size == 1472
     connection.handle_message_too_big(transmit, world.now)
-    again = connection.poll_transmit(world.now)
+    later = world.now + 0.01  # the pacer's next quanta; long before anything could be declared lost
+    again = connection.poll_transmit(later)
     while again is not None and not again.segment_size:
-        again = connection.poll_transmit(world.now)
+        again = connection.poll_transmit(later)
     assert again is not None
     assert again.segment_size == 1200
     assert connection.stats.bytes_lost == lost_before
@@ -444,30 +445,52 @@ def drain(connection: Connection, now: float) -> int:
     return sent
 
 
-def test_acks_of_packets_never_sent_are_ignored_but_not_what_else_they_say() -> None:
+def sealing() -> Connection:
+    """One that seals all, because it was shown a number that it never sent."""
     connection = Connection(keys("alice", "bob"), BOB, START)
+    connection.handle_datagram(sealed_packet(0, Ack(((10**6, 10**6 + 9),), 0.0, 300, 0)), 0, BOB, START)
+    assert connection.stats.is_sealing_segments
+    return connection
+
+
+def test_what_crossed_in_the_clear_before_all_is_sealed_is_sent_again_and_is_no_loss() -> None:
+    connection = Connection(keys("alice", "bob"), BOB, START)
+    for _ in range(2):
+        connection.send(bytes(2000), START)
+    drain(connection, START)
+    window = connection.stats.congestion_window
+    assert connection.stats.bytes_in_flight > 4000
+    connection.handle_datagram(sealed_packet(0, Ack(((10**6, 10**6 + 9),), 0.0, 300, 1)), 0, BOB, START + 0.01)
+    assert connection.stats.bytes_in_flight == connection.stats.bytes_lost == 0
+    drain(connection, START + 0.01)
+    assert connection.stats.bytes_retransmitted == 2016  # the record that is not delivered
+    assert connection.stats.congestion_window == window
+
+
+def test_acks_of_packets_never_sent_are_ignored_but_not_what_else_they_say() -> None:
+    connection = sealing()
     for _ in range(2):
         connection.send(bytes(2000), START)
     drain(connection, START)
     in_flight = connection.stats.bytes_in_flight
     forged = Ack(((10**6, 10**6 + 9),), 0.0, 300, 1)
-    connection.handle_datagram(sealed_packet(0, forged), 0, BOB, START + 0.01)
+    connection.handle_datagram(sealed_packet(1, forged), 0, BOB, START + 0.01)
     assert connection.stats.bytes_in_flight == in_flight
     assert connection.stats.smoothed_rtt == 0.333
     assert connection.stats.records_delivered == 1
     mixed = Ack(((10**6, 10**6 + 9), (0, 1)), 0.0, 300, 1)
-    connection.handle_datagram(sealed_packet(1, mixed), 0, BOB, START + 0.02)
+    connection.handle_datagram(sealed_packet(2, mixed), 0, BOB, START + 0.02)
     assert connection.stats.bytes_in_flight == in_flight - 1200
     assert connection.stats.smoothed_rtt == 0.333  # the delay was that of the forged number
 
 
 def test_what_is_delivered_leaves_flight_at_a_pto_even_when_never_acknowledged() -> None:
-    connection = Connection(keys("alice", "bob"), BOB, START)
+    connection = sealing()
     for _ in range(3):
         connection.send(bytes(2000), START)
     drain(connection, START)
     crowded = Ack(((10**6, 10**6 + 9),), 0.0, 300, 3)
-    connection.handle_datagram(sealed_packet(0, crowded), 0, BOB, START + 0.01)
+    connection.handle_datagram(sealed_packet(1, crowded), 0, BOB, START + 0.01)
     assert connection.is_idle
     assert connection.stats.bytes_in_flight > 6000
     connection.handle_timeout(START + 2)

@@ -93,7 +93,14 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         delivered=st.integers(0, 2**32 - 1),
         failed=st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 255)), max_size=8).map(tuple),
     ),
-    st.builds(Segment, st.integers(0, 2**32 - 1), st.integers(0, 99), st.just(999), st.binary(min_size=1, max_size=99)),
+    st.builds(
+        Segment,
+        st.integers(0, 2**32 - 1),
+        st.integers(0, 99),
+        st.just(999),
+        st.binary(min_size=1, max_size=99),
+        st.booleans(),
+    ),
     st.builds(Close, st.integers(0, 255), st.booleans(), st.text(max_size=100)),
 )
 
@@ -109,6 +116,7 @@ def test_frame_golden_vectors() -> None:
         "02" "0000000000000064" "00000007" "0000012c" "0000002c" "01" "0000002c02" "01" "0000000b" "0000000a" "0000001e"
     )
     assert encode_frame(Segment(1, 2, 100, b"xy")).hex() == "03" "00000001" "0002" "0064" "0002" "7879"
+    assert encode_frame(Segment(1, 2, 100, b"xy", is_lone=True)).hex() == "05" "00000001" "0002" "0064" "0002" "7879"
     assert encode_frame(Close(7, True, "å")).hex() == "04" "07" "01" "0002" "c3a5"
     assert encode_frame(Ping()).hex() == "01"
 

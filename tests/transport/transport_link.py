@@ -10,7 +10,8 @@ from itertools import count
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.core.transport.congestion import CongestionController
+from p2p.core.transport.bbr import Bbr
+from p2p.core.transport.congestion import NewController
 from p2p.core.transport.connection import Connection, ConnectionKeys
 from p2p.core.transport.events import Event
 
@@ -151,7 +152,7 @@ class World:
         queue: int = 400_000,
         mtu: int = 1472,
         coalesce: bool = True,
-        controller: CongestionController | None = None,
+        new_controller: NewController = Bbr,
     ) -> None:
         chance = random.Random(seed)
         self.now = START
@@ -162,7 +163,7 @@ class World:
             return Link(chance, delay, rate, queue, mtu, coalesce, impairments or Impairments())
 
         alice = Connection(
-            keys("alice", "bob"), BOB, START, receive_window_records=window, controller=controller
+            keys("alice", "bob"), BOB, START, receive_window_records=window, new_controller=new_controller
         )
         bob = Connection(keys("bob", "alice"), ALICE, START, receive_window_records=window)
         self.alice = Machine(alice, link(), to_bob or [])

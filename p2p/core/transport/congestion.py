@@ -1,7 +1,8 @@
-"""What a congestion controller sees and says; the one in use is p2p.core.transport.cubic."""
+"""What a congestion controller sees and says; the one in use is p2p.core.transport.bbr."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ class AckSample:
 
     now: float
     bytes_acked: int
-    rtt: float | None  # latest_rtt, without what the peer held back; None when this ACK gave no sample
+    rtt: float | None  # latest_rtt; None when this ACK gave no sample
     min_rtt: float
     smoothed_rtt: float
     bytes_in_flight: int  # after this ACK
@@ -61,3 +62,7 @@ class CongestionController(Protocol):
     def on_datagram_size(self, size: int) -> None:
         """The path MTU search changed the size of datagrams."""
         ...
+
+
+# Makes one for datagrams of so many bytes. A new one begins when what the old one learnt says nothing any more.
+NewController = Callable[[int], CongestionController]

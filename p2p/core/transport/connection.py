@@ -13,9 +13,9 @@ from p2p.core.address import Address
 from p2p.core.datagram import Buffer, Transmit
 from p2p.core.errors import CallerError, DecodeError
 from p2p.core.transport import packets
+from p2p.core.transport.bbr import Bbr
 from p2p.core.transport.closing import Closing, State
-from p2p.core.transport.congestion import CongestionController
-from p2p.core.transport.cubic import Cubic
+from p2p.core.transport.congestion import NewController
 from p2p.core.transport.events import Closed, Event, IdleTimedOut, Stats
 from p2p.core.transport.frames import Ack, Close, Frame, Ping, Segment, clip, decode_frames
 from p2p.core.transport.incoming import IncomingRecords
@@ -54,7 +54,7 @@ class Connection:
         now: float,
         *,
         receive_window_records: int = 256,
-        controller: CongestionController | None = None,
+        new_controller: NewController = Bbr,
     ) -> None:
         self._remote = remote
         self._open = AESGCM(keys.control_in)
@@ -65,7 +65,7 @@ class Connection:
             records_key=keys.records_out,
             control_key=keys.control_out,
             remote=remote,
-            controller=controller if controller is not None else Cubic(),
+            new_controller=new_controller,
             events=self._events,
             now=now,
         )
@@ -76,6 +76,7 @@ class Connection:
         self._closing = Closing()
         self._heard_at = now
         self._ping_due = False
+        self._ignores_data = False  # the peer seals every segment: what comes in the clear is forged, or late
         self._advertised = 0  # the flow control limit that the peer was last told
         self._ack_ping_at = now
         self._data_since_ping = False
@@ -240,6 +241,9 @@ class Connection:
         if self._closing.state is not State.OPEN:
             self._closing.on_datagram(now)
             return
+        if self._ignores_data:
+            self._dropped += piece.count
+            return
         failed, verified = self._incoming.records_failed, self._incoming.records_verified
         if not self._incoming.on_clear(piece.record, piece.offset, piece.record_length, piece.data):
             self._dropped += piece.count
@@ -272,8 +276,12 @@ class Connection:
                     self._received.demand()
                 case Ack():
                     self._received.on_ack_acked(self._sender.on_ack(frame, now))
-                case Segment(record, offset, record_length, data):
+                case Segment(record, offset, record_length, data, is_lone):
                     is_eliciting = self._data_since_ping = True
+                    if is_lone and not self._ignores_data:
+                        self._ignores_data = True
+                        self._received.forget_clear()
+                        self._incoming.forget_clear()
                     is_counted &= self._incoming.on_sealed(record, offset, record_length, data)
                 case Close():
                     self._on_close(frame, now)

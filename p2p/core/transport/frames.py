@@ -15,9 +15,11 @@ PING = 1
 ACK = 2
 SEGMENT = 3
 CLOSE = 4
+LONE_SEGMENT = 5
 
 MAX_ACK_RANGES = 129  # the first one and at most 128 further ones: an ACK then fits 1200 bytes with room for a PING
 MAX_FAILED = 8  # records reported as failed in one ACK, the oldest first; the others wait for the next ACK
+MAX_GAP = (1 << 32) - 1  # numbers between two ranges of an ACK
 MAX_REASON = 512  # bytes of UTF-8 in CLOSE
 SEGMENT_HEADER = 11  # bytes
 
@@ -49,12 +51,16 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """record(4) offset(2) record_length(2) length(2) bytes"""
+    """record(4) offset(2) record_length(2) length(2) bytes
+
+    `is_lone`: its sender sends no DATA packets any more, so whatever looks like one is forged.
+    """
 
     record: int
     offset: int
     record_length: int
     data: bytes
+    is_lone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +81,9 @@ def encode_frame(frame: Frame) -> bytes:
             return bytes([PING])
         case Ack():
             return _encode_ack(frame)
-        case Segment(record, offset, record_length, data):
-            return _SEGMENT_FIELDS.pack(SEGMENT, record, offset, record_length, len(data)) + data
+        case Segment(record, offset, record_length, data, is_lone):
+            kind = LONE_SEGMENT if is_lone else SEGMENT
+            return _SEGMENT_FIELDS.pack(kind, record, offset, record_length, len(data)) + data
         case Close(exit_code, final, reason):
             return bytes([CLOSE, exit_code, final]) + text16(clip(reason))
         case _:
@@ -96,8 +103,8 @@ def decode_frames(plaintext: bytes) -> list[Frame]:
             frames.append(Ping())
         elif kind == ACK:
             frames.append(_decode_ack(reader))
-        elif kind == SEGMENT:
-            frames.append(_decode_segment(reader))
+        elif kind in (SEGMENT, LONE_SEGMENT):
+            frames.append(_decode_segment(reader, is_lone=kind == LONE_SEGMENT))
         elif kind == CLOSE:
             frames.append(_decode_close(reader))
         else:
@@ -115,11 +122,14 @@ def _encode_ack(ack: Ack) -> bytes:
     delay = min(round(ack.delay * 1e6), (1 << 32) - 1)
     parts = [bytes([ACK]), _ACK_FIELDS.pack(end - 1, delay, ack.record_limit, ack.delivered, len(ack.failed))]
     parts += [_FAILED_FIELDS.pack(record, failures) for record, failures in ack.failed]
-    parts.append(bytes([len(ack.ranges) - 1]) + (end - start).to_bytes(4, "big"))
+    first_length = (end - start).to_bytes(4, "big")
+    further = []
     for low, high in ack.ranges[1:]:
-        parts.append(_RANGE_FIELDS.pack(start - high, high - low))
+        if start - high > MAX_GAP:  # a forged number far ahead; the peer learns of it, and what is below can wait
+            break
+        further.append(_RANGE_FIELDS.pack(start - high, high - low))
         start = low
-    return b"".join(parts)
+    return b"".join([*parts, bytes([len(further)]), first_length, *further])
 
 
 def _decode_ack(reader: Reader) -> Ack:
@@ -142,14 +152,14 @@ def _decode_ack(reader: Reader) -> Ack:
     return Ack(tuple(ranges), delay / 1e6, record_limit, delivered, failed)
 
 
-def _decode_segment(reader: Reader) -> Segment:
+def _decode_segment(reader: Reader, *, is_lone: bool) -> Segment:
     record, offset, record_length = reader.uint(4), reader.uint(2), reader.uint(2)
     data = reader.bytes16()
     if not TAG <= record_length <= MAX_CIPHERTEXT or not data or offset + len(data) > record_length:
         raise DecodeError("segment lies outside its record")
     if record > MAX_RECORD_NUMBER:
         raise DecodeError("record number out of range")
-    return Segment(record, offset, record_length, data)
+    return Segment(record, offset, record_length, data, is_lone)
 
 
 def _decode_close(reader: Reader) -> Close:

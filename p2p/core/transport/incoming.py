@@ -119,6 +119,14 @@ class IncomingRecords:
             self._complete(record, assembly)
         return True
 
+    def forget_clear(self) -> None:
+        """Drops all bytes that were not authenticated."""
+        for number, assembly in list(self._partial.items()):
+            if len(assembly.sealed):
+                assembly.clear = RangeSet()
+            else:
+                del self._partial[number]
+
     def _complete(self, record: int, assembly: _Assembly) -> None:
         if self._verify(record, assembly.buffer):
             del self._partial[record]

@@ -167,16 +167,26 @@ class OutgoingRecords:
     def on_failed(self, number: int, failures: int, now: float) -> None:
         """The peer saw record `number` whole and its tag was wrong, for the `failures`th time."""
         record = self._find(number)
-        if record is None or failures <= record.failures:
-            return
+        if record is None or failures <= record.failures or self._seal_all:
+            return  # once all is sealed, every byte that counted as received is genuine and stays
         record.failures = failures
         self._failed_at.append(now)
         if len(self._failed_at) == SUSPICIOUS_FAILURES and now - self._failed_at[0] <= SUSPICIOUS_INTERVAL:
-            self._seal_all = True
-            for later in self._records:  # what has not begun yet can still change its manner
-                if later.number >= self._fresh and not later.sent_to and not later.generation:
-                    later.generation = 1
-        self._resend_sealed(record)
+            self.seal_all()
+        else:
+            self._resend_sealed(record)
+
+    def seal_all(self) -> None:
+        """Somebody tampers: from now on every segment is sealed, and what crossed in the clear is sent again.
+
+        The peer believes no DATA packet any more, not even those that are still on their way.
+        """
+        if self._seal_all:
+            return
+        self._seal_all = True
+        for record in self._records:
+            if not record.generation:
+                self._resend_sealed(record)
 
     def is_oldest_stuck(self) -> bool:
         """The oldest record was acknowledged in full and is not delivered: an acknowledgement was for forged bytes."""

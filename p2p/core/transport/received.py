@@ -21,6 +21,7 @@ class ReceivedPackets:
         "_deadline",
         "_due",
         "_floor",
+        "_genuine",
         "_largest_at",
         "_probation",
         "_seen",
@@ -35,6 +36,7 @@ class ReceivedPackets:
         self.ranges = RangeSet()
         self.largest = -1  # of those that elicit an acknowledgement
         self.largest_sealed = -1  # authenticated, so nobody forged it
+        self._genuine: RangeSet | None = RangeSet()  # the authenticated ones; None when all others were forgotten
         self._floor = 0
         self._largest_at = 0.0
         self._probation = -1
@@ -59,6 +61,9 @@ class ReceivedPackets:
             self._deadline = now + min(smoothed_rtt / ACK_RTT_FRACTION, MAX_ACK_DELAY)
         if end > self._floor:
             self.ranges.add(max(first, self._floor), end)
+            if genuine and self._genuine is not None:
+                self._genuine.add(max(first, self._floor), end)
+                self._genuine.keep_last(MAX_ACK_RANGES)
         if end > largest + 1:
             self.largest = end - 1
             self._largest_at = now
@@ -78,6 +83,15 @@ class ReceivedPackets:
         else:
             self._unasked.add(number, number + 1)
             self._unasked.keep_last(MAX_ACK_RANGES)
+
+    def forget_clear(self) -> None:
+        """Drops every number that was not authenticated; the next genuine packet is the largest again."""
+        if self._genuine is None:
+            return
+        self.ranges, self._genuine = self._genuine, None
+        self.ranges.remove_below(self._floor)
+        self.largest = max((end - 1 for _, end in self.ranges), default=-1)
+        self._probation = -1
 
     def demand(self) -> None:
         """An acknowledgement is due at once."""

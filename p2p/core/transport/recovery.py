@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from p2p.core.transport.congestion import AckSample
-from p2p.core.transport.rtt import GRANULARITY, MAX_ACK_DELAY, RttEstimator
+from p2p.core.transport.rtt import GRANULARITY, INITIAL_RTT, RttEstimator
 from p2p.core.transport.sent import Run, SentLog
 
 PACKET_THRESHOLD = 3  # RFC 9002 section 6.1.1
 TIME_THRESHOLD = 9 / 8  # RFC 9002 section 6.1.2
 PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
-MAX_PACKET_THRESHOLD = 256  # how far observed reordering may raise the packet threshold
+MAX_PACKET_THRESHOLD = 1 << 16  # packets; where reordering reaches so far, time alone decides (RFC 8985 section 6.2)
 MAX_TIME_THRESHOLD = 2.0  # and the time threshold: a whole round trip more, as RFC 8985 section 6.2 allows
 PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
 # Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then
@@ -53,6 +53,7 @@ class Recovery:
         self.bytes_lost = 0
         self._delivered_at = now
         self._first_sent_at = now
+        self._trusted_from = now  # packets sent before give no samples
 
     @property
     def bytes_in_flight(self) -> int:
@@ -100,9 +101,10 @@ class Recovery:
             if newest.end > self._largest_acked:
                 self._largest_acked = newest.end - 1
                 self._largest_acked_sent_at = newest.sent_at
-                if delay is not None and newest.end == ranges[0][1]:  # RFC 9002 section 5.1
+                is_largest = newest.end == ranges[0][1]  # RFC 9002 section 5.1
+                if delay is not None and is_largest and newest.sent_at >= self._trusted_from:
                     self._rtt.update(now - newest.sent_at, delay)
-                    rtt_sample = max(self._rtt.latest - min(delay, MAX_ACK_DELAY), 0.0)
+                    rtt_sample = self._rtt.latest
                     if self._first_sample_at is None:
                         self._first_sample_at = now
         outcome.lost = self._detect(now)
@@ -141,6 +143,11 @@ class Recovery:
             self.sent.take(run.first, run.end)
         if not self.sent:
             self._loss_time = None
+
+    def distrust(self, now: float) -> None:
+        """For a round trip, what is acknowledged may be forged packets with our numbers: that measures nothing."""
+        self._trusted_from = now + max(self._rtt.pto, INITIAL_RTT)
+        self._rtt.forget_min()
 
     def _on_late(self, outcome: AckOutcome, largest: int, now: float) -> None:
         """Reordering, not loss: be slower to judge from now on (RFC 9002 section 6.1 allows adaptive thresholds)."""
@@ -193,7 +200,7 @@ class Recovery:
         self._first_sent_at = newest.sent_at
         interval = max(newest.sent_at - newest.first_sent_at, now - newest.delivered_at)
         # An interval below min_rtt is an artefact of acknowledgements that came in one heap.
-        is_sound = interval > 0 and interval >= self._rtt.min
+        is_sound = interval > 0 and interval >= self._rtt.min and newest.sent_at >= self._trusted_from
         return AckSample(
             now=now,
             bytes_acked=size,

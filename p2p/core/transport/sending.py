@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.transport import packets
-from p2p.core.transport.congestion import CongestionController
+from p2p.core.transport.congestion import NewController
 from p2p.core.transport.events import Event, PathMtuChanged
 from p2p.core.transport.frames import SEGMENT_HEADER, Ack, Frame, Ping, Segment, encode_frame
 from p2p.core.transport.outgoing import Chunk, OutgoingRecords
@@ -19,7 +19,7 @@ from p2p.core.transport.packets import MAX_RECORD
 from p2p.core.transport.path_mtu import PathMtu
 from p2p.core.transport.recovery import PROBES, AckOutcome, Recovery
 from p2p.core.transport.rtt import RttEstimator
-from p2p.core.transport.sent import Run
+from p2p.core.transport.sent import NO_RECORD, Run
 
 SEND_QUEUE = 0.004  # seconds of the pacing rate that may wait sealed: the loop comes round more often than that
 MIN_SEND_QUEUE = 4  # records
@@ -38,7 +38,7 @@ class Sender:
         records_key: bytes,
         control_key: bytes,
         remote: Address,
-        controller: CongestionController,
+        new_controller: NewController,
         events: deque[Event],
         now: float,
     ) -> None:
@@ -49,8 +49,9 @@ class Sender:
         self.outgoing = OutgoingRecords(records_key)
         self.rtt = RttEstimator()
         self.recovery = Recovery(self.rtt, now)
-        self.controller = controller
         self.mtu = PathMtu()
+        self._new_controller = new_controller
+        self.controller = new_controller(self.mtu.size)
         self.next_number = 0  # every packet has its own, whatever it carries and however often
         self.bytes_sent = 0
         self.sent_at = now
@@ -105,11 +106,14 @@ class Sender:
         """Returns the number below which the peer knows what we have received, -1 if that is no news."""
         ranges = ack.ranges
         delay: float | None = ack.delay
+        was_sealing = self.outgoing.is_sealing_segments
         if ranges[0][1] > self.next_number:  # numbers never sent: the peer was shown forged packets
             delay = None  # says how long the forged one waited
             ranges = tuple((low, min(high, self.next_number)) for low, high in ranges if low < self.next_number)
         if self.outgoing.on_delivered(ack.delivered):
             self._stuck_deadline = None
+        if ranges != ack.ranges:
+            self.outgoing.seal_all()
         if self.outgoing.on_limit(ack.record_limit):
             self._blocked_probes = 0
         ack_floor = -1
@@ -117,6 +121,13 @@ class Sender:
             ack_floor = self._on_outcome(self.recovery.on_ack(ranges, delay, now, self._busy_at), now)
         for record, failures in ack.failed:
             self.outgoing.on_failed(record, failures, now)
+        if self.outgoing.is_sealing_segments and not was_sealing:
+            # The peer will not acknowledge them, and that says nothing about the path; nor does what forged numbers
+            # taught: acknowledged before they arrived, they make the round trip look short.
+            self.recovery.forget([run for run in self.recovery.sent if run.record != NO_RECORD and not run.generation])
+            self.recovery.distrust(now)
+            self.controller = self._new_controller(self.mtu.size)
+            self._refresh()
         if not self.outgoing.is_oldest_stuck():
             self._stuck_deadline = None
         elif self._stuck_deadline is None:
@@ -161,7 +172,7 @@ class Sender:
             return self.send_frames([*frames, Ping()], now, ack_floor=ack_floor)
         length = min(chunk.length, room - sum(len(encode_frame(frame)) for frame in frames))
         piece = chunk.ciphertext[chunk.offset : chunk.offset + length]
-        frames.append(Segment(chunk.record, chunk.offset, len(chunk.ciphertext), piece))
+        frames.append(self._segment(chunk, chunk.offset, piece))
         if is_repetition:
             self.outgoing.bytes_retransmitted += length
         else:
@@ -228,10 +239,13 @@ class Sender:
         for index in range(count):
             offset = chunk.offset + index * payload
             piece = chunk.ciphertext[offset : offset + (payload if index < count - 1 else last)]
-            frame = encode_frame(Segment(chunk.record, offset, len(chunk.ciphertext), piece))
+            frame = encode_frame(self._segment(chunk, offset, piece))
             header = packets.sealed_header(self._sealed_prefix, number + index)
             parts += [header, self._aead.encrypt(packets.nonce(number + index), frame, header)]
         return b"".join(parts)
+
+    def _segment(self, chunk: Chunk, offset: int, piece: bytes) -> Segment:
+        return Segment(chunk.record, offset, len(chunk.ciphertext), piece, self.outgoing.is_sealing_segments)
 
     def _seal(self, plaintext: bytes) -> tuple[bytes, int]:
         number = self._take_numbers(1)

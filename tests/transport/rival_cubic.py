@@ -1,12 +1,13 @@
-"""CUBIC (RFC 9438) with HyStart++ slow start, in bytes."""
+"""CUBIC (RFC 9438) with HyStart++ slow start, in bytes: the rival whose share of a path is measured."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from rival_hystart import HyStart, Phase
+
 from p2p.core.transport.congestion import AckSample
-from p2p.core.transport.hystart import HyStart, Phase
 from p2p.core.transport.packets import BASE_DATAGRAM
 
 CUBIC_C = 0.4  # segments per second cubed; RFC 9438 section 5
