@@ -104,11 +104,11 @@ class Program:
 class Stage:
     """A server and as many peers as a test starts; all of them are dead when it ends."""
 
-    def __init__(self, server_spawn: Spawn = subprocess.Popen, server_host: str = "127.0.0.1") -> None:
+    def __init__(self, server_spawn: Spawn, server_host: str, server_port: int) -> None:
         self._programs: list[Program] = []
         self._server_spawn, self._server_host = server_spawn, server_host
         self.address = ""
-        self.start_server()
+        self.start_server(server_port)
 
     def start_server(self, port: int = 0, *options: str) -> Program:
         arguments = ["-m", "p2p.server", "--host", self._server_host, "--port", str(port), *options]
@@ -150,8 +150,10 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(server_spawn: Spawn = subprocess.Popen, server_host: str = "127.0.0.1") -> Iterator[Stage]:
-    made = Stage(server_spawn, server_host)
+def stage(
+    server_spawn: Spawn = subprocess.Popen, server_host: str = "127.0.0.1", server_port: int = 0
+) -> Iterator[Stage]:
+    made = Stage(server_spawn, server_host, server_port)
     try:
         yield made
     finally:

@@ -19,6 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from leftovers import users_now, users_of
 
 from netlab.kernel import LabError
 from netlab.lab import Lab, Node
@@ -44,8 +45,8 @@ def delivered(sender: socket.socket, receiver: socket.socket, words: bytes) -> N
     assert receiver.recv(64) == words
 
 
-def test_two_hosts_behind_port_restricted_nats_punch_through(lab) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_two_hosts_behind_port_restricted_nats_punch_through(netlab) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     server = udp(running.host("server"))
     sockets, mapped = {}, {}
     for name in ("alice", "bob"):
@@ -59,24 +60,24 @@ def test_two_hosts_behind_port_restricted_nats_punch_through(lab) -> None:
     assert sockets["bob"].recv(64) == b"third, let in"
 
 
-def test_hosts_on_one_lan_reach_each_other_directly_and_the_router_nats_nothing(lab) -> None:
-    running = lab(one_lan(SYMMETRIC))
+def test_hosts_on_one_lan_reach_each_other_directly_and_the_router_nats_nothing(netlab) -> None:
+    running = netlab(one_lan(SYMMETRIC))
     alice, bob = udp(running.host("alice")), udp(running.host("bob"))
     alice.sendto(b"hello", bob.getsockname())
     assert bob.recvfrom(64) == (b"hello", alice.getsockname())
 
 
-def test_public_hosts_see_each_other_s_own_address(lab) -> None:
-    running = lab(two_nats(NONE, NONE))
+def test_public_hosts_see_each_other_s_own_address(netlab) -> None:
+    running = netlab(two_nats(NONE, NONE))
     alice, bob = udp(running.host("alice")), udp(running.host("bob"))
     alice.sendto(b"hello", bob.getsockname())
     assert bob.recvfrom(64) == (b"hello", alice.getsockname())
 
 
 @pytest.mark.parametrize("hops", [2, 4])
-def test_a_packet_can_leave_its_nat_and_die_in_the_core(lab, hops: int) -> None:
+def test_a_packet_can_leave_its_nat_and_die_in_the_core(netlab, hops: int) -> None:
     topology = two_nats(NONE, NONE)
-    running = lab(Topology(topology.routers, topology.servers, Core(hops)))
+    running = netlab(Topology(topology.routers, topology.servers, Core(hops)))
     alice, bob = udp(running.host("alice")), udp(running.host("bob"))
     alice.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR, linux/in.h
     routers_to_bob = hops + 2
@@ -92,8 +93,8 @@ def test_a_packet_can_leave_its_nat_and_die_in_the_core(lab, hops: int) -> None:
     assert not readable(bob)
 
 
-def test_processes_run_inside(lab) -> None:
-    running = lab(two_nats(NONE, NONE))
+def test_processes_run_inside(netlab) -> None:
+    running = netlab(two_nats(NONE, NONE))
     code = "import socket; s = socket.socket(); s.bind(('13.0.0.10', 0)); print(s.getsockname()[0])"
     done = running.host("alice").run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == running.host("alice").address + "\n" == "13.0.0.10\n"
@@ -102,33 +103,33 @@ def test_processes_run_inside(lab) -> None:
     assert running.host("bob").run(["cat"], input=b"in", capture_output=True).stdout == b"in"
 
 
-def test_a_run_that_takes_too_long_is_killed(lab) -> None:
-    running = lab(one_lan(NONE))
+def test_a_run_that_takes_too_long_is_killed(netlab) -> None:
+    running = netlab(one_lan(NONE))
     with pytest.raises(subprocess.TimeoutExpired):
         running.host("alice").run(["sleep", "1000"], timeout=0.01)
 
 
-def test_a_missing_program_is_the_usual_error_and_the_lab_still_ends(lab) -> None:
-    running = lab(one_lan(NONE))
+def test_a_missing_program_is_the_usual_error_and_the_lab_still_ends(netlab) -> None:
+    running = netlab(one_lan(NONE))
     with pytest.raises(FileNotFoundError):
         running.host("alice").popen(["no-such-program"])
 
 
-def test_call_returns_and_raises(lab) -> None:
-    running = lab(one_lan(NONE))
+def test_call_returns_and_raises(netlab) -> None:
+    running = netlab(one_lan(NONE))
     names = running.host("alice").call(lambda: {name for _, name in socket.if_nameindex()})
     assert names == {"lo", "eth0"}
     with pytest.raises(ZeroDivisionError):
         running.host("alice").call(lambda: 1 // 0)
 
 
-def test_an_unknown_host_is_told_with_the_known_ones(lab) -> None:
+def test_an_unknown_host_is_told_with_the_known_ones(netlab) -> None:
     with pytest.raises(KeyError, match=r"no machine 'carol'.*alice, bob"):
-        lab(one_lan(NONE)).host("carol")
+        netlab(one_lan(NONE)).host("carol")
 
 
-def test_loss_drops_and_stops_dropping(lab) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, NONE))
+def test_loss_drops_and_stops_dropping(netlab) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, NONE))
     alice, server = udp(running.host("alice")), udp(running.host("server"))
     with running.loss("alice", 1.0):
         alice.sendto(b"lost", server.getsockname())
@@ -143,8 +144,8 @@ def test_loss_drops_and_stops_dropping(lab) -> None:
     assert 50 < survivors < 150  # 200 fair coins: seven standard deviations either way
 
 
-def test_loss_meets_packets_on_the_way_in(lab) -> None:
-    running = lab(two_nats(NONE, NONE))
+def test_loss_meets_packets_on_the_way_in(netlab) -> None:
+    running = netlab(two_nats(NONE, NONE))
     alice, server = udp(running.host("alice")), udp(running.host("server"))
     with running.loss("alice", 1.0):
         server.sendto(b"lost", alice.getsockname())
@@ -152,13 +153,13 @@ def test_loss_meets_packets_on_the_way_in(lab) -> None:
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.1])
-def test_impossible_loss_is_refused(lab, probability: float) -> None:
-    with pytest.raises(ValueError, match="between 0 and 1"), lab(one_lan(NONE)).loss("alice", probability):
+def test_impossible_loss_is_refused(netlab, probability: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1"), netlab(one_lan(NONE)).loss("alice", probability):
         pass
 
 
-def test_a_pulled_cable_and_a_plugged_one(lab) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, NONE))
+def test_a_pulled_cable_and_a_plugged_one(netlab) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, NONE))
     alice, server = udp(running.host("alice")), udp(running.host("server"))
     for _ in range(5):
         running.link_down("alice")
@@ -167,28 +168,28 @@ def test_a_pulled_cable_and_a_plugged_one(lab) -> None:
         delivered(alice, server, b"first to arrive")
 
 
-def test_a_capture_holds_the_packets(lab, tmp_path: Path) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, NONE))
+def test_a_capture_holds_the_packets(netlab, tmp_path: Path) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, NONE))
     pcap = tmp_path / "left.pcap"
     with running.capture("left", pcap, "wan"):
         delivered(udp(running.host("alice")), udp(running.host("server")), b"look at me")
     assert b"look at me" in pcap.read_bytes()
 
 
-def test_a_capture_that_cannot_start_says_why(lab) -> None:
+def test_a_capture_that_cannot_start_says_why(netlab) -> None:
     with pytest.raises(LabError, match=r"tcpdump did not start: .*no-such-interface"):
-        lab(one_lan(NONE)).capture("alice", Path("/dev/null"), "no-such-interface").__enter__()
+        netlab(one_lan(NONE)).capture("alice", Path("/dev/null"), "no-such-interface").__enter__()
 
 
-def test_labs_do_not_see_each_other(lab) -> None:
-    one, two = lab(one_lan(NONE)), lab(one_lan(NONE))
+def test_labs_do_not_see_each_other(netlab) -> None:
+    one, two = netlab(one_lan(NONE)), netlab(one_lan(NONE))
     assert one.host("alice").address == two.host("alice").address
     here, there = udp(one.host("bob"), 5000), udp(two.host("bob"), 5000)
     delivered(udp(one.host("alice")), here, b"one")
     assert not readable(there)
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_after_a_lab_every_process_is_dead_and_every_socket_closed() -> None:
     with Lab(two_nats(FULL_CONE, NONE)) as running:
         made = udp(running.host("alice"))
@@ -200,7 +201,7 @@ def test_after_a_lab_every_process_is_dead_and_every_socket_closed() -> None:
     assert made.fileno() == -1
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_nothing_is_left_after_sigkill() -> None:
     """A process builds a lab with children and grandchildren, dies by SIGKILL, and we look."""
     script = """
@@ -229,33 +230,11 @@ def test_nothing_is_left_after_sigkill() -> None:
     with builder, builder.stdin, builder.stdout, ExitStack() as stack:
         spaces = {int(inode) for inode in builder.stdout.readline().split()}
         assert len(spaces) == 7
-        inside = {pid for pid, spaces_of in namespaces_in_use().items() if spaces_of & spaces}
+        inside = stack.enter_context(users_of(spaces))
         assert len(inside) >= 1 + 3 * 3, "the builder, and three processes on each of three hosts"
         ends = [stack.enter_context(os.fdopen(os.pidfd_open(pid))) for pid in inside]
         builder.kill()
         for end in ends:  # a pidfd becomes readable when its process has ended
             assert select.select([end], [], [], LIMIT)[0], "a process outlived the test"
         builder.wait()
-        left = {pid: used & spaces for pid, used in namespaces_in_use().items() if used & spaces}
-    assert left == {}
-
-
-def namespaces_in_use() -> dict[int, set[int]]:
-    """Per process, the inodes of the network namespaces that it is in or holds open."""
-    used: dict[int, set[int]] = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        for link in (process / "ns/net", *fds(process)):
-            try:
-                target = os.readlink(link)
-            except OSError:  # it ended while we looked, or is none of our business
-                continue
-            if target.startswith("net:["):
-                used.setdefault(int(process.name), set()).add(int(target[5:-1]))
-    return used
-
-
-def fds(process: Path) -> list[Path]:
-    try:
-        return list((process / "fd").iterdir())
-    except OSError:
-        return []
+        assert users_now(spaces) == set()
