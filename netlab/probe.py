@@ -8,6 +8,7 @@ profile when the router does what the profile says.
 from __future__ import annotations
 
 import errno
+import os
 import select
 import socket
 from collections import Counter
@@ -28,6 +29,8 @@ SETTLE = 0.1
 HTTPS = 443
 FLOWS = 2  # ports tried: a random choice equals the one asked for once in 64,512, not twice
 
+EVERYONE = Filtering.ENDPOINT_INDEPENDENT
+
 Address = tuple[str, int]
 
 
@@ -42,19 +45,25 @@ class Observed:
         """The address, without port, that every server socket saw."""
         return _agreed("external address", {address for address, _ in self.seen.values()})
 
+    def independent(self) -> bool:
+        """Whether every server socket saw the same external address and port."""
+        return len(set(self.seen.values())) == 1
+
     def keeps_port(self) -> bool:
         """Whether every server socket saw the local port (RFC 4787 section 4.2.1)."""
         return {port for _, port in self.seen.values()} == {self.local[1]}
 
 
-def probe(lab: Lab, host: str, server: str = "server") -> Nat:
+def probe(lab: Lab, host: str, server: str = "server", *, address: str | None = None) -> Nat:
     """The behaviour that ``host`` meets towards ``server``.
 
+    ``address`` is one of the host's; its first by default. It decides whether IPv4 or IPv6 is probed and,
+    of a multi-homed host, by which interface.
     A router that lets no UDP out is reported as ``udp`` DROP or REJECT, with the profile's defaults
     for what then cannot be measured. Raises ``ProbeError`` when flows contradict each other and
     ``TimeoutError`` when a packet is lost that should not be.
     """
-    with Bench(lab.host(host), lab.host(server)) as bench:
+    with Bench(lab.host(host), lab.host(server), address) as bench:
         if (udp := bench.udp()) is not Udp.ALLOWED:
             return Nat("probed", udp=udp, tcp=bench.tcp())
         flows = [bench.observe() for _ in range(FLOWS)]
@@ -64,12 +73,12 @@ def probe(lab: Lab, host: str, server: str = "server") -> Nat:
             "probed",
             translates=translates,
             mapping=mapping,
-            filtering=_agreed("filtering", {bench.filtering() for _ in range(FLOWS)}),
+            filtering=(filters := _agreed("filtering", {bench.filtering() for _ in range(FLOWS)})),
             port_preservation=(keeps := all(flow.keeps_port() for flow in flows)),
             tcp=bench.tcp(),
             stride=_stride(flows),
             hairpinning=_agreed("hairpinning", {bench.hairpinning() for _ in range(FLOWS)}) if translates else False,
-            guard=bench.guard() if translates and keeps else Guard.DROP,
+            guard=bench.guard() if keeps and (translates or filters is not EVERYONE) else Guard.DROP,
         )
 
 
@@ -116,24 +125,34 @@ def _mapping(seen: dict[Address, Address]) -> Mapping:
 class Bench:
     """What probes are made of: two machines, four server sockets, and as many client sockets as asked for."""
 
-    def __init__(self, host: Node, server: Node) -> None:
+    def __init__(self, host: Node, server: Node, address: str | None = None) -> None:
         self.limit = ARRIVAL_LIMIT
         self.host, self.server = host, server
+        self.address = address or host.address
+        if self.address not in host.addresses:
+            raise ValueError(f"{host.name} has no address {self.address}; it has {', '.join(host.addresses)}")
+        self._family = socket.AF_INET if self.address in host.ipv4 else socket.AF_INET6
+        self.reached = server.ipv4 if self._family == socket.AF_INET else server.ipv6
         self._stack = ExitStack()
         self.servers: list[socket.socket] = []  # by address, then by port
         self._https: socket.socket | None = None
 
     def __enter__(self) -> Self:
-        addresses = self.server.addresses[:2]
+        addresses = self.reached[:2]
         if len(addresses) < 2:
-            raise ValueError(f"{self.server.name} has one address; a probe needs two")
+            raise ValueError(f"a probe from {self.address} needs two such addresses of {self.server.name}")
         first = self.bound(self.server, addresses[0])
         second = self.bound(self.server, addresses[0])
         ports = [first.getsockname()[1], second.getsockname()[1]]
         with suppress(OSError):  # whoever listens there already takes up our connections as well
-            self._https = self.bound(self.server, self.server.address, HTTPS, kind=socket.SOCK_STREAM)
+            self._https = self.bound(self.server, self.reached[0], HTTPS, kind=socket.SOCK_STREAM)
             self._https.listen()
         self.servers = [first, second, *(self.bound(self.server, addresses[1], port) for port in ports)]
+        # The kernel keeps what a veth carries in a queue per CPU, that of the sender: in one queue
+        # nothing overtakes, which :meth:`settle` relies on.
+        cpus = sorted(os.sched_getaffinity(0))
+        self._stack.callback(os.sched_setaffinity, 0, cpus)
+        os.sched_setaffinity(0, {cpus[os.getpid() % len(cpus)]})
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,14 +160,14 @@ class Bench:
 
     def bound(self, node: Node, address: str, port: int = 0, kind: int = socket.SOCK_DGRAM) -> socket.socket:
         """A non-blocking socket in ``node``; raises ``OSError``."""
-        made = self._stack.enter_context(node.socket(kind=kind))
+        made = self._stack.enter_context(node.socket(self._family, kind))
         made.bind((address, port))
         made.setblocking(False)
         return made
 
     def client(self) -> socket.socket:
         """A fresh UDP socket on the host."""
-        return self.bound(self.host, self.host.address)
+        return self.bound(self.host, self.address)
 
     def settle(self) -> bool:
         """Let what is under way arrive: a later TCP handshake on the same way overtakes nothing.
@@ -157,10 +176,11 @@ class Bench:
         To port 443, which routers let out when nothing else. Where that is blocked too there is
         nothing to go by but time.
         """
-        with self.host.socket(kind=socket.SOCK_STREAM) as fence:
+        with self.host.socket(self._family, socket.SOCK_STREAM) as fence:
+            fence.bind((self.address, 0))
             fence.settimeout(ARRIVAL_LIMIT)
             try:
-                fence.connect((self.server.address, HTTPS))
+                fence.connect((self.reached[0], HTTPS))
             except OSError:
                 return False
         if self._https and readable(self._https, ARRIVAL_LIMIT):
@@ -181,9 +201,10 @@ class Bench:
 
     def tcp(self) -> Tcp:
         """Does TCP get out to another port than 443? Raises ``ProbeError`` if to none at all."""
-        listener = self.bound(self.server, self.server.address, kind=socket.SOCK_STREAM)
+        listener = self.bound(self.server, self.reached[0], kind=socket.SOCK_STREAM)
         listener.listen()
-        with self.host.socket(kind=socket.SOCK_STREAM) as client:
+        with self.host.socket(self._family, socket.SOCK_STREAM) as client:
+            client.bind((self.address, 0))
             client.setblocking(False)
             client.connect_ex(listener.getsockname())
             https = self.settle()
@@ -196,22 +217,28 @@ class Bench:
     def hairpinning(self) -> bool:
         """RFC 5780 section 4.2: can a second socket reach the first at its external address?
 
-        Raises ``ProbeError`` when it can, but is seen there at its internal address.
+        Raises ``ProbeError`` when it can, but is seen there at an address that is not its external
+        one, or when the answer to that does not come from whom it wrote to (RFC 4787 REQ-9a).
         """
         one, two = self.client(), self.client()
-        target, external = self.seen(one, self.servers[0]), self.seen(two, self.servers[0])
+        external = self.observe(two)
+        # The target last: a NAT may give its port away, to a flow towards another destination.
+        target = self.seen(one, self.servers[0])
         two.sendto(b"hairpin", target)
         self.settle()
         if not readable(one, SETTLE):
             return False
-        source = one.recvfrom(64)[1]
-        if source != external:
-            raise ProbeError(f"hairpins, but {external} is seen as {source} (RFC 4787 REQ-9a)")
+        source = bound_at(one.recvfrom(64)[1])
+        if source[0] != external.seen_address() or (external.independent() and source not in external.seen.values()):
+            raise ProbeError(f"hairpins, but {external.seen} is seen as {source} (RFC 4787 REQ-9a)")
+        one.sendto(b"back", source)
+        if not readable(two, ARRIVAL_LIMIT) or bound_at(two.recvfrom(64)[1]) != target:
+            raise ProbeError(f"hairpins, but no answer comes back from {target} (RFC 4787 REQ-9a)")
         return True
 
     def guard(self) -> Guard:
         """What becomes of a packet to a port that has no mapping yet; for port-preserving routers."""
-        local, remote = self.client(), self.bound(self.server, self.server.address)
+        local, remote = self.client(), self.bound(self.server, self.reached[0])
         port = int(local.getsockname()[1])
         early = (self.observe().seen_address(), port)
         remote.connect(early)
@@ -226,7 +253,7 @@ class Bench:
 
     def _again(self, sock: socket.socket) -> socket.socket:
         """The same address once more, not connected."""
-        address, port = sock.getsockname()
+        address, port = bound_to(sock)
         sock.close()
         return self.bound(self.server, address, port)
 
@@ -241,16 +268,17 @@ class Bench:
             if got == token:
                 return (str(source[0]), int(source[1]))
 
-    def observe(self) -> Observed:
-        """One socket, sent to all four destinations."""
-        client = self.client()
-        local = client.getsockname()
-        return Observed(local, {server.getsockname(): self.seen(client, server) for server in self.servers})
+    def observe(self, client: socket.socket | None = None) -> Observed:
+        """One socket, by default a fresh one, sent to all four destinations."""
+        client = client or self.client()
+        return Observed(bound_to(client), {bound_to(server): self.seen(client, server) for server in self.servers})
 
     def filtering(self) -> Filtering:
         """RFC 5780 section 4.4: contact one address and port, see who else gets in."""
         client = self.client()
-        known, same_address, _, stranger = self.servers
+        # Fresh ones: whom an earlier flow contacted, a NAT may know by the same external port.
+        known, same_address = (self.bound(self.server, self.reached[0]) for _ in range(2))
+        stranger = self.bound(self.server, self.reached[1])
         mapped = self.seen(client, known)
         for number, server in enumerate((known, same_address, stranger)):
             server.sendto(bytes([number]), mapped)
@@ -268,6 +296,16 @@ class Bench:
             case [0, 1, 2]:
                 return Filtering.ENDPOINT_INDEPENDENT
         raise ProbeError(f"no filtering of RFC 4787 lets through just {sorted(arrived)}")
+
+
+def bound_to(sock: socket.socket) -> Address:
+    """A socket's own address, without what IPv6 adds to it."""
+    return bound_at(sock.getsockname())
+
+
+def bound_at(name: tuple[str, int] | tuple[str, int, int, int]) -> Address:
+    """An address as the socket module has it, without what IPv6 adds to it."""
+    return (name[0], name[1])
 
 
 def readable(sock: socket.socket, seconds: float) -> bool:

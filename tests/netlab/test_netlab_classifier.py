@@ -67,27 +67,27 @@ def _await_answer(node: Node, address: tuple[str, int]) -> None:
 
 
 @by_name
-def test_stun_says_what_the_profile_says(lab, outside: Outside, kind: Nat) -> None:
-    running = lab(two_nats(kind, PORT_RESTRICTED))
+def test_stun_says_what_the_profile_says(netlab, outside: Outside, kind: Nat) -> None:
+    running = netlab(two_nats(kind, PORT_RESTRICTED))
     assert ask_stun(running.host("alice"), outside(running)) == stun_words(kind)
 
 
 @by_name
-def test_stun_says_the_same_to_a_second_host_of_the_lan(lab, outside: Outside, kind: Nat) -> None:
-    running = lab(one_lan(kind))
+def test_stun_says_the_same_to_a_second_host_of_the_lan(netlab, outside: Outside, kind: Nat) -> None:
+    running = netlab(one_lan(kind))
     address = outside(running)
     assert ask_stun(running.host("alice"), address) == stun_words(kind)
     assert ask_stun(running.host("bob"), address) == stun_words(kind)
 
 
 @by_name
-def test_natdiscovery_says_what_the_profile_says(lab, outside: Outside, kind: Nat) -> None:
-    running = lab(two_nats(kind, PORT_RESTRICTED))
+def test_natdiscovery_says_what_the_profile_says(netlab, outside: Outside, kind: Nat) -> None:
+    running = netlab(two_nats(kind, PORT_RESTRICTED))
     assert ask_natdiscovery(running.host("alice"), outside(running)) == natdiscovery_words(kind)
 
 
-def test_an_unguarded_router_maps_and_filters_as_a_guarded_one(lab, outside: Outside) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED, guarded=False))
+def test_an_unguarded_router_maps_and_filters_as_a_guarded_one(netlab, outside: Outside) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED, guarded=False))
     assert ask_stun(running.host("alice"), outside(running)) == stun_words(PORT_RESTRICTED)
 
 
@@ -107,7 +107,7 @@ def stun_words(nat: Nat) -> str:
     if nat.udp is not Udp.ALLOWED:
         return "Blocked or could not reach STUN server"
     if not nat.translates:
-        return "Open"
+        return "Open" if nat.filtering is Filtering.ENDPOINT_INDEPENDENT else "Firewall"
     ports = "preserves ports" if nat.port_preservation else "random port"
     hairpin = "will hairpin" if nat.hairpinning else "no hairpin"
     if nat.mapping is not Mapping.ENDPOINT_INDEPENDENT:

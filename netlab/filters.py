@@ -1,0 +1,161 @@
+"""Filtering (RFC 4787 section 5) and hairpinning (section 6) as a table for ``nft -f -``. Pure.
+
+conntrack by itself lets in whom was sent to: address-and-port-dependent filtering. A router that lets
+in more keeps a table of its bindings, learnt from packets *after* source NAT, and so right for every
+mapping. Per half of :class:`netlab.nat.Lifetime`, because a mapping lives as long as its longest flow:
+
+    inside   external port -> host . port      whom a packet to W:port is for
+    allowed  remote address . external port    ADF: who may send there
+    outside  host . port -> external port      EIM: the port to leave by, also when only strangers' flows are left
+    taken    external port                     EIM that keeps ports: not to be kept by a second host
+    held     external port . host . port       who has a mapping there: a port given twice is for the newest of them
+
+A limit of conntrack: a host with another mapping towards a stranger (ADM, APDM) sees the stranger's
+packet, when it comes by way of the first mapping, from another port than it was sent from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address
+
+from netlab.nat import LAN, RANDOM_PORTS, WAN, Filtering, Guard, Lifetime, Mapping, Nat, Udp
+
+TABLE = "ip netlab"
+SIZE = 65536  # elements of a map: one for each port
+# What a flow was let in as; conntrack marks, so that replies and later packets are known by it.
+FROM_OUTSIDE, HAIRPINNED = "0x1", "0x2"
+# Before iptables' own source NAT at 100; after the destination NAT at -100, where a port mapper's
+# explicit rules stand; after source NAT is done and before conntrack confirms.
+BEFORE_SOURCE_NAT, AFTER_EXPLICIT, AFTER_NAT = 99, -99, 300
+WAYS = ("one_way", "two_way")  # the fields of a Lifetime; conntrack calls a two-way flow "assured"
+
+
+def learns(nat: Nat) -> bool:
+    """Whether a router needs the table: whether it lets in anything that conntrack alone would not."""
+    return nat.udp is Udp.ALLOWED and (nat.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT or nat.hairpinning)
+
+
+def learnt(nat: Nat, *, guarded: bool = True) -> tuple[str, ...]:
+    """What the table remembers, as ``map NAME`` and ``set NAME``: to be flushed along with conntrack's entries."""
+    if not learns(nat):
+        return ()
+    kinds = ["map inside", "set held"]
+    if nat.filtering is Filtering.ADDRESS_DEPENDENT:
+        kinds.append("set allowed")
+    if _keeps(nat, guarded):
+        kinds.append("map outside")
+        if nat.port_preservation:
+            kinds.append("set taken")
+    return tuple(f"{kind}_{way}" for kind in kinds for way in WAYS)
+
+
+def filters(nat: Nat, wan_address: IPv4Address, *, guarded: bool = True) -> str:
+    """The table as text for ``nft -f -``; empty for a router that needs none."""
+    names = learnt(nat, guarded=guarded)
+    if not names:
+        return ""
+    learning = [_forget(), *_learn(names)]
+    chains = [_chain("learn", f"filter hook postrouting priority {AFTER_NAT}", learning)]
+    if _keeps(nat, guarded):
+        kept = _keep(nat, wan_address)
+        chains.append(_chain("keep", f"nat hook postrouting priority {BEFORE_SOURCE_NAT}", kept))
+    deliver = [f"dnat ip to udp dport map @inside_{way}" for way in WAYS]
+    chains.append(_chain("deliver", "", deliver))
+    chains.append(_chain("open", f"nat hook prerouting priority {AFTER_EXPLICIT}", _open(nat, wan_address)))
+    return f"table {TABLE} {{\n{''.join(_memories(names, nat.lifetime))}{''.join(chains)}}}\n"
+
+
+def flush_text(names: Iterable[str]) -> str:
+    """Text for ``nft -f -`` that empties these maps and sets, as :func:`learnt` names them."""
+    return "".join(f"flush {kind} {TABLE} {name}\n" for kind, name in map(str.split, names))
+
+
+def _keeps(nat: Nat, guarded: bool) -> bool:
+    # On an unguarded router a peer's early packet may have taken the port: then conntrack must be
+    # free to choose another one.
+    return nat.mapping is Mapping.ENDPOINT_INDEPENDENT and guarded and nat.guard is not Guard.NONE
+
+
+def _memories(names: Sequence[str], lifetime: Lifetime) -> Iterator[str]:
+    types = {
+        "inside": "inet_service : ipv4_addr . inet_service",
+        "outside": "ipv4_addr . inet_service : inet_service",
+        "allowed": "ipv4_addr . inet_service",
+        "taken": "inet_service",
+        "held": "inet_service . ipv4_addr . inet_service",
+    }
+    for kind, name in map(str.split, names):
+        memory, way = name.split("_", 1)
+        seconds = getattr(lifetime, way)
+        yield f"\t{kind} {name} {{ type {types[memory]}; size {SIZE}; flags dynamic, timeout; timeout {seconds}s; }}\n"
+
+
+def _chain(name: str, base: str, rules: Iterable[str]) -> str:
+    head = f"\t\ttype {base}; policy accept;\n" if base else ""
+    return f"\tchain {name} {{\n{head}{''.join(f'{chr(9) * 2}{rule}{chr(10)}' for rule in rules)}\t}}\n"
+
+
+def _forget() -> str:
+    """conntrack gives one port to two of the inside who write to different strangers: it belongs to the newest.
+
+    Only what begins there takes it over: a further flow from the same place must not shorten the life of
+    those before it.
+    """
+    place = "ct original ip saddr . ct original proto-src"
+    others = " ".join(f"ct reply proto-dst . {place} != @held_{way}" for way in WAYS)
+    delete = " ".join(f"delete @inside_{way} {{ ct reply proto-dst : {place} }}" for way in WAYS)
+    return f"meta l4proto udp ct status snat ct state new {others} {delete}"
+
+
+def _learn(names: Sequence[str]) -> Iterator[str]:
+    """Each packet that passes, either way, prolongs its binding (RFC 4787 section 4.3), as in conntrack."""
+    begun_inside = {
+        "inside": "{ ct reply proto-dst : ct original ip saddr . ct original proto-src }",
+        "outside": "{ ct original ip saddr . ct original proto-src : ct reply proto-dst }",
+        "allowed": "{ ct original ip daddr . ct reply proto-dst }",
+        "taken": "{ ct reply proto-dst }",
+        "held": "{ ct reply proto-dst . ct original ip saddr . ct original proto-src }",
+    }
+    let_in = {
+        "inside": "{ ct original proto-dst : ct reply ip saddr . ct reply proto-src }",
+        "outside": "{ ct reply ip saddr . ct reply proto-src : ct original proto-dst }",
+        "allowed": "{ ct original ip saddr . ct original proto-dst }",
+        "taken": "{ ct original proto-dst }",
+        "held": "{ ct original proto-dst . ct reply ip saddr . ct reply proto-src }",
+    }
+    for way in WAYS:
+        memories = [memory for memory in begun_inside if any(name.endswith(f" {memory}_{way}") for name in names)]
+        for translated, only, elements in (
+            ("snat", "", begun_inside),
+            ("dnat", f" ct mark {{ {FROM_OUTSIDE}, {HAIRPINNED} }}", let_in),
+        ):
+            state = f"{translated} | assured" if way == "two_way" else translated
+            updates = " ".join(f"update @{memory}_{way} {elements[memory]}" for memory in memories)
+            yield f"meta l4proto udp{only} ct status & ({translated} | assured) == {state} {updates}"
+
+
+def _keep(nat: Nat, wan_address: IPv4Address) -> Iterator[str]:
+    sides = [f'oifname "{WAN}"', *([f"ct mark {HAIRPINNED}"] if nat.hairpinning else [])]
+    for side in sides:
+        for way in WAYS:
+            yield f"{side} meta l4proto udp snat ip to {wan_address} : ip saddr . udp sport map @outside_{way}"
+        if nat.port_preservation:
+            for way in WAYS:
+                yield f"{side} meta l4proto udp udp sport @taken_{way} snat ip to {wan_address}:{RANDOM_PORTS}"
+
+
+def _open(nat: Nat, wan_address: IPv4Address) -> Iterator[str]:
+    to_us = f"ip daddr {wan_address} meta l4proto udp"
+    if nat.hairpinning:  # not filtered: who knows the external address gets through
+        yield f'iifname "{LAN}" {to_us} ct mark set {HAIRPINNED} goto deliver'
+    from_outside = f'iifname "{WAN}" {to_us}'
+    match nat.filtering:
+        case Filtering.ENDPOINT_INDEPENDENT:
+            yield f"{from_outside} ct mark set {FROM_OUTSIDE} goto deliver"
+        case Filtering.ADDRESS_DEPENDENT:
+            for way in WAYS:
+                allowed = f"ip saddr . udp dport @allowed_{way}"
+                yield f"{from_outside} {allowed} ct mark set {FROM_OUTSIDE} goto deliver"
+        case Filtering.ADDRESS_AND_PORT_DEPENDENT:
+            pass  # what conntrack does by itself
