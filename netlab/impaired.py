@@ -13,19 +13,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 from netlab import kernel, namespace, netem
+from netlab.cable import FAR, NEAR, Cable
 from netlab.impair import Impairment, to_json
 from netlab.namespace import Family, Namespace
 
-NEAR, FAR = "near", "far"
 TAP_NEAR, TAP_FAR = "tap-near", "tap-far"
-MTU = 1500  # bytes; Ethernet's, and a veth's unless told otherwise
 STOP_LIMIT = 30  # seconds for the forwarder to forward what is on its way and end
 UP, DOWN = "up", "down"
 
@@ -65,6 +67,8 @@ class ImpairedLink:
         self.backend = backend
         self.impairments = {UP: up, DOWN: down}
         self.counts: dict[str, Counter[str]] = {UP: Counter(), DOWN: Counter()}
+        self.on_change: Callable[[str, Impairment], None] = lambda way, impairment: None  # noqa: ARG005
+        self._lock = threading.Lock()  # a schedule's thread changes it as well
 
     def change(self, *, up: Impairment | None = None, down: Impairment | None = None) -> None:
         """Impair each direction given in another way; it holds when this returns.
@@ -73,11 +77,41 @@ class ImpairedLink:
         """
         for way, impairment in ((UP, up), (DOWN, down)):
             if impairment is not None:
-                self._works.change(way, impairment)
-                self.impairments[way] = impairment
+                with self._lock:
+                    self._works.change(way, impairment)
+                    self.impairments[way] = impairment
+                self.on_change(way, impairment)
 
     def _stop(self) -> None:
         self.counts = self._works.stop()
+
+
+@contextmanager
+def impaired(
+    cable: Cable, family: Family, up: Impairment, down: Impairment, *, seed: int | None, backend: Backend | None
+) -> Iterator[ImpairedLink]:
+    """Impair ``cable`` for the length of the block; see :meth:`netlab.lab.Lab.impair`."""
+    if backend is None:
+        backend = Backend.NETEM if seed is None and has_netem() else Backend.FORWARDER
+    with ExitStack() as stack:
+        (middle,) = namespace.create(1)
+        stack.callback(middle.close)
+        prepare(middle)
+        works: Forwarding | Netem
+        if backend is Backend.FORWARDER:
+            works = Forwarding(family, middle, up, down, seed=seed or 0, mtu=cable.attached.link.mtu)
+        else:
+            works = Netem(middle, up, down)
+            # A super-packet would be lost, delayed and counted as one. The forwarder's devices cut it up.
+            stack.enter_context(cable.without_offloads())
+        stack.enter_context(cable.spliced(middle))
+        if backend is Backend.NETEM:
+            cable.router_offloads_off()
+        stack.callback(works.kill)
+        works.connect()
+        link = ImpairedLink(works, backend, up, down)
+        yield link
+        link._stop()
 
 
 def prepare(middle: Namespace) -> None:
@@ -95,11 +129,13 @@ def prepare(middle: Namespace) -> None:
 class Forwarding:
     """The forwarder's process. Raises ``LabError``."""
 
-    def __init__(self, family: Family, middle: Namespace, up: Impairment, down: Impairment, seed: int) -> None:
+    def __init__(
+        self, family: Family, middle: Namespace, up: Impairment, down: Impairment, *, seed: int, mtu: int
+    ) -> None:
         self._middle = middle
         self._process: subprocess.Popen[str] = family.popen(
             middle,
-            [sys.executable, "-m", "netlab.forwarder", TAP_NEAR, TAP_FAR, str(MTU)],
+            [sys.executable, "-m", "netlab.forwarder", TAP_NEAR, TAP_FAR, str(mtu)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

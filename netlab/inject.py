@@ -1,14 +1,15 @@
-"""scapy in the path: carries frames between two interfaces and applies a fault plan to them.
+"""scapy in the path: carries frames between two interfaces and applies fault plans to them.
 
 Runs as a process of its own, in a namespace of its own, started by :meth:`netlab.lab.Lab.inject`:
 
     python -m netlab.inject NEAR FAR
 
-NEAR faces the host. The plan comes as one line of JSON on stdin; a line ``ready`` on stdout says
-that frames are being carried; the end of stdin ends it, and the counts follow as one line of JSON.
+NEAR faces the host. The plans come as one line of JSON on stdin; a line ``ready`` on stdout says
+that frames are being carried. Each further line on stdin is a command, ``release`` or ``replay``,
+and is answered by the counts as one line of JSON, as is the end of stdin, which ends it.
 
-Only IPv4 UDP packets that the plan's ``Match`` chooses meet faults; all else, ARP and TCP included,
-is carried untouched. Choosing reads a few bytes; scapy dissects only what is to be altered.
+Only whole UDP datagrams and TCP segments that a plan's ``Match`` chooses meet faults; all else, ARP
+included, is carried untouched. scapy dissects only what is to be altered.
 """
 
 from __future__ import annotations
@@ -18,112 +19,105 @@ import os
 import select
 import socket
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from scapy.arch.linux import L2Socket
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
-from scapy.packet import Raw
 
-from netlab.faults import Action, Corrupt, Direction, FaultPlan, Line, Truncate, from_json
+from netlab.faults import Direction, FaultPlan, from_json
+from netlab.frames import alter, packet_in
+from netlab.line import Line, Output
 
 SOL_PACKET = 263  # linux/socket.h; these three are not in Python's socket module
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 PACKET_IGNORE_OUTGOING = 23  # linux/if_packet.h: else we would read back what we wrote
 RECEIVE_BUFFER = 8 << 20  # bytes; a burst must wait here while scapy works, and not be lost
-ETHERNET = 14  # bytes of header
 STDIN = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Datagram:
-    """Where the parts of an unfragmented UDP packet lie in its frame."""
-
-    ports: tuple[int, int]
-    payload: bytes
-
-
-def datagram(frame: bytes) -> Datagram | None:
-    """The UDP datagram in an Ethernet frame, or None for anything else (fragments included)."""
-    if len(frame) < ETHERNET + 28 or frame[12:14] != b"\x08\x00" or frame[23] != socket.IPPROTO_UDP:
-        return None
-    if int.from_bytes(frame[20:22], "big") & 0x3FFF:  # more fragments, or an offset
-        return None
-    start = ETHERNET + (frame[14] & 0x0F) * 4
-    ports = (int.from_bytes(frame[start : start + 2], "big"), int.from_bytes(frame[start + 2 : start + 4], "big"))
-    length = int.from_bytes(frame[start + 4 : start + 6], "big")
-    return Datagram(ports, frame[start + 8 : start + length])
-
-
-def alter(frame: bytes, action: Action) -> bytes:
-    """The frame with ``action`` done to its UDP payload; unchanged for actions that alter nothing."""
-    match action:
-        case Corrupt(bits, recompute):
-            packet = Ether(frame)
-            return _with_payload(packet, flipped(bytes(packet[UDP].payload), bits), recompute=recompute)
-        case Truncate(length):
-            packet = Ether(frame)
-            return _with_payload(packet, bytes(packet[UDP].payload)[:length], recompute=True)
-        case _:
-            return frame
-
-
-def flipped(payload: bytes, bits: tuple[int, ...]) -> bytes:
-    """``payload`` with each of these bits inverted (bit 0 is the lowest of the first byte)."""
-    changed = bytearray(payload)
-    for bit in bits if changed else ():
-        byte, shift = divmod(bit % (len(changed) * 8), 8)
-        changed[byte] ^= 1 << shift
-    return bytes(changed)
-
-
-def _with_payload(packet: Ether, payload: bytes, *, recompute: bool) -> bytes:
-    packet[UDP].remove_payload()
-    packet[UDP].add_payload(Raw(payload))
-    if recompute:
-        # scapy fills in what is absent.
-        del packet[IP].len, packet[IP].chksum, packet[UDP].len, packet[UDP].chksum
-    return bytes(packet)
 
 
 class Injector:
     """Both directions of one link; ``send`` puts a frame on the far side of its direction."""
 
-    def __init__(self, plan: FaultPlan, send: Callable[[Direction, bytes], None]) -> None:
-        self._plan = plan
+    def __init__(self, plans: list[FaultPlan], send: Callable[[Direction, bytes], None]) -> None:
+        self._plans = [(plan, Counter[str](), {way: Line(plan, way) for way in Direction}) for plan in plans]
         self._send = send
-        self._lines = {direction: Line(plan, direction) for direction in Direction}
-        self.counts: Counter[str] = Counter()
+        self._untouched = 0
 
-    def handle(self, direction: Direction, frame: bytes) -> None:
+    @property
+    def counts(self) -> list[Counter[str]]:
+        """The whole link's, then each plan's; see :class:`netlab.injection.Injection`."""
+        of_plans = []
+        for _, counts, lines in self._plans:
+            late = {name: sum(getattr(line, name) for line in lines.values()) for name in ("released", "replayed")}
+            of_plans.append(counts + Counter(late))
+        return [sum(of_plans, Counter(untouched=self._untouched)), *of_plans]
+
+    def handle(self, direction: Direction, frame: bytes, now: float) -> None:
         """Take one frame off the wire."""
-        udp = datagram(frame)
-        if udp is None or not self._plan.match.chooses(direction, udp.ports, udp.payload):
-            self.counts["untouched"] += 1
-            self._send(direction, frame)
-            return
-        action, now = self._lines[direction].handle(frame, len(udp.payload))
-        self.counts["chosen"] += 1
-        self.counts[type(action).__name__.lower()] += 1
-        for each, change in now:
-            self._send(direction, alter(each, change))
+        packet = packet_in(frame)
+        for plan, counts, lines in self._plans if packet is not None else ():
+            if packet is not None and plan.match.chooses(direction, packet):
+                action, out = lines[direction].handle(frame, len(packet.payload), now)
+                counts["chosen"] += 1
+                counts[type(action).__name__.lower()] += 1
+                self._put(direction, out)
+                return
+        self._untouched += 1
+        self._send(direction, frame)
 
-    def finish(self) -> None:
-        """Forward what is still held."""
-        for direction, line in self._lines.items():
-            for frame in line.release():
-                self._send(direction, frame)
+    def handle_timeout(self, now: float) -> None:
+        """Send what is due by now."""
+        self._each_line(lambda line: line.handle_timeout(now))
+
+    def poll_timeout(self) -> float | None:
+        """When to call :meth:`handle_timeout`."""
+        times = [line.poll_timeout() for _, _, lines in self._plans for line in lines.values()]
+        return min((at for at in times if at is not None), default=None)
+
+    def release(self) -> None:
+        """Forward what is held."""
+        self._each_line(Line.release)
+
+    def replay(self) -> None:
+        """Send copies of what was remembered."""
+        self._each_line(Line.replay)
+
+    def _each_line(self, output: Callable[[Line], Output]) -> None:
+        for _, _, lines in self._plans:
+            for direction, line in lines.items():
+                self._put(direction, output(line))
+
+    def _put(self, direction: Direction, out: Output) -> None:
+        for frame, change in out:
+            self._send(direction, alter(frame, change))
 
 
 def _open(interface: str) -> L2Socket:
     link = L2Socket(iface=interface, promisc=True)
     link.ins.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-    # FORCE: the ordinary option is cut at net.core.rmem_max, a few hundred packets.
-    link.ins.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    # FORCE: the ordinary option is cut at net.core.rmem_max, a few hundred packets. Only real root may.
+    try:
+        link.ins.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    except PermissionError:
+        link.ins.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     link.ins.setblocking(False)
     return link
+
+
+class _Commands:
+    """Lines on stdin, read without a buffer that could swallow what ``select`` waits for."""
+
+    def __init__(self) -> None:
+        self._data = b""
+        self.ended = False
+
+    def read(self) -> list[str]:
+        """What has come; blocks when nothing has."""
+        part = os.read(STDIN, 65536)
+        self.ended = not part
+        *lines, self._data = (self._data + part).split(b"\n")
+        return [line.decode() for line in lines]
 
 
 def main(near: str, far: str) -> None:
@@ -134,23 +128,25 @@ def main(near: str, far: str) -> None:
     def send(direction: Direction, frame: bytes) -> None:
         exits[direction].outs.send(frame)
 
-    # os.read on purpose: a buffered reader could swallow the end that select waits for.
-    line = b""
-    while not line.endswith(b"\n"):
-        if not (part := os.read(STDIN, 65536)):
+    commands = _Commands()
+    while not (lines := commands.read()):
+        if commands.ended:
             return
-        line += part
-    injector = Injector(from_json(json.loads(line)), send)
+    injector = Injector([from_json(plan) for plan in json.loads(lines[0])], send)
     print("ready", flush=True)
     sources = {link.ins.fileno(): (direction, link) for direction, link in links.items()}
-    ending = False
-    while not ending:
-        readable, _, _ = select.select([STDIN, *sources], [], [])
-        ending = STDIN in readable
+    while not commands.ended:
+        at = injector.poll_timeout()
+        wait = None if at is None else max(0.0, at - time.monotonic())
+        readable, _, _ = select.select([STDIN, *sources], [], [], wait)
         for fd, (direction, link) in sources.items():
-            if fd in readable or ending:
+            if fd in readable or STDIN in readable:  # what came before a command meets its fault before it
                 _drain(injector, direction, link)
-    injector.finish()
+        injector.handle_timeout(time.monotonic())
+        for line in commands.read() if STDIN in readable else ():
+            {"release": injector.release, "replay": injector.replay}[line]()
+            print(json.dumps(injector.counts), flush=True)
+    injector.release()
     print(json.dumps(injector.counts), flush=True)
 
 
@@ -163,7 +159,7 @@ def _drain(injector: Injector, direction: Direction, link: L2Socket) -> None:
         except OSError:  # the interface is being taken away: the end of stdin follows
             return
         if frame is not None:
-            injector.handle(direction, frame)
+            injector.handle(direction, frame, time.monotonic())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from itertools import chain
 from math import sqrt
 
@@ -36,15 +37,17 @@ BUFFER = 16 << 20  # bytes; all that a test sends waits here
 UDP_AND_IP = 28  # bytes of header
 LAST = b"last"
 SEED = 7
+TUN = pytest.mark.netlab(needs="tun")
 
 
 @pytest.fixture
-def alice_and_server(lab) -> tuple[Lab, socket.socket, socket.socket]:
-    running = lab(two_nats(NONE, NONE))
+def alice_and_server(netlab) -> tuple[Lab, socket.socket, socket.socket]:
+    running = netlab(two_nats(NONE, NONE))
     sockets = []
     for name in ("alice", "server"):
         made = running.host(name).socket()
-        made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+        with suppress(PermissionError):  # without root it stays at what the kernel gives everybody
+            made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         made.bind((running.host(name).address, 0))
         made.settimeout(LIMIT)
         sockets.append(made)
@@ -74,6 +77,7 @@ def foretold(impairment: Impairment, count: int, size: int = 100, direction: str
     ],
     ids=["none", "loss", "bursts", "duplicate", "corrupt", "together"],
 )
+@TUN
 def test_what_arrives_is_what_the_seed_says(alice_and_server, impairment) -> None:
     running, alice, server = alice_and_server
     count, more = 3000, 100
@@ -95,6 +99,7 @@ def test_what_arrives_is_what_the_seed_says(alice_and_server, impairment) -> Non
     assert link.counts["up"]["overrun"] == link.counts["up"]["refused"] == link.counts["down"]["lost"] == 0
 
 
+@TUN
 def test_each_direction_has_its_delay(alice_and_server) -> None:
     running, alice, server = alice_and_server
     up, down = Impairment(delay=0.020), Impairment(delay=0.045)
@@ -111,6 +116,7 @@ def test_each_direction_has_its_delay(alice_and_server) -> None:
     assert link.counts["up"]["left"] == link.counts["down"]["left"] == 10
 
 
+@TUN
 def test_every_packet_has_the_jitter_that_the_seed_says(alice_and_server) -> None:
     running, alice, server = alice_and_server
     impairment = Impairment(delay=0.015, jitter=0.014)
@@ -127,6 +133,7 @@ def test_every_packet_has_the_jitter_that_the_seed_says(alice_and_server) -> Non
             assert time.monotonic() - start >= delay - 1e-6
 
 
+@TUN
 def test_never_faster_than_the_rate(alice_and_server) -> None:
     running, alice, server = alice_and_server
     count, size, rate = 200, 1000, 10e6
@@ -140,6 +147,7 @@ def test_never_faster_than_the_rate(alice_and_server) -> None:
 
 
 @pytest.mark.parametrize("bound", [{"queue_packets": 10}, {"queue_bytes": 10 * 1028}], ids=["packets", "bytes"])
+@TUN
 def test_the_queue_is_bounded(alice_and_server, bound) -> None:
     running, alice, server = alice_and_server
     seconds = 1028 * 8 / 80e3  # to send one packet
@@ -155,6 +163,7 @@ def test_the_queue_is_bounded(alice_and_server, bound) -> None:
     assert 11 <= counts["left"] <= 11 + (time.monotonic() - start) / seconds
 
 
+@TUN
 def test_some_overtake(alice_and_server) -> None:
     running, alice, server = alice_and_server
     count, impairment = 500, Impairment(delay=0.5, reorder=0.1)
@@ -170,6 +179,7 @@ def test_some_overtake(alice_and_server) -> None:
     assert abs(len(early) - count * 0.1) <= 6 * sqrt(count * 0.1 * 0.9)
 
 
+@TUN
 def test_a_link_changes_while_packets_are_on_it(alice_and_server) -> None:
     running, alice, server = alice_and_server
     with running.impair("alice", seed=SEED) as link:
@@ -189,6 +199,7 @@ def test_a_link_changes_while_packets_are_on_it(alice_and_server) -> None:
     assert (link.counts["up"]["lost"], link.counts["down"]["lost"]) == (1, 0)
 
 
+@TUN
 def test_what_is_on_its_way_at_the_end_arrives(alice_and_server) -> None:
     running, alice, server = alice_and_server
     with running.impair("alice", up=Impairment(delay=1000.0), down=Impairment(), seed=SEED) as link:
@@ -201,6 +212,7 @@ def test_what_is_on_its_way_at_the_end_arrives(alice_and_server) -> None:
     assert link.counts["up"]["left"] == 1
 
 
+@TUN
 def test_a_packet_keeps_its_time_to_live(alice_and_server) -> None:
     running, alice, server = alice_and_server
     server.setsockopt(socket.IPPROTO_IP, IP_RECVTTL, 1)
@@ -215,6 +227,7 @@ def test_a_packet_keeps_its_time_to_live(alice_and_server) -> None:
         assert seen() == plain
 
 
+@TUN
 def test_super_packets_are_cut_up_before_they_are_impaired(alice_and_server) -> None:
     running, alice, server = alice_and_server
     with running.impair("alice", seed=SEED) as link:
@@ -224,13 +237,15 @@ def test_super_packets_are_cut_up_before_they_are_impaired(alice_and_server) -> 
     assert (link.counts["up"]["packets"], link.counts["up"]["bytes"]) == (10, 10_280)
 
 
-def test_a_nat_behaves_as_before_behind_a_bad_link_and_after(lab) -> None:
-    running = lab(two_nats(FULL_CONE, NONE))
+@TUN
+def test_a_nat_behaves_as_before_behind_a_bad_link_and_after(netlab) -> None:
+    running = netlab(two_nats(FULL_CONE, NONE))
     with running.impair("alice", up=Impairment(delay=0.002), down=Impairment(delay=0.002), seed=SEED):
         assert probe(running, "alice") == FULL_CONE
     assert probe(running, "alice") == FULL_CONE
 
 
+@TUN
 def test_a_server_and_a_host_with_scapy_on_it_can_be_impaired_too(alice_and_server) -> None:
     running, alice, server = alice_and_server
     with (
@@ -244,8 +259,9 @@ def test_a_server_and_a_host_with_scapy_on_it_can_be_impaired_too(alice_and_serv
     assert link.counts["down"]["packets"] == 2
 
 
-def test_a_dead_forwarder_is_an_error_not_a_silence(lab) -> None:
-    running = lab(two_nats(NONE, NONE))
+@TUN
+def test_a_dead_forwarder_is_an_error_not_a_silence(netlab) -> None:
+    running = netlab(two_nats(NONE, NONE))
     impairing = running.impair("alice", seed=SEED)
     link = impairing.__enter__()
     link._works._process.kill()
@@ -256,8 +272,8 @@ def test_a_dead_forwarder_is_an_error_not_a_silence(lab) -> None:
         impairing.__exit__(None, None, None)
 
 
-def test_a_missing_device_is_told_in_words(lab) -> None:
-    alice = lab(two_nats(NONE, NONE)).host("alice")
+def test_a_missing_device_is_told_in_words(netlab) -> None:
+    alice = netlab(two_nats(NONE, NONE)).host("alice")
     argv = [sys.executable, "-m", "netlab.forwarder", "lo", "lo", "1500"]  # a name that is taken
     done = alice.run(argv, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True)
     assert done.returncode == 1
@@ -274,8 +290,8 @@ def test_the_kernel_limits_a_rate_where_we_let_it(alice_and_server) -> None:
             start = time.monotonic()
             for i in range(count):
                 alice.send(packet(i, size))
-            for i in range(count):
-                assert server.recv(2000) == packet(i, size)
+            # In any order: what a timer of the kernel sends on one processor may overtake what another still holds.
+            assert {server.recv(2000) for _ in range(count)} == {packet(i, size) for i in range(count)}
             # A full bucket of one packet goes at once, and one may be left of the time before.
             assert time.monotonic() - start >= (count - 2) * size * 8 / rate
         link.change(up=Impairment())
@@ -288,8 +304,8 @@ def test_the_kernel_limits_a_rate_where_we_let_it(alice_and_server) -> None:
     assert 0 < link.counts["up"]["packets"] < 100
 
 
-def test_tc_understands_every_command(lab) -> None:
-    host = lab(two_nats(NONE, NONE)).host("alice")
+def test_tc_understands_every_command(netlab) -> None:
+    host = netlab(two_nats(NONE, NONE)).host("alice")
     everything = Impairment(
         delay=0.05, jitter=0.005, rate=5e6, loss=0.01, reorder=0.01, duplicate=0.01, corrupt=0.01, queue_packets=50
     )
