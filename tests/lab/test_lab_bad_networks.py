@@ -47,8 +47,8 @@ ALL_FAULTS = Rates(drop=0.03, duplicate=0.03, swap=0.03, corrupt=0.03, truncate=
     ],
     ids=["everything", "undetected damage", "control packets"],
 )
-def test_scapys_faults_do_not_reach_the_file(lab, tmp_path: Path, plan: FaultPlan) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_scapys_faults_do_not_reach_the_file(netlab, tmp_path: Path, plan: FaultPlan) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     digest = make_file(tmp_path / "file", 4_000_000)
     server = running.host("server")
     with stage(server.popen, server.address) as programs, running.inject("alice", plan) as injection:
@@ -58,8 +58,8 @@ def test_scapys_faults_do_not_reach_the_file(lab, tmp_path: Path, plan: FaultPla
     assert wanted <= {action for action, count in injection.counts.items() if count}
 
 
-def test_200_mb_cross_with_3_percent_loss(lab, tmp_path: Path) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_200_mb_cross_with_3_percent_loss(netlab, tmp_path: Path) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     digest = make_file(tmp_path / "file", BIG)
     server = running.host("server")
     with stage(server.popen, server.address) as programs, running.loss("alice", 0.03):
@@ -82,8 +82,8 @@ def last_line(program: Program) -> str:
 
 
 @pytest.mark.parametrize("victim", ["sender", "receiver"])
-def test_killed_in_mid_transfer(lab, tmp_path: Path, victim: str) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_killed_in_mid_transfer(netlab, tmp_path: Path, victim: str) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     server = running.host("server")
     with stage(server.popen, server.address) as programs, running.loss("alice", 0.02):
         sender, receiver = started(running, programs, tmp_path)
@@ -97,8 +97,8 @@ def test_killed_in_mid_transfer(lab, tmp_path: Path, victim: str) -> None:
 
 
 @pytest.mark.parametrize("who", ["sender", "receiver"])
-def test_ctrl_c_in_mid_transfer(lab, tmp_path: Path, who: str) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_ctrl_c_in_mid_transfer(netlab, tmp_path: Path, who: str) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     server = running.host("server")
     with stage(server.popen, server.address) as programs, running.loss("alice", 0.02):
         sender, receiver = started(running, programs, tmp_path)
@@ -109,8 +109,8 @@ def test_ctrl_c_in_mid_transfer(lab, tmp_path: Path, who: str) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_cable_pulled_for_good_ends_both_within_the_idle_timeout(lab, tmp_path: Path) -> None:
-    running = lab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+def test_a_cable_pulled_for_good_ends_both_within_the_idle_timeout(netlab, tmp_path: Path) -> None:
+    running = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     server = running.host("server")
     with stage(server.popen, server.address) as programs, running.loss("bob", 0.02):
         sender, receiver = started(running, programs, tmp_path)

@@ -35,8 +35,8 @@ def topology(scenario: Scenario) -> Topology:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
-def test_every_network_ends_as_the_table_says(lab, tmp_path: Path, scenario: Scenario) -> None:
-    running = lab(topology(scenario))
+def test_every_network_ends_as_the_table_says(netlab, tmp_path: Path, scenario: Scenario) -> None:
+    running = netlab(topology(scenario))
     alice, bob, server = (running.host(name) for name in ("alice", "bob", "server"))
     digest = make_file(tmp_path / "file", SIZE)
     out = tmp_path / "out"

@@ -251,7 +251,7 @@ def test_a_source_that_vanishes_is_told_to_both(programs: Stage, tmp_path: Path,
     assert names in ([], ["big"])  # the first file was whole; whether the disk had it yet is the disk's affair
 
 
-@pytest.mark.lab
+@pytest.mark.netlab(needs="root")
 def test_a_disk_that_is_too_small_is_refused_before_the_yes(programs: Stage, tmp_path: Path, big: Path) -> None:
     with small_disk(tmp_path / "disk", BIG // 2) as disk:
         sender = programs.send("alice", "bob", big)
@@ -261,7 +261,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_yes(programs: Stage, tmp
         assert "not enough space" in one_sentence(sender)
 
 
-@pytest.mark.lab
+@pytest.mark.netlab(needs="root")
 def test_a_disk_that_fills_up_in_mid_transfer_is_told_to_both(programs: Stage, tmp_path: Path, big: Path) -> None:
     with small_disk(tmp_path / "disk", BIG + 10_000_000) as disk:
         sender, receiver = started(programs, big, disk)
