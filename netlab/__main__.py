@@ -7,24 +7,28 @@ Exit codes: 0 done · 1 it could not be done, or a probe disagrees · 2 usage ·
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from netlab import rootless
+from netlab.addressing import Version
 from netlab.draw import draw
 from netlab.nat import KINDS
 from netlab.page import Result, page
 from netlab.plan import plan
-from netlab.requirements import MissingRequirements, require
+from netlab.requirements import NEEDS, MissingRequirements, lacking, require
 from netlab.scenarios import SCENARIOS, Scenario, UnknownName, kind, scenario
 from netlab.topology import all_routers
 from netlab.words import nat_words, slug
@@ -89,11 +93,15 @@ def up(options: argparse.Namespace) -> int:
     """Hold the lab up until Ctrl-C, or for the length of a shell in one host."""
     chosen = scenario(options.scenario)
     _check_host(chosen, options.shell or FIRST)
+    nsenter = "nsenter"
+    if _enter_where_needed():
+        nsenter += f" --user=/proc/{os.getpid()}/ns/user --preserve-credentials"
+        print(f"Without root, in a user namespace: {'; '.join(lacking(NEEDS))}.", file=sys.stderr)
     with _lab(chosen) as lab:
         print(f"{chosen.name}: {chosen.summary}", file=sys.stderr)
         for name in lab.plan.nodes:
             node = lab.host(name)
-            enter = f"nsenter --net=/proc/{os.getpid()}/fd/{node.namespace.fd}"
+            enter = f"{nsenter} --net=/proc/{os.getpid()}/fd/{node.namespace.fd}"
             print(f"  {name:11} {' '.join(node.addresses):32} {enter}", file=sys.stderr)
         if options.shell:
             return _shell(lab, options.shell)
@@ -109,7 +117,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.inside:
         raise Usage(f"no command to run: write it after --, as in `run {chosen.name} -- ping -c1 20.0.0.1`")
     commands = split_commands(chosen, options.inside)
-    with _lab(chosen) as lab:
+    with _lab(chosen) as lab, _captures(lab, options.captures):
         environment = _environment(lab)
         if commands is None:
             return _code(_popen(lab.host(FIRST), options.inside, env=environment).wait())
@@ -134,20 +142,31 @@ def probe(options: argparse.Namespace) -> int:
     """Measure what each host's router does; 1 when one does not do what its profile says."""
     chosen = scenario(options.scenario)
     outer = chosen.topology.routers
+    routers = {router.name: router for router in all_routers(outer)}
     wrong = 0
     with _lab(chosen) as lab:
         from netlab.probe import ProbeError  # noqa: PLC0415 - needs pyroute2
         from netlab.prove import prove  # noqa: PLC0415
 
-        for router in all_routers(outer):
-            for number, host in enumerate(router.lan.hosts):
-                # A carrier's profile names the port block of its first host.
-                profile = replace(router.nat, port_block=None) if number else router.nat
+        for name, attached in lab.plan.attachments.items():
+            router = routers.get(attached.port.node)
+            if router is None or attached.host.node not in lab.hosts:
+                continue
+            number = [host.name for host in router.lan.hosts].index(attached.host.node)
+            node = lab.host(attached.host.node)
+            for version in Version:
+                profile = router.profile(version)
+                if profile is None:
+                    continue
+                if number:  # a carrier's profile names the port block of its first host
+                    profile = replace(profile, port_block=None)
                 try:
-                    measured = prove(lab, host.name, profile)
+                    address = node.on(attached.host.interface, version)[0]
+                    measured = prove(lab, node.name, profile, address=address)
                 except ProbeError as error:
-                    raise Refused(f"{host.name} cannot be measured: {error}") from None
-                print(f"{host.name}: {', '.join(nat_words(measured))}", end="")
+                    raise Refused(f"{name} cannot be measured: {error}") from None
+                ip = " IPv6" if version is Version.IPV6 else ""
+                print(f"{name}{ip}: {', '.join(nat_words(measured))}", end="")
                 if router in outer:  # behind two NATs nothing says what both together should do
                     wrong += measured != profile
                     print(f" ({'as' if measured == profile else 'NOT as'} {profile.name} has it)", end="")
@@ -171,6 +190,9 @@ def run_matrix(options: argparse.Namespace) -> int:
     kinds = [kind(name) for name in options.kinds] or list(KINDS)
     if not options.output.parent.is_dir():
         raise Refused(f"there is no folder {options.output.parent} to write {options.output.name} to")
+    if importlib.util.find_spec("p2p") is None:
+        raise Refused("the matrix runs p2p, and the Python package p2p is not installed here")
+    _enter_where_needed()
     require()
     from netlab.matrix import matrix  # noqa: PLC0415 - needs pyroute2
 
@@ -204,8 +226,16 @@ def split_commands(chosen: Scenario, words: Sequence[str]) -> list[tuple[str, st
     return [(name, line) for name, _, line in split]
 
 
+def _enter_where_needed() -> bool:
+    try:
+        return rootless.enter_where_needed()
+    except ValueError as error:
+        raise Usage(str(error)) from None
+
+
 @contextmanager
 def _lab(chosen: Scenario) -> Iterator[Lab]:
+    _enter_where_needed()
     require()  # says what is missing before anything imports it
     from netlab.kernel import LabError  # noqa: PLC0415 - needs pyroute2
     from netlab.lab import Lab  # noqa: PLC0415
@@ -215,6 +245,14 @@ def _lab(chosen: Scenario) -> Iterator[Lab]:
             yield lab
     except LabError as error:
         raise Refused(str(error)) from None
+
+
+def _captures(lab: Lab, directory: Path | None) -> AbstractContextManager[object]:
+    if directory is None:
+        return nullcontext()
+    if shutil.which("tcpdump") is None:
+        raise Refused("--captures needs the program tcpdump (apt-get install tcpdump)")
+    return lab.capture_all(directory)
 
 
 def _check_host(chosen: Scenario, name: str) -> None:
@@ -243,8 +281,10 @@ def _shell(lab: Lab, name: str) -> int:
 
 
 def _environment(lab: Lab) -> dict[str, str]:
-    """Ours, and NETLAB_<NODE> with the first address of each node."""
-    return dict(os.environ) | {f"NETLAB_{name.upper()}": lab.host(name).address for name in lab.plan.nodes}
+    """Ours, and NETLAB_<NODE> with the first address of each node, NETLAB_<NODE>_IPV6 with its first of IPv6."""
+    nodes = {f"NETLAB_{name.upper()}": lab.host(name) for name in lab.plan.nodes}
+    ipv6 = {f"{name}_IPV6": node.ipv6[0] for name, node in nodes.items() if node.ipv6}
+    return dict(os.environ) | {name: node.address for name, node in nodes.items()} | ipv6
 
 
 def _relay(prefix: str, stream: IO[str]) -> None:
@@ -277,12 +317,15 @@ def _parser() -> argparse.ArgumentParser:
     listed.add_argument("words", metavar="WORD", nargs="*")
     shell = command("up", up, "Bring a scenario up and hold it.")
     shell.add_argument("--shell", metavar="HOST", help="with a shell in this machine; leaving it ends the lab")
-    command(
+    inside = command(
         "run",
         run,
         "Run a command in alice (run SCENARIO -- CMD ARGUMENT...), or one shell line in each of several machines"
         " (run SCENARIO -- server='python3 -m http.server' alice='...'); ends with the last one. NETLAB_SERVER,"
         " NETLAB_BOB, ... hold addresses.",
+    )
+    inside.add_argument(
+        "--captures", metavar="DIR", type=Path, help="write MACHINE.pcap of each machine and timeline.jsonl there"
     )
     command("probe", probe, "Measure what the routers do, and compare with what they should.")
     command("draw", draw_scenario, "Write the topology as SVG.").add_argument(

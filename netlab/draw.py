@@ -6,13 +6,16 @@ Colours follow the reader's light or dark setting (CSS ``prefers-color-scheme``)
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 from xml.sax.saxutils import escape, quoteattr
 
-from netlab.plan import NodePlan, Plan
+from netlab.addressing import Version
+from netlab.nat import NONE
+from netlab.plan import Attachment, NodePlan, Plan
 from netlab.topology import Router, Topology, all_routers, core_names
-from netlab.words import nat_words
+from netlab.words import link_words, nat_words
 
 # All in SVG user units, which a browser shows as CSS pixels.
 LINE = 17  # from one line of text to the next
@@ -21,6 +24,8 @@ TITLE_CHARACTER = 9.2  # the same at 15, bold
 PADDING = 14
 MIN_WIDTH = 120
 GAP = 28  # between two boxes in a row
+ASIDE = 40  # between two links to one box, where they meet it
+LANE = 9  # between them, on their way there
 ROW_GAP = 56  # between two rows, for the links
 MARGIN = 24
 CORNER = 10
@@ -73,7 +78,7 @@ class Box:
 
 def draw(topology: Topology, plan: Plan, title: str = "") -> str:
     """The picture of a topology and of the plan made of it. Ends in a newline."""
-    boxes = {name: _box(node, topology) for name, node in plan.nodes.items()}
+    boxes = {name: _box(node, topology, plan) for name, node in plan.nodes.items()}
     rows = _layout(topology, plan, boxes)
     width = max(box.x + box.width / 2 for box in boxes.values()) + MARGIN
     left = min(box.x - box.width / 2 for box in boxes.values()) - MARGIN
@@ -86,7 +91,7 @@ def draw(topology: Topology, plan: Plan, title: str = "") -> str:
             box.y = y
         y += max(box.height for box in row) + ROW_GAP
     height = y - ROW_GAP + MARGIN
-    drawn = [_link(boxes[link.a.node], boxes[link.b.node]) for link in plan.links]
+    drawn = _links(plan, boxes)
     drawn += [_node(box) for box in boxes.values()]
     heading = title or "topology"
     if title:
@@ -103,11 +108,18 @@ def draw(topology: Topology, plan: Plan, title: str = "") -> str:
     )
 
 
-def _box(node: NodePlan, topology: Topology) -> Box:
+def _box(node: NodePlan, topology: Topology, plan: Plan) -> Box:
+    attached = [each for each in plan.attachments.values() if each.host.node == node.name]
     addresses = tuple(("address", str(address)) for _, address in node.addresses)
+    if len(attached) > 1:
+        addresses = tuple(line for each in attached for line in _interface(node, each))
+    else:
+        ours = "WAN " if node.bridges else ""
+        addresses += tuple(("word", f"{ours}{words}") for each in attached for words in link_words(each.link))
     router = next((r for r in all_routers(topology.routers) if r.name == node.name), None)
     if router is not None:
-        return Box(node.name, Role.NAT if router.nat.translates else Role.ROUTER, (*_kind(router), *addresses))
+        plain = router.nat in (NONE, None) and router.ipv6 in (NONE, None)
+        return Box(node.name, Role.ROUTER if plain else Role.NAT, (*_kind(router), *addresses))
     if node.name in core_names(topology.core):
         return Box(node.name, Role.CORE, addresses)
     if node.name in {server.name for server in topology.servers}:
@@ -116,10 +128,24 @@ def _box(node: NodePlan, topology: Topology) -> Box:
 
 
 def _kind(router: Router) -> tuple[tuple[str, str], ...]:
-    words = [*nat_words(router.nat)]
-    if router.nat.translates and not router.guarded:
-        words.append("unguarded")
-    return (("kind", router.nat.name), *(("word", each) for each in words))
+    lines = []
+    for version in Version:
+        if (nat := router.profile(version)) is not None:
+            name = nat.name if version is Version.IPV4 else f"IPv6: {nat.name}"
+            lines += [("kind", name), *(("word", words) for words in nat_words(nat))]
+            if nat.translates and not router.guarded:
+                lines.append(("word", "unguarded"))
+    return tuple(lines)
+
+
+def _interface(node: NodePlan, attached: Attachment) -> tuple[tuple[str, str], ...]:
+    """One of several: where it leads, its addresses, its cable."""
+    name = attached.host.interface
+    return (
+        ("word", f"{name} to {attached.port.node}"),
+        *(("address", str(address)) for where, address in node.addresses if where == name),
+        *(("word", words) for words in link_words(attached.link)),
+    )
 
 
 def _layout(topology: Topology, plan: Plan, boxes: dict[str, Box]) -> list[list[Box]]:
@@ -153,7 +179,20 @@ def _layout(topology: Topology, plan: Plan, boxes: dict[str, Box]) -> list[list[
     return [row for row in rows if row]
 
 
-def _link(a: Box, b: Box) -> str:
+def _links(plan: Plan, boxes: dict[str, Box]) -> list[str]:
+    ends = Counter(link.a.node for link in plan.links if boxes[link.a.node].role is not Role.CORE)
+    drawn, seen = [], Counter[str]()
+    for link in plan.links:
+        a, b = boxes[link.a.node], boxes[link.b.node]
+        # The links of a multi-homed host reach its box side by side, each by a lane of its own.
+        place = seen[a.name] - (ends[a.name] - 1) / 2 if ends[a.name] > 1 else 0
+        seen[a.name] += 1
+        drawn.append(_link(a, b, place))
+    return drawn
+
+
+def _link(a: Box, b: Box, place: float) -> str:
+    """From ``a`` to ``b``, the ``place``-th of several that meet ``a`` from above, counted from their middle."""
     if a.y == b.y:
         y = min(a.y + a.height / 2, b.y + b.height / 2)
         one, two = (a, b) if a.x < b.x else (b, a)
@@ -161,8 +200,8 @@ def _link(a: Box, b: Box) -> str:
     else:
         upper, lower = (a, b) if a.y < b.y else (b, a)
         start, end = upper.y + upper.height, lower.y
-        middle = end - ROW_GAP / 2
-        path = f"M{_n(upper.x)} {_n(start)}V{_n(middle)}H{_n(lower.x)}V{_n(end)}"
+        middle = end - ROW_GAP / 2 + place * LANE
+        path = f"M{_n(upper.x)} {_n(start)}V{_n(middle)}H{_n(lower.x + place * ASIDE)}V{_n(end)}"
     return f'<path class="link" d="{path}"><title>{escape(a.name)} to {escape(b.name)}</title></path>'
 
 

@@ -4,7 +4,13 @@
 ``one-lan-KIND``      alice and bob on one LAN
 ``one-carrier-KIND``  each behind a port-restricted home router, both homes behind one carrier's NAT
 ``double-nat-KIND``   alice behind a home router behind a carrier's NAT; bob behind his own router
+``mapper-behind-KIND``  alice behind a home router with a port mapper behind a carrier's NAT, where it must refuse
 ``unguarded-KIND``    both behind routers that keep an early packet for themselves (see netlab.nat)
+``dual-stack-KIND``   each behind a NAT of that kind in IPv4 and a stateful firewall in IPv6
+``ipv6-LEFT-x-RIGHT`` no IPv4 anywhere; each behind plain routing or a stateful firewall
+``ipv6-only-x-...``   alice has no IPv4, bob has both; or bob has no IPv6, and they share no version
+``multi-homed-KIND``  alice on two LANs, that of a port-restricted router and that of a KIND
+``bad-links``         a slow and bursty access for alice, a tunnel's MTU for bob
 """
 
 from __future__ import annotations
@@ -15,8 +21,19 @@ from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 
-from netlab.nat import KINDS, PORT_RESTRICTED, Nat, Udp
-from netlab.topology import Host, Lan, Router, Topology, one_lan, two_nats
+from netlab.impair import GilbertElliott, Impairment
+from netlab.nat import (
+    CARRIER,
+    CARRIER_OPEN,
+    CARRIER_SYMMETRIC,
+    FIREWALL,
+    KINDS,
+    PORT_RESTRICTED,
+    PORT_RESTRICTED_MAPPER,
+    Nat,
+    Udp,
+)
+from netlab.topology import Host, Lan, Link, Router, Topology, carrier, ipv6_only, multi_homed, one_lan, two_nats
 from netlab.words import slug
 
 NEAR_NAMES = 3  # how many are proposed for a name that does not exist
@@ -66,6 +83,7 @@ def _home(name: str, host: str, nat: Nat = PORT_RESTRICTED) -> Router:
 def _all() -> list[Scenario]:
     passing = [nat for nat in KINDS if nat.udp is Udp.ALLOWED]
     translating = [nat for nat in KINDS if nat.translates]
+    routing = [nat for nat in KINDS if not nat.translates]
     home = PORT_RESTRICTED.name
     return [
         *(
@@ -91,6 +109,14 @@ def _all() -> list[Scenario]:
         ),
         *(
             Scenario(
+                f"mapper-behind-{slug(n.name)}",
+                f"alice behind {PORT_RESTRICTED_MAPPER.name} behind {n.name}, where the mapper refuses",
+                carrier(PORT_RESTRICTED_MAPPER, n),
+            )
+            for n in (CARRIER, CARRIER_SYMMETRIC, CARRIER_OPEN)
+        ),
+        *(
+            Scenario(
                 f"unguarded-{slug(n.name)}",
                 f"alice and bob behind {n.name} routers that accept what nobody asked for",
                 two_nats(n, n, guarded=False),
@@ -98,7 +124,56 @@ def _all() -> list[Scenario]:
             for n in translating
             if n in passing
         ),
+        *(
+            Scenario(
+                f"dual-stack-{slug(n.name)}",
+                f"alice and bob behind {n.name} in IPv4 and a stateful firewall in IPv6",
+                two_nats(n, n, ipv6=(FIREWALL, FIREWALL)),
+            )
+            for n in translating
+        ),
+        *(
+            Scenario(
+                f"ipv6-{pair(a, b)}",
+                f"IPv6 only: alice behind {a.name}, bob behind {b.name}",
+                ipv6_only(a, b),
+            )
+            for a, b in product(routing, routing)
+        ),
+        Scenario(
+            "ipv6-only-x-dual-stack",
+            f"alice has IPv6 only, bob IPv4 behind {home} too; stateful firewalls",
+            two_nats(None, PORT_RESTRICTED, ipv6=(FIREWALL, FIREWALL)),
+        ),
+        Scenario(
+            "ipv6-only-x-ipv4-only",
+            "alice has IPv6 only behind a stateful firewall, bob IPv4 only; the server has both",
+            two_nats(None, PORT_RESTRICTED, ipv6=(FIREWALL, None)),
+        ),
+        *(
+            Scenario(
+                f"multi-homed-{slug(n.name)}",
+                f"alice on two LANs, behind {home} and behind {n.name}; bob behind {home}",
+                multi_homed(PORT_RESTRICTED, n),
+            )
+            for n in translating
+        ),
+        Scenario("bad-links", "alice's access is slow, jittery and loses bursts; bob's has a tunnel's MTU", _bad()),
     ]
+
+
+def _bad() -> Topology:
+    slow = Link(
+        up=Impairment(delay=0.030, jitter=0.010, rate=2e6, queue_packets=100),
+        down=Impairment(delay=0.030, jitter=0.010, rate=20e6, burst=GilbertElliott.of(0.01, mean_burst=4)),
+    )
+    tunnel = Link(up=Impairment(delay=0.015), down=Impairment(delay=0.015), mtu=1400)
+    return Topology(
+        routers=(
+            Router("left", Lan((Host("alice"),)), PORT_RESTRICTED, link=slow),
+            Router("right", Lan((Host("bob"),)), PORT_RESTRICTED, link=tunnel),
+        )
+    )
 
 
 KINDS_BY_NAME: Mapping[str, Nat] = MappingProxyType({slug(nat.name): nat for nat in KINDS})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 import signal
@@ -133,22 +134,23 @@ def test_a_reader_that_has_read_enough_is_no_error() -> None:
         assert process.stderr.read() == b""
 
 
-@pytest.mark.lab
+@pytest.mark.netlab(needs="root")
 def test_without_the_right_the_command_says_what_is_missing() -> None:
     # Imported first: the interpreter may be installed where only root can read.
     code = (
         "import os, pyroute2, scapy, netlab.lab, sys; from netlab.__main__ import main; os.setuid(65534);"
         f" sys.exit(main(['run', '{PAIR}', '--', 'true']))"
     )
+    environment = ENVIRONMENT | {"NETLAB_ROOTLESS": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=LIMIT
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False, timeout=LIMIT
     )
     assert done.returncode == 1
     assert "the NAT lab cannot run here: no network namespace can be made" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_run_runs_a_command_in_alice_and_ends_as_it_does() -> None:
     done = typed("run", PAIR, "--", "sh", "-c", "ip -o -4 addr show dev eth0; echo $NETLAB_SERVER; exit 7")
     assert done.returncode == 7, done.stderr
@@ -156,13 +158,13 @@ def test_run_runs_a_command_in_alice_and_ends_as_it_does() -> None:
     assert done.stdout.endswith("\n20.0.0.1\n")
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_run_passes_stdin_on_and_a_signal_is_128_and_its_number() -> None:
     done = typed("run", PAIR, "--", "sh", "-c", "read word; echo got $word; kill -9 $$", stdin=None, input="this\n")
     assert (done.returncode, done.stdout) == (128 + signal.SIGKILL, "got this\n")
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_run_runs_commands_in_several_hosts_and_ends_with_the_last() -> None:
     said = "import socket,sys; s=socket.socket(); s.bind((sys.argv[1],80)); s.listen(); c,a=s.accept(); print(a[0])"
     ask = (
@@ -176,7 +178,19 @@ def test_run_runs_commands_in_several_hosts_and_ends_with_the_last() -> None:
     assert " alice | served\n" in done.stdout
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
+def test_run_writes_what_every_machine_saw_and_when(tmp_path: Path) -> None:
+    refused = "import socket; raise SystemExit(socket.socket().connect_ex(('20.0.0.2', 9)))"
+    done = typed("run", PAIR, "--captures", str(tmp_path / "seen"), "--", sys.executable, "-c", refused)
+    assert done.returncode == errno.ECONNREFUSED, done.stderr
+    files = {path.name: path.read_bytes() for path in (tmp_path / "seen").iterdir()}
+    assert set(files) == {"timeline.jsonl", *(f"{name}.pcap" for name in plan(scenario(PAIR).topology).nodes)}
+    on_the_way = {name for name, content in files.items() if bytes([20, 0, 0, 2]) in content}
+    assert on_the_way == {f"{name}.pcap" for name in ("alice", "left", "core0", "core1", "server")}
+    assert f"{sys.executable} -c" in files["timeline.jsonl"].decode()  # the rest of it is cut short
+
+
+@pytest.mark.netlab
 def test_a_command_that_does_not_exist_is_one_sentence() -> None:
     done = typed("run", PAIR, "--", "no-such-program", "a b")
     assert (done.returncode, done.stderr) == (
@@ -185,7 +199,7 @@ def test_a_command_that_does_not_exist_is_one_sentence() -> None:
     )
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_up_gives_a_shell_in_the_host_and_ends_with_it() -> None:
     words = "ip -o -4 addr show dev eth0\nexit 3\n"
     done = typed("up", PAIR, "--shell", "bob", env=ENVIRONMENT | {"SHELL": "/bin/sh"}, stdin=None, input=words)
@@ -194,7 +208,7 @@ def test_up_gives_a_shell_in_the_host_and_ends_with_it() -> None:
     assert "This is bob." in done.stderr
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_up_holds_the_lab_until_it_is_interrupted_and_says_how_to_enter() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "netlab", "up", PAIR], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
@@ -210,7 +224,7 @@ def test_up_holds_the_lab_until_it_is_interrupted_and_says_how_to_enter() -> Non
         assert process.wait(LIMIT) == 0
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_probe_says_what_it_measured_and_that_it_is_as_the_profile_has_it() -> None:
     done = typed("probe", PAIR)
     assert done.returncode == 0, done.stderr
@@ -221,7 +235,7 @@ def test_probe_says_what_it_measured_and_that_it_is_as_the_profile_has_it() -> N
     ]
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 @pytest.mark.parametrize("name", ["one-lan-carrier-grade", "carrier-grade-x-symmetric-sequential"])
 def test_probe_measures_what_only_many_mappings_show(name: str) -> None:
     done = typed("probe", name)
@@ -230,8 +244,8 @@ def test_probe_measures_what_only_many_mappings_show(name: str) -> None:
     assert "ports 10240 to 11263 for its first host (as carrier-grade has it)\nbob: " in done.stdout
 
 
-def test_the_manual_shows_the_tested_file_word_for_word() -> None:
-    manual = (ROOT / "docs" / "netlab.md").read_text(encoding="utf-8")
+def test_the_readme_shows_the_tested_file_word_for_word() -> None:
+    manual = (ROOT / "netlab" / "README.md").read_text(encoding="utf-8")
     tested = (ROOT / "tests" / "netlab" / "test_netlab_other_program.py").read_text(encoding="utf-8")
     assert f"```python\n{tested}```\n" in manual
 

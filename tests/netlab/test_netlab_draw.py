@@ -10,18 +10,20 @@ from xml.etree import ElementTree
 import pytest
 
 from netlab.draw import draw
-from netlab.nat import FULL_CONE, KINDS, PORT_RESTRICTED, Filtering, Mapping, Nat
+from netlab.impair import GilbertElliott, Impairment
+from netlab.nat import FIREWALL, FULL_CONE, KINDS, PORT_RESTRICTED, Filtering, Mapping, Nat
 from netlab.plan import plan
 from netlab.scenarios import SCENARIOS
-from netlab.topology import Host, Lan, Router, ServerHost, Topology, two_nats
-from netlab.words import nat_words
+from netlab.topology import Host, Lan, Link, Router, ServerHost, Topology, two_nats
+from netlab.words import link_words, nat_words
 
 GOLDEN = Path(__file__).parent / "golden" / "two-nats.svg"  # open it in a browser before you accept a new one
 SVG = "{http://www.w3.org/2000/svg}"
 HARD = Nat("hard", mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_preservation=False)
 LOOSE = Nat("loose", filtering=Filtering.ENDPOINT_INDEPENDENT)
+ROAMER = Host("roamer", (Link(), Link(mtu=1400), Link(Impairment(delay=0.04, jitter=0.01), Impairment(loss=0.015))))
 
-# One of each sort of scenario, and two that no scenario has.
+# One of each sort of scenario, and some that no scenario is.
 TOPOLOGIES = {
     **{
         name: SCENARIOS[name].topology
@@ -32,8 +34,13 @@ TOPOLOGIES = {
             "double-nat-port-restricted",
             "unguarded-port-restricted",
             "udp-blocked-x-udp-rejected",
+            "dual-stack-symmetric",
+            "ipv6-only-x-dual-stack",
+            "multi-homed-carrier-grade",
+            "bad-links",
         )
     },
+    "on three LANs": Topology(tuple(Router(name, Lan((ROAMER,)), ipv6=FIREWALL) for name in ("r1", "r2", "r3"))),
     "three servers": Topology((Router("r", Lan((Host("h"),))),), tuple(ServerHost(f"s{i}") for i in range(3))),
     "six routers": Topology(tuple(Router(f"r{i}", Lan((Host(f"h{i}"),)), FULL_CONE) for i in range(6))),
 }
@@ -88,6 +95,49 @@ def test_an_unguarded_router_is_marked() -> None:
     open_, closed = (two_nats(PORT_RESTRICTED, PORT_RESTRICTED, guarded=guarded) for guarded in (False, True))
     assert draw(open_, plan(open_)).count(">unguarded<") == 2
     assert "unguarded" not in draw(closed, plan(closed))
+
+
+def lines(topology: Topology, name: str) -> list[str | None]:
+    """The text in one box."""
+    texts = ([text.text for text in group.iter(f"{SVG}text")] for group in picture(topology).iter(f"{SVG}g"))
+    return next(text for text in texts if text[0] == name)
+
+
+def test_what_a_router_does_to_ipv6_has_words_of_its_own() -> None:
+    filtering = "address-and-port-dependent filtering"
+    told = lines(TOPOLOGIES["dual-stack-symmetric"], "left")
+    assert told[told.index("IPv6: stateful firewall") :] == [
+        *("IPv6: stateful firewall", "no translation", filtering),
+        *("11.0.0.1/24", "192.168.1.1/24", "2a11::1/64", "2a13::1/64"),
+    ]
+    assert lines(TOPOLOGIES["ipv6-only-x-dual-stack"], "left")[1] == "IPv6: stateful firewall"
+
+
+def test_the_interfaces_of_a_multi_homed_host_are_told_apart() -> None:
+    assert lines(TOPOLOGIES["on three LANs"], "roamer") == [
+        "roamer",
+        *("eth0 to r1", "13.0.0.10/24", "2a13::10/64"),
+        *("eth1 to r2", "13.0.1.10/24", "2a13:0:1::10/64", "MTU 1400"),
+        *("eth2 to r3", "13.0.2.10/24", "2a13:0:2::10/64", "up 40 ± 10 ms", "down 1.5 % lost"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        (Link(), ()),
+        (Link(Impairment(delay=0.02), Impairment(delay=0.02), seed=3), ("both ways 20 ms",)),
+        (Link(down=Impairment(rate=2.5e6, queue_packets=50)), ("down 2.5 Mbit/s, queue of 50",)),
+        (Link(Impairment(rate=1e6, queue_bytes=9000)), ("up 1 Mbit/s, queue of 9000 bytes",)),
+        (Link(Impairment(burst=GilbertElliott.of(0.02, 5), corrupt=0.001)), ("up 0.1 % damaged, 2 % lost in bursts",)),
+        (
+            Link(Impairment(delay=1, reorder=0.1), Impairment(duplicate=0.2), mtu=1280),
+            ("up 1000 ms, 10 % reordered", "down 20 % twice", "MTU 1280"),
+        ),
+    ],
+)
+def test_a_cable_is_described_by_what_it_does(link: Link, words: tuple[str, ...]) -> None:
+    assert link_words(link) == words
 
 
 @every

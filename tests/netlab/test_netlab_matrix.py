@@ -107,7 +107,7 @@ def test_no_results_make_a_page_all_the_same() -> None:
     Reader(page((), size=1))
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_a_real_matrix_has_a_row_for_each_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "x.html"
     arguments = ["--kinds", "port-restricted", "udp-blocked", "--size", "100000", "--jobs", "2"]
@@ -122,7 +122,7 @@ def test_a_real_matrix_has_a_row_for_each_kind(tmp_path: Path, capsys: pytest.Ca
     assert [cell["class"] for cell in read.all("td")] == ["none", "udp", "no", "no", "no"]
 
 
-@pytest.mark.lab
+@pytest.mark.netlab
 def test_one_job_runs_the_pairs_in_this_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["matrix", "-o", str(tmp_path / "x.html"), "--kinds", "none", "--size", "1"]) == 0
     assert capsys.readouterr().err.startswith("  1/1  none x none: direct UDP")
