@@ -1,8 +1,9 @@
 # The rendezvous server, unprivileged:
 #   docker build --target server -t p2p-server . && docker run --network host p2p-server
-# All tests with the NAT laboratory:
+# The tests in the NAT laboratory, 4 at a time; what follows the image's name goes to pytest:
 #   docker build --target nat-lab -t p2p-nat-lab . && docker run --rm --cap-add NET_ADMIN --cap-add SYS_ADMIN \
-#     --device /dev/net/tun --security-opt seccomp=unconfined --security-opt systempaths=unconfined p2p-nat-lab
+#     --security-opt systempaths=unconfined --device /dev/net/tun p2p-nat-lab
+# (where docker confines by AppArmor, also --security-opt apparmor=unconfined)
 ARG BASE=debian:bookworm-slim
 
 FROM ${BASE} AS server
@@ -21,10 +22,10 @@ ENTRYPOINT ["python3", "-m", "p2p.server"]
 FROM ${BASE} AS nat-lab
 RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends \
-    ca-certificates python3 python3-venv iptables iproute2 tcpdump iperf3 coturn stun-client \
+    ca-certificates python3 python3-venv iptables nftables miniupnpd-nftables miniupnpc natpmpc iproute2 tcpdump iperf3 coturn stun-client \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /opt/p2p
 COPY . .
-RUN python3 -m venv .venv && .venv/bin/pip install -q --no-cache-dir "tox>=4"
+RUN python3 -m venv .venv && .venv/bin/pip install -q --no-cache-dir "tox>=4" && .venv/bin/tox run -q -e nat-lab --notest
 ENV NETLAB_REQUIRED=1
-ENTRYPOINT [".venv/bin/tox", "run", "-e", "py,nat-lab"]
+ENTRYPOINT [".venv/bin/tox", "run", "-q", "-e", "nat-lab", "--skip-pkg-install", "--"]
