@@ -6,7 +6,6 @@ Needs twice the size in free memory: the files lie on tmpfs (/dev/shm unless --d
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import tempfile
 import time
@@ -14,6 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, assert_never
+
+from blake3 import blake3
 
 from p2p.core.errors import ExitCode
 from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, ReceiverEvent, Write
@@ -51,7 +52,7 @@ class Receiving:
         self._complete: list[int] = []
 
     def handle_record(self, record: bytes | bytearray | memoryview) -> None:
-        self._watch.time("receiver: parse, SHA-256", lambda: self.machine.handle_record(record))
+        self._watch.time("receiver: parse, hash", lambda: self.machine.handle_record(record))
         while (event := self.machine.poll_event()) is not None:
             self._handle_event(event)
         if self.machine.unstored >= GROUP or self.machine.progress.done == self.machine.progress.total:
@@ -99,7 +100,7 @@ def run(sources: list[Source], destination: Destination, watch: Stopwatch) -> by
         if (read := sender.poll_read()) is not None:
             record = buffer[: DATA_HEADER + read.length]
             watch.time("sender: preadv", lambda: sources[read.file].read_record(record, read.offset))  # noqa: B023
-            watch.time("sender: header, SHA-256", lambda: sender.handle_read(read, record))  # noqa: B023
+            watch.time("sender: header, hash", lambda: sender.handle_read(read, record))  # noqa: B023
             receiving.handle_record(record)
         while (event := sender.poll_event()) is not None:
             if isinstance(event, Finished):
@@ -133,7 +134,7 @@ def measure(folder: Path, count: int, size: int) -> None:
     for label, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):
         print(f"  {label:26} {seconds:6.2f} s  {seconds / total:4.0%}")
     print(f"  {'loop, timers, the rest':26} {total - sum(watch.seconds.values()):6.2f} s")
-    print(f"  sha256 {digest.hex()}")
+    print(f"  blake3 {digest.hex()}")
     for path in [*outbox.iterdir(), *inbox.iterdir()]:
         path.unlink()
     outbox.rmdir()
@@ -148,8 +149,8 @@ def main() -> None:
     block = os.urandom(PIECE)
     start = time.perf_counter()
     for _ in range(2000):
-        hashlib.sha256(block)
-    print(f"SHA-256 alone: {2000 * PIECE / (time.perf_counter() - start) / 1e9:.2f} GB/s")
+        blake3(block).digest()
+    print(f"BLAKE3 alone: {2000 * PIECE / (time.perf_counter() - start) / 1e9:.2f} GB/s")
     with tempfile.TemporaryDirectory(dir=options.directory) as folder:
         touch_memory(Path(folder), 2 * options.size)
         measure(Path(folder), 1, options.size)

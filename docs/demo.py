@@ -5,7 +5,6 @@ python docs/demo.py [SERVER:PORT]       with a server that runs already, starts 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -14,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+
+from blake3 import blake3
 
 SIZE = 100_000_000  # bytes
 CODE = "amber-walnut-tiger"
@@ -51,7 +52,7 @@ def main() -> int:
     ):
         folder = Path(name)
         (folder / "holiday.mov").write_bytes(os.urandom(SIZE))
-        digest = hashlib.sha256((folder / "holiday.mov").read_bytes()).hexdigest()
+        digest = blake3((folder / "holiday.mov").read_bytes()).hexdigest()
         common = ["--server", address, "--code", CODE]
         sender = subprocess.Popen(
             [*RUN, "p2p.peer", "send", "alice", "bob", str(folder / "holiday.mov"), *common],
@@ -63,8 +64,8 @@ def main() -> int:
         )  # fmt: skip
         show("alice", sender.communicate(timeout=120)[1])
         show("bob", receiver.communicate(timeout=120)[1])
-        arrived = hashlib.sha256((folder / "bob" / "holiday.mov").read_bytes()).hexdigest()
-        print(f"\nsent     sha256 {digest}\narrived  sha256 {arrived}")
+        arrived = blake3((folder / "bob" / "holiday.mov").read_bytes()).hexdigest()
+        print(f"\nsent     blake3 {digest}\narrived  blake3 {arrived}")
         same = digest == arrived and sender.returncode == receiver.returncode == 0
         print("The file arrived, byte for byte." if same else "The file did NOT arrive.")
         return 0 if same else 1

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blake3 import blake3
+
 GUARD = 60.0  # seconds after which a program that should have ended is killed and the test fails
 CODE = "amber-walnut-tiger"
 ROOT = Path(__file__).parents[1]
@@ -161,9 +163,9 @@ def stage(
 
 
 def make_file(path: Path, size: int, seed: int = 1) -> str:
-    """A file of this many bytes that no compression would shrink; returns its SHA-256."""
+    """A file of this many bytes that no compression would shrink; returns its BLAKE3 hash."""
     block = hashlib.sha256(seed.to_bytes(4, "big")).digest() * 2048
-    digest = hashlib.sha256()
+    digest = blake3()
     with path.open("wb") as file:
         for number in range(-(-size // len(block))):
             piece = (number.to_bytes(8, "big") + block[8:])[: size - number * len(block)]
@@ -172,9 +174,8 @@ def make_file(path: Path, size: int, seed: int = 1) -> str:
     return digest.hexdigest()
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def hash_of(path: Path) -> str:
+    return blake3().update_mmap(path).hexdigest()
 
 
 def left_over(directory: Path) -> list[str]:

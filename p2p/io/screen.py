@@ -219,7 +219,7 @@ class Screen:
         if saved_as is not None:
             renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
             self.say(f"Saved {escape(saved_as)}{renamed}")
-        self._detail(f"{escape(name)}: sha256 {digest.hex()}")
+        self._detail(f"{escape(name)}: blake3 {digest.hex()}")
 
     def _finish(self, digest: bytes, now: float) -> None:
         seconds = max(self._elapsed(now), 1e-3)
@@ -227,7 +227,7 @@ class Screen:
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = self._path.description if self._path else ""
         self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")
-        self.say(f"sha256 {digest.hex()}")
+        self.say(f"blake3 {digest.hex()}")
 
     def _elapsed(self, now: float) -> float:
         """Seconds since the receiver said yes."""
@@ -275,11 +275,11 @@ class Screen:
                 files = [{"name": entry.name, "size": entry.size} for entry in entries]
                 self._write({"event": "offer", "files": files, "total": total})
             case events.FileDone(entry, digest, saved_as):
-                done = {"name": entry.name, "size": entry.size, "sha256": digest.hex(), "saved_as": saved_as}
+                done = {"name": entry.name, "size": entry.size, "blake3": digest.hex(), "saved_as": saved_as}
                 self._write({"event": "file", **done})
             case events.Done(digest):
                 seconds = round(self._elapsed(now), 3)
-                self._write({"event": "done", "sha256": digest.hex(), "total": self._total, "seconds": seconds})
+                self._write({"event": "done", "blake3": digest.hex(), "total": self._total, "seconds": seconds})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
             case _:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Program, Stage, left_over, make_file, sha256, stage
+from harness import Program, Stage, hash_of, left_over, make_file, stage
 
 from netlab.faults import FaultPlan, Match, Replay
 from netlab.forgery import (
@@ -84,7 +84,7 @@ def assert_arrived(sender: Program, receiver: Program, tmp_path: Path, digest: s
     assert receiver.finish(GUARD) == 0, receiver.err + sender.err
     assert sender.finish(GUARD) == 0, sender.err
     assert sender.event("path")["kind"] == receiver.event("path")["kind"] == "udp"
-    assert sha256(tmp_path / "out" / "file") == digest == receiver.event("done")["sha256"]
+    assert hash_of(tmp_path / "out" / "file") == digest == receiver.event("done")["blake3"]
     assert left_over(tmp_path / "out") == []
     for program in (sender, receiver):
         assert "Traceback" not in program.err

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import Program, Stage, left_over, make_file, sha256, stage
+from harness import Program, Stage, hash_of, left_over, make_file, stage
 
 from netlab.faults import FaultPlan, Match, Rates
 from netlab.lab import Lab
@@ -30,7 +30,7 @@ def run(lab: Lab, programs: Stage, source: Path, out: Path) -> tuple[Program, Pr
 def assert_arrived(sender: Program, receiver: Program, saved: Path, digest: str, guard: float) -> None:
     assert (sender.finish(guard), receiver.finish(guard)) == (0, 0), sender.err + receiver.err
     assert sender.event("path")["kind"] == "udp"
-    assert sha256(saved) == digest == sender.event("done")["sha256"] == receiver.event("done")["sha256"]
+    assert hash_of(saved) == digest == sender.event("done")["blake3"] == receiver.event("done")["blake3"]
 
 
 ACTIONS = {name: name for name in ("drop", "duplicate", "corrupt", "truncate")} | {"swap": "hold", "damage": "corrupt"}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Program, make_file, sha256, stage
+from harness import Program, hash_of, make_file, stage
 
 from netlab.events import (
     BlackholeOff,
@@ -87,7 +87,7 @@ def test_a_transfer_lives_through_it(netlab, tmp_path: Path, schedule: Schedule)
             playing.wait(GUARD)
         assert receiver.process.poll() is None, "the transfer was over before all had happened"
         assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
 
 
 @pytest.mark.netlab(needs="tun")
@@ -133,4 +133,4 @@ def test_a_server_that_was_gone_finds_the_peer_that_waits(netlab, tmp_path: Path
             "bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=lab.host("bob").popen
         )
         assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest

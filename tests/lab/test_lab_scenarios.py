@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import make_file, sha256, stage
+from harness import hash_of, make_file, stage
 from scenarios import SCENARIOS, Scenario
 
 from netlab import nat
@@ -57,4 +57,4 @@ def test_every_network_ends_as_the_table_says(netlab, tmp_path: Path, scenario: 
     else:
         assert sender.event("path")["description"].startswith(scenario.path)
         assert receiver.event("path")["description"].startswith(scenario.path)
-        assert sha256(out / "file") == digest == sender.event("done")["sha256"] == receiver.event("done")["sha256"]
+        assert hash_of(out / "file") == digest == sender.event("done")["blake3"] == receiver.event("done")["blake3"]

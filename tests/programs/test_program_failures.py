@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import GUARD, Program, Stage, left_over, make_file, sha256, stage
+from harness import GUARD, Program, Stage, hash_of, left_over, make_file, stage
 
 BIG = 300_000_000  # bytes: under way long enough for a person, or a test, to step in
 END_GUARD = 15.0  # seconds in which the other side must have ended: the idle time-out of 12 and a margin
@@ -51,7 +51,7 @@ def test_wrong_code_is_told_and_does_not_end_the_senders_waiting(programs: Stage
     sender.wait_for("1 of 3 tries used up")
     right = programs.recv("bob", "alice", "--yes", "--out", tmp_path / "out")
     assert (sender.finish(), right.finish()) == (0, 0)
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
 
 
 def test_three_wrong_codes_burn_it_on_both_sides(programs: Stage, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_server_restarted_while_waiting(programs: Stage, tmp_path: Path) -> None
     programs.start_server(programs.port)
     receiver = programs.recv("bob", "alice", "--yes", "--out", tmp_path / "out")
     assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
 
 
 def test_nobody_comes(programs: Stage, tmp_path: Path) -> None:

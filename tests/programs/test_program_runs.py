@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import CODE, Program, Stage, make_file, sha256, stage
+from harness import CODE, Program, Stage, hash_of, make_file, stage
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +28,11 @@ def test_a_file_crosses_loopback_by_tcp(programs: Stage, tmp_path: Path) -> None
     assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
     for side in (sender, receiver):
         assert side.event("path")["description"] == "direct TCP (LAN)"
-        assert side.event("done")["sha256"] == digest
+        assert side.event("done")["blake3"] == digest
         assert "direct TCP (LAN)" in side.err
         assert digest in side.err
     saved = tmp_path / "out" / "file"
-    assert sha256(saved) == digest
+    assert hash_of(saved) == digest
     assert saved.stat().st_mode & 0o7777 == 0o755 & ~_umask()
     assert saved.stat().st_mtime_ns == 1_234_567_890_123_456_789
 
@@ -44,7 +44,7 @@ def test_the_one_time_code_on_the_senders_screen_is_all_the_receiver_needs(progr
     assert command[2:] == ["--server", programs.address]
     receiver = programs.recv(command[1], "--out", tmp_path / "out", "--yes", code=None)
     assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
     assert sender.out == receiver.out == ""  # stdout is for data and events
 
 
@@ -70,8 +70,8 @@ def test_several_files_go_in_one_transfer_and_taken_names_get_a_number(programs:
     assert (out / "b.tar.gz").read_text() == "was here before"
     assert "Saved b (1).tar.gz (a file b.tar.gz was there already)" in receiver.err
     assert {p.name for p in out.iterdir()} == {"a.txt", "b.tar.gz", "b (1).tar.gz", "c"}
-    assert sha256(out / "b (1).tar.gz") == digests["b.tar.gz"]
-    assert sha256(out / "c") == digests["c"]
+    assert hash_of(out / "b (1).tar.gz") == digests["b.tar.gz"]
+    assert hash_of(out / "c") == digests["c"]
 
 
 def test_without_a_code_both_are_warned_and_see_the_same_words(programs: Stage, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CODE, GUARD, ROOT, Stage, make_file, sha256, stage
+from harness import CODE, GUARD, ROOT, Stage, hash_of, make_file, stage
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_events_stay_on_stdout_while_a_bar_is_on_the_terminal(programs: Stage, t
         output, _ = receiver.communicate(timeout=GUARD)
     assert (sender.finish(), receiver.returncode) == (0, 0), sender.err + shown.decode()
     files = [event for event in map(json.loads, output.splitlines()) if event["event"] == "file"]
-    assert [event["sha256"] for event in files] == [digest]
+    assert [event["blake3"] for event in files] == [digest]
     assert b"Received 1 MB" in shown
     assert b'"event"' not in shown
 
@@ -79,7 +79,7 @@ def test_streams_that_were_closed_before_the_start_are_borne(programs: Stage, tm
     sender = programs.send("alice", "bob", tmp_path / "file")
     receiver = receive(programs, "--out", tmp_path / "out", shell=closed)
     assert (sender.finish(), receiver.wait(GUARD)) == (0, 0), sender.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
 
 
 def test_a_transfer_goes_on_when_nobody_reads_the_talk(programs: Stage, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_transfer_goes_on_when_nobody_reads_the_talk(programs: Stage, tmp_path
     receiver = receive(programs, "--out", tmp_path / "out", stderr=nobody)
     os.close(nobody)
     assert (sender.finish(), receiver.wait(GUARD)) == (0, 0), sender.err
-    assert sha256(tmp_path / "out" / "file") == digest
+    assert hash_of(tmp_path / "out" / "file") == digest
 
 
 def test_a_run_ends_in_order_when_nobody_reads_its_events(programs: Stage) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 
+from blake3 import blake3
 from sim.network import Host, Network, TcpPipe
 
 from p2p.core.address import Address
@@ -123,7 +123,7 @@ class SimPeer:
 
     def digest(self) -> bytes:
         """What both sides should report for a single file."""
-        return hashlib.sha256(self._contents[0]).digest()
+        return blake3(self._contents[0]).digest()
 
     def receive(self, data: bytes, source: Address, segment_size: int = 0) -> None:
         """One read of the UDP socket."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from random import Random
 
 import pytest
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ from p2p.core.transfer.sender import Read, TransferSender
 
 
 def digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+    return blake3(data).digest()
 
 
 def total_digest(contents: Sequence[bytes]) -> bytes:

@@ -76,7 +76,7 @@ class Complete:
 class Finished:
     """Both sides: everything arrived, is verified and bears its name.
 
-    `digest` is the file's own SHA-256 when there is one file, else SHA-256 over the digests in order.
+    `digest` is the file's own BLAKE3 hash when there is one file, else BLAKE3 over the digests in order.
     `names` are the final names on the receiver, in order; empty on the sender.
     """
 

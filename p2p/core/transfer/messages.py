@@ -88,7 +88,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class FileEnd:
-    """type(1) file(4) sha256(32)"""
+    """type(1) file(4) blake3(32)"""
 
     file: int
     digest: bytes
@@ -96,14 +96,14 @@ class FileEnd:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """type(1) sha256(32)"""
+    """type(1) blake3(32)"""
 
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """type(1) sha256(32)"""
+    """type(1) blake3(32)"""
 
     digest: bytes
 

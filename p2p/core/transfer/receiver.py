@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import deque
 from enum import Enum, auto
 from typing import assert_never
+
+from blake3 import blake3
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
@@ -81,8 +82,8 @@ class TransferReceiver:
         self._file = 0
         self._offset = 0
         self._done = 0
-        self._hash = hashlib.sha256()
-        self._digests = hashlib.sha256()
+        self._hash = blake3()
+        self._digests = blake3()
         self._shown_digest = b""
         self._final_names: dict[int, str] = {}
 
@@ -241,7 +242,7 @@ class TransferReceiver:
         self._shown_digest = digest if self._files == 1 else self._digests.digest()
         self._file += 1
         self._offset = 0
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
 
     def _handle_finish(self, digest: bytes) -> None:
         if self._file != self._files:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
+
+from blake3 import blake3
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
@@ -95,8 +96,8 @@ class TransferSender:
         self._handled = 0  # bytes of the file that were handed out
         self._done = 0  # bytes of all files handed out
         self._reads: deque[Read] = deque()
-        self._hash = hashlib.sha256()
-        self._digests = hashlib.sha256()
+        self._hash = blake3()
+        self._digests = blake3()
         self._shown_digest = b""
 
     @property
@@ -242,7 +243,7 @@ class TransferSender:
             return
         self._file += 1
         self._polled = self._handled = 0
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
         if self._file == len(self._entries):
             self._control.append(messages.encode(Finish(self._digests.digest())))
         else:
