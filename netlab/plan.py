@@ -46,6 +46,7 @@ _IPV6 = (
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
     ("net/ipv6/conf/default/accept_ra", "0"),
 )
+_ENDING = (("net/ipv4/ip_forward", "0"),)  # a new namespace has it as the machine's own has it
 _FORWARDING = (
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv4/conf/all/rp_filter", "0"),
@@ -158,7 +159,8 @@ def plan(topology: Topology) -> Plan:
         if topology.carries(version):
             _Numbering(made, topology, version).number()
     for node in made.nodes.values():
-        node.sysctls = _sysctls(node) + node.rules.sysctls
+        forwards = bool(node.bridges) or node.name in core_names(topology.core)
+        node.sysctls = _sysctls(node, forwards) + node.rules.sysctls
     _acquaint(made)
     return made
 
@@ -312,10 +314,12 @@ class _Numbering:
         node.sources += [(address.ip, table) for address in addresses]
 
 
-def _sysctls(node: NodePlan) -> tuple[tuple[str, str], ...]:
+def _sysctls(node: NodePlan, forwards: bool) -> tuple[tuple[str, str], ...]:
     ipv6 = bool(node.ipv6_interfaces())
     made: tuple[tuple[str, str], ...] = _IPV6 if ipv6 else _NO_IPV6
-    if node.bridges:
+    if not forwards:
+        made += _ENDING
+    else:
         made += _FORWARDING + (_FORWARDING_IPV6 if ipv6 else ())
     return made + (_MULTI_HOMED if node.sources else ())
 

@@ -25,6 +25,7 @@ from netlab.topology import (
     Router,
     ServerHost,
     Topology,
+    all_routers,
     carrier,
     homes,
     ipv6_only,
@@ -334,3 +335,13 @@ def test_gateways_are_neighbours_whose_mac_is_known(topology: Topology) -> None:
         known = {address for _, address, _ in node.neighbours}
         assert {route.gateway for route in node.routes if route.gateway} <= known
         assert {route.to.version for route in node.routes} <= {a.version for _, a in node.addresses}
+
+
+@slow
+@given(topologies())
+def test_routers_and_core_forward_and_ends_do_not_whatever_the_machine_does(topology: Topology) -> None:
+    """A new namespace takes net.ipv4.ip_forward over from the machine."""
+    ends = {host.name for router in all_routers(topology.routers) for host in router.lan.hosts}
+    ends |= {server.name for server in topology.servers}
+    for node in plan(topology).nodes.values():
+        assert dict(node.sysctls)["net/ipv4/ip_forward"] == ("0" if node.name in ends else "1")
