@@ -74,8 +74,8 @@ class Receiving:
                 self.machine.accept()
             case Open(file, entry):
                 self._parts[file] = self._watch.time("receiver: open", lambda: self._destination.open(entry))
-            case Write(file, offset, data):
-                self._watch.time("receiver: pwrite", lambda: self._parts[file].write(offset, data))
+            case Write(file, offset, pieces):
+                self._watch.time("receiver: pwrite", lambda: self._parts[file].write(offset, pieces))
             case Complete():
                 self._complete.append(event.file)
             case Finished(digest):
@@ -99,8 +99,9 @@ def run(sources: list[Source], destination: Destination, watch: Stopwatch) -> by
             sender.handle_record(answer)
         if (read := sender.poll_read()) is not None:
             record = buffer[: DATA_HEADER + read.length]
-            watch.time("sender: preadv", lambda: sources[read.file].read_record(record, read.offset))  # noqa: B023
-            watch.time("sender: header, hash", lambda: sender.handle_read(read, record))  # noqa: B023
+            pieces = [record[DATA_HEADER:]]
+            watch.time("sender: preadv", lambda: sources[read.file].read_into(pieces, read.offset))  # noqa: B023
+            watch.time("sender: header, hash", lambda: sender.handle_read(read, [record]))  # noqa: B023
             receiving.handle_record(record)
         while (event := sender.poll_event()) is not None:
             if isinstance(event, Finished):

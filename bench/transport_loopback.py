@@ -77,10 +77,10 @@ def send(sock: UdpSocket, remote: Address, size: int, options: argparse.Namespac
     left = -(-size // MAX_RECORD)
     began, cpu = time.monotonic(), time.process_time()
     while left or not connection.is_idle:
-        while left and connection.can_send():
+        while left and connection.room():
             connection.send(record, time.monotonic())
             left -= 1
-        loop.turn(more=bool(left) and connection.can_send())
+        loop.turn(more=bool(left and connection.room()))
         if isinstance(connection.poll_event(), Closed | IdleTimedOut):
             raise SystemExit("sender: the connection ended early")
     elapsed = time.monotonic() - began

@@ -9,11 +9,12 @@ from typing import Protocol
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.events import Complete, Open, Write
+from p2p.core.transfer.limits import MAX_PIECES
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
 from p2p.io.files import Destination, FileError, Part, Source
 from p2p.io.worker import Worker
 
-READS_A_TURN = 8  # pieces read before the loop looks at its sockets again
+READS_A_TURN = 8  # reads, of a piece or of many, before the loop looks at its sockets again
 
 
 class End(Protocol):
@@ -30,7 +31,8 @@ class SendingEnd:
 
     def __init__(self, sources: Sequence[Source]) -> None:
         self._sources = sources
-        self._buffer = memoryview(bytearray(DATA_HEADER + PIECE))
+        self._records = [memoryview(bytearray(DATA_HEADER + PIECE)) for _ in range(MAX_PIECES)]
+        self._pieces = [record[DATA_HEADER:] for record in self._records]
         self._open: int | None = None
 
     def advance(self, peer: Peer, now: float) -> bool:
@@ -38,18 +40,21 @@ class SendingEnd:
             if (read := peer.poll_read(now)) is None:
                 return number > 0
             source = self._sources[read.file]
-            record = self._buffer[: DATA_HEADER + read.length]
+            count, last = read.pieces, read.last
+            records, pieces = self._records[:count], self._pieces[:count]
+            if last < PIECE:
+                records[-1], pieces[-1] = records[-1][: DATA_HEADER + last], pieces[-1][:last]
             try:
                 if self._open != read.file:
                     self._leave()
                     self._open = read.file
-                source.read_record(record, read.offset)
+                source.read_into(pieces, read.offset)
                 if read.offset + read.length == source.entry.size:
                     source.check()
             except FileError as error:
                 peer.fail(error.failure, error.public, now)
                 return False
-            peer.handle_read(read, record, now)
+            peer.handle_read(read, records, now)
         return True
 
     def close(self) -> None:
@@ -90,8 +95,8 @@ class ReceivingEnd:
     def _take_actions(self, peer: Peer) -> None:
         while (action := peer.poll_file_action()) is not None:
             match action:
-                case Write(file, offset, data):
-                    self._parts[file].write(offset, data)
+                case Write(file, offset, pieces):
+                    self._parts[file].write(offset, pieces)
                 case Open(file, entry):
                     self._parts[file] = self._destination.open(entry)
                 case Complete(file, _):

@@ -21,11 +21,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError
 from p2p.core.text import escape
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.names import is_temporary, numbered, temporary_name
-from p2p.io.sources import FileError, PathLike, Source, SourceError, open_sources
+from p2p.io.sources import FileError, PathLike, Source, SourceError, behind, open_sources
 
 __all__ = ["Destination", "FileError", "Part", "Source", "SourceError", "StorageError", "open_sources"]
 
@@ -55,15 +56,18 @@ class Part:
         self.fd = fd
         self._describe = describe
 
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Raises StorageError."""
+    def write(self, offset: int, pieces: Sequence[Buffer]) -> None:
+        """One pwritev. Raises StorageError."""
+        missing = length = sum(map(len, pieces))
         try:
-            done = os.pwrite(self.fd, data, offset)
-            while done < len(data):  # a short write announces a full disk: the next one says so
-                done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
+            while missing:
+                count = os.pwritev(self.fd, pieces, offset + length - missing)
+                missing -= count
+                if missing:  # a short write announces a full disk: the next one says so
+                    pieces = behind(pieces, count)
         except OSError as error:
             raise self._describe(error, self.entry.name) from error
-        self.written += len(data)
+        self.written += length
 
 
 class Destination:

@@ -8,10 +8,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 
+from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, P2PError
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_FILES
-from p2p.core.transfer.messages import DATA_HEADER, Entry
+from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.names import numbered, portable_component
 
 PathLike = str | os.PathLike[str]
@@ -70,29 +71,27 @@ class Source:
         mtime_ns = max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
         self.entry = Entry(file, status.st_size, mtime_ns, stat.S_IMODE(status.st_mode) & 0o777, name)
 
-    def read_into(self, buffer: bytearray | memoryview, offset: int) -> None:
-        """Fills `buffer` with the bytes from `offset` on: one preadv. Opens at the first read, closes after the last.
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        """Fills the buffers with the bytes from `offset` on by one preadv. Opens at the first, closes after the last.
 
         Raises SourceError when the file is not what was offered.
         """
-        with self._explained(self.entry.name), memoryview(buffer) as view:
+        with self._explained(self.entry.name):
             if self._fd < 0:
                 self._fd, _ = self._open_regular(self.entry.name)
                 self._require_unchanged()
-            done = 0
-            while done < len(view):
-                count = os.preadv(self._fd, [view[done:]], offset + done)
+            missing = sum(map(len, buffers))
+            end = offset + missing
+            while missing:
+                count = os.preadv(self._fd, buffers, end - missing)
                 if count == 0:
                     raise self._changed("became shorter")
-                done += count
-            if offset + done >= self.entry.size:
+                missing -= count
+                if missing:
+                    buffers = behind(buffers, count)
+            if end >= self.entry.size:
                 self._require_unchanged()
                 self.close()
-
-    def read_record(self, record: bytearray | memoryview, offset: int) -> None:
-        """`read_into` for a DATA record: the bytes go behind the room for its header."""
-        with memoryview(record) as view:
-            self.read_into(view[DATA_HEADER:], offset)
 
     def check(self) -> None:
         """Call it when the file was sent. Raises SourceError if it was empty, hence never read, and is not any more."""
@@ -154,6 +153,16 @@ class Source:
             if isinstance(error, SourceError):
                 raise
             raise SourceError(f"{escape(self.path)} is no file name", "unusable file name") from error
+
+
+def behind(buffers: Sequence[Buffer], count: int) -> list[memoryview]:
+    """What is left of the buffers behind their first `count` bytes, after a read or write that was short."""
+    left: list[memoryview] = []
+    for buffer in buffers:
+        if count < len(buffer):
+            left.append(memoryview(buffer)[count:])
+        count = max(0, count - len(buffer))
+    return left
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int, int]:

@@ -16,7 +16,7 @@ from p2p.core.rendezvous.messages import NamePair, Nameplate
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.role import Role
 from p2p.core.transfer.events import Complete, Open, Write
-from p2p.core.transfer.messages import DATA_HEADER, Entry
+from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
 from p2p.core.transport.lan import Close, Connect
 
 SERVER_PORTS = (8080, 8081)
@@ -185,13 +185,15 @@ class SimPeer:
 
     def _drive_files(self, now: float) -> None:
         while (read := self.peer.poll_read(now)) is not None:
-            record = bytearray(DATA_HEADER) + self._contents[read.file][read.offset : read.offset + read.length]
-            self.peer.handle_read(read, record, now)
+            content = self._contents[read.file][read.offset : read.offset + read.length]
+            pieces = [content[start : start + PIECE] for start in range(0, read.length, PIECE)]
+            self.peer.handle_read(read, [bytearray(DATA_HEADER) + piece for piece in pieces], now)
         while (action := self.peer.poll_file_action()) is not None:
             match action:
                 case Open(file, entry):
                     self._partial[file] = (entry.name, bytearray(entry.size))
-                case Write(file, offset, data):
+                case Write(file, offset, pieces):
+                    data = b"".join(pieces)
                     self._partial[file][1][offset : offset + len(data)] = data
                 case Complete(file, _):
                     name, content = self._partial.pop(file)

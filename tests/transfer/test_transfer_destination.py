@@ -27,18 +27,18 @@ def entry(name: str = "a.txt", size: int = 3, mode: int = 0o644, mtime_ns: int =
 
 def store(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
     part = destination.open(offered)
-    part.write(0, content)
+    part.write(0, [content])
     return destination.finish([part])[0]
 
 
 def test_a_file_gets_its_name_only_at_the_end(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         part = destination.open(entry())
-        part.write(0, b"ab")
+        part.write(0, [b"ab"])
         [temporary] = tmp_path.iterdir()
         assert is_temporary(temporary.name)
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
-        part.write(2, memoryview(b"c"))
+        part.write(2, [memoryview(b"c")])
         assert destination.finish([part]) == ["a.txt"]
         assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"abc"
@@ -102,7 +102,7 @@ with Destination(sys.argv[1]) as destination:
     parts = []
     for number in range(100):
         parts.append(destination.open(Entry(0, 4, 0, 0o644, "a.txt")))
-        parts[-1].write(0, sys.argv[2].encode() + b"%03d" % number)
+        parts[-1].write(0, [sys.argv[2].encode() + b"%03d" % number])
     print("ready", flush=True)
     sys.stdin.readline()
     for part in parts:
@@ -138,7 +138,7 @@ def test_close_removes_what_is_unfinished(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     destination = Destination(tmp_path)
     for name in ("a", "b", "c"):
-        destination.open(entry(name)).write(0, b"abc")
+        destination.open(entry(name)).write(0, [b"abc"])
     store(destination, entry("kept"))
     destination.close()
     destination.close()
@@ -149,7 +149,7 @@ def test_close_removes_what_is_unfinished(tmp_path: Path) -> None:
 def test_an_exception_removes_what_is_unfinished(tmp_path: Path) -> None:
     def interrupted() -> None:
         with Destination(tmp_path) as destination:
-            destination.open(entry()).write(0, b"abc")
+            destination.open(entry()).write(0, [b"abc"])
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -170,7 +170,7 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(os, "fsync", slow_sync)
     destination = Destination(tmp_path)
     part = destination.open(entry())
-    part.write(0, b"abc")
+    part.write(0, [b"abc"])
     failures: list[StorageError] = []
 
     def finish() -> None:
@@ -192,7 +192,7 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_missing_directory_is_made_and_unmade_if_it_served_nothing(tmp_path: Path) -> None:
     inbox = tmp_path / "deep" / "inbox"
     with Destination(inbox) as destination:
-        destination.open(entry()).write(0, b"abc")
+        destination.open(entry()).write(0, [b"abc"])
     assert list(tmp_path.iterdir()) == []
     with Destination(inbox) as destination:
         store(destination, entry())
@@ -204,7 +204,7 @@ import os, signal, sys
 from p2p.core.transfer.messages import Entry
 from p2p.io.files import Destination
 destination = Destination(sys.argv[1])
-destination.open(Entry(0, 9, 0, 0o644, "a.txt")).write(0, b"half")
+destination.open(Entry(0, 9, 0, 0o644, "a.txt")).write(0, [b"half"])
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -242,7 +242,7 @@ def test_temporary_names_are_never_reused_or_followed(tmp_path: Path) -> None:
             with pytest.raises(StorageError):
                 destination.open(entry())
         part = destination.open(entry())
-        part.write(0, b"abc")
+        part.write(0, [b"abc"])
         destination.finish([part])
     assert victim.read_bytes() == b"precious"
 
@@ -250,7 +250,7 @@ def test_temporary_names_are_never_reused_or_followed(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_temporary_file_is_not_named(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         part = destination.open(entry())
-        part.write(0, b"abc")
+        part.write(0, [b"abc"])
         (tmp_path / part.temporary).unlink()
         (tmp_path / part.temporary).symlink_to("/etc/passwd")
         with pytest.raises(StorageError, match="took the place"):
@@ -325,7 +325,8 @@ def test_a_file_beyond_the_limit(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
             with pytest.raises(StorageError, match="larger than"):
-                part.write(61_440, bytes(61_440))  # the kernel writes 38,560 bytes of it and reports no error
+                # the kernel writes 38,560 bytes of it and reports no error
+                part.write(61_440, [bytes(30_000), bytes(31_440)])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
@@ -340,7 +341,7 @@ with Destination("inbox") as destination:
     part = destination.open(Entry(0, 10**7, 0, 0o644, "a.txt"))
     try:
         for piece in range(1000):
-            part.write(piece * 61440, bytes(61440))
+            part.write(piece * 61440, [bytes(61440)])
     except StorageError as error:
         print(error)
         print(error.public)
@@ -370,7 +371,7 @@ def test_a_full_device(tmp_path: Path) -> None:
         os.dup2(full, part.fd)
         os.close(full)
         with pytest.raises(StorageError, match="the disk is full"):
-            part.write(0, b"abc")
+            part.write(0, [b"abc"])
 
 
 def test_many_files_in_groups(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def transfer(
                 pieces += 1
                 record = bytearray(DATA_HEADER + read.length)
                 try:
-                    sources[read.file].read_record(record, read.offset)
-                    sender.handle_read(read, record)
+                    sources[read.file].read_into([memoryview(record)[DATA_HEADER:]], read.offset)
+                    sender.handle_read(read, [record])
                 except SourceError as error:
                     sender.handle_source_changed(read.file, error.public, error.code)
                     record = None
@@ -48,8 +48,8 @@ def transfer(
                         receiver.accept()
                     case Open(file, entry):
                         parts[file] = destination.open(entry)
-                    case Write(file, offset, data):
-                        parts[file].write(offset, data)
+                    case Write(file, offset, written):
+                        parts[file].write(offset, written)
                     case Complete(file):
                         try:
                             receiver.handle_stored(file, destination.finish([parts[file]])[0])

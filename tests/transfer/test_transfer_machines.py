@@ -49,30 +49,38 @@ def named(contents: Sequence[bytes]) -> list[Entry]:
 
 
 class SendingSide:
-    """Answers the machine's reads from memory, `ahead` of them at a time."""
+    """Answers the machine's reads, of `room` pieces at most, from memory, `ahead` of them at a time."""
 
-    def __init__(self, contents: Sequence[bytes], ahead: int = 1) -> None:
+    def __init__(self, contents: Sequence[bytes], ahead: int = 1, room: int = 1) -> None:
         self.machine = TransferSender(named(contents))
         self.machine.start()
         self.events: list[sender.SenderEvent] = []
         self._contents = contents
         self._ahead = ahead
+        self._room = room
         self._reads: deque[Read] = deque()
+        self._records: deque[bytearray] = deque()
 
     def next_record(self) -> bytes | None:
         while (event := self.machine.poll_event()) is not None:
             self.events.append(event)
+        if self._records:
+            return bytes(self._records.popleft())
         if (control := self.machine.poll_record()) is not None:
             assert not self._reads, "a control record overtakes a piece"
             return control
-        while len(self._reads) < self._ahead and (read := self.machine.poll_read()) is not None:
+        while len(self._reads) < self._ahead and (read := self.machine.poll_read(self._room)) is not None:
+            assert 0 < read.pieces <= self._room
             self._reads.append(read)
         if not self._reads:
             return None
         read = self._reads.popleft()
-        piece = self._contents[read.file][read.offset : read.offset + read.length]
-        record = bytearray(DATA_HEADER) + piece
-        return bytes(record) if self.machine.handle_read(read, record) else None
+        content = self._contents[read.file][read.offset : read.offset + read.length]
+        records = [bytearray(DATA_HEADER) + content[start : start + PIECE] for start in range(0, len(content), PIECE)]
+        assert len(records[-1]) == DATA_HEADER + read.last
+        if self.machine.handle_read(read, records):
+            self._records += records
+        return bytes(self._records.popleft()) if self._records else None
 
 
 class ReceivingSide:
@@ -106,9 +114,9 @@ class ReceivingSide:
                 case Open(file):
                     assert file not in self.files
                     self.files[file] = bytearray()
-                case Write(file, offset, data):
+                case Write(file, offset, pieces):
                     assert offset == len(self.files[file])
-                    self.files[file] += data
+                    self.files[file] += b"".join(pieces)
                 case Complete(file, received):
                     assert received == digest(self.files[file])
                     self._storing.append((self._clock + self._delay, file))
@@ -128,15 +136,22 @@ def run(sending: SendingSide, receiving: ReceivingSide) -> None:
         receiving.tick()
 
 
-SIZES = st.sampled_from([0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 17]) | st.integers(0, 500)
+EDGES = [0, 1, PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 3 * PIECE + 17, 18 * PIECE]
+SIZES = st.sampled_from(EDGES) | st.integers(0, 500)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(SIZES, min_size=1, max_size=12), st.integers(1, 3), st.integers(0, 30), st.integers(0, 2**32))
-def test_every_content_arrives(sizes: list[int], ahead: int, delay: int, seed: int) -> None:
+@given(
+    sizes=st.lists(SIZES, min_size=1, max_size=12),
+    ahead=st.integers(1, 3),
+    room=st.integers(1, 5),
+    delay=st.integers(0, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_every_content_arrives(sizes: list[int], ahead: int, room: int, delay: int, seed: int) -> None:
     randbytes = Random(seed).randbytes
     contents = [randbytes(size) for size in sizes]
-    sending, receiving = SendingSide(contents, ahead), ReceivingSide(delay)
+    sending, receiving = SendingSide(contents, ahead, room), ReceivingSide(delay)
     run(sending, receiving)
     assert [bytes(receiving.files[file]) for file in range(len(sizes))] == contents
     shown = digest(contents[0]) if len(contents) == 1 else total_digest(contents)
@@ -170,12 +185,12 @@ def test_no_piece_overtakes_a_control_record_that_was_not_taken_yet() -> None:
     machine.handle_record(encode(Accept()))
     read = machine.poll_read()
     assert read is not None
-    assert machine.handle_read(read, bytearray(DATA_HEADER) + b"abc")
+    assert machine.handle_read(read, [bytearray(DATA_HEADER) + b"abc"])
     assert machine.poll_read() is None
     assert machine.poll_record() == encode(FileEnd(0, digest(b"abc")))
     read = machine.poll_read()
     assert read == Read(1, 0, 3)
-    assert machine.handle_read(read, bytearray(DATA_HEADER) + b"def")
+    assert machine.handle_read(read, [bytearray(DATA_HEADER) + b"def"])
     assert machine.poll_record() == encode(FileEnd(1, digest(b"def")))
     assert machine.poll_read() is None
     assert machine.poll_record() == encode(Finish(total_digest([b"abc", b"def"])))
@@ -192,12 +207,12 @@ def test_the_piece_is_never_copied_by_the_machines() -> None:
     read = sending.poll_read()
     assert read == Read(0, 0, 3)
     record = bytearray(DATA_HEADER) + b"abc"
-    assert sending.handle_read(read, memoryview(record))
+    assert sending.handle_read(read, [memoryview(record)])
     receiving.handle_record(record)
     events = [receiving.poll_event() for _ in range(3)]
     assert isinstance(events[2], Write)
     record[DATA_HEADER] = ord("X")
-    assert bytes(events[2].data) == b"Xbc"
+    assert bytes(events[2].pieces[0]) == b"Xbc"
 
 
 def test_a_slow_disk_holds_the_sender_back() -> None:
@@ -432,7 +447,7 @@ def test_a_read_that_comes_back_after_the_end_is_not_sent() -> None:
     read = side.machine.poll_read()
     assert read is not None
     side.machine.handle_record(encode(Abort(ExitCode.STORAGE, "full")))
-    assert side.machine.handle_read(read, bytearray(DATA_HEADER + 3)) is False
+    assert side.machine.handle_read(read, [bytearray(DATA_HEADER + 3)]) is False
 
 
 def test_keepalives_are_welcome_at_any_time() -> None:
@@ -489,7 +504,7 @@ def test_calls_out_of_order_are_our_own_fault() -> None:
     with pytest.raises(CallerError):
         side.machine.start()
     with pytest.raises(CallerError):
-        side.machine.handle_read(Read(0, 0, 3), bytearray(16))
+        side.machine.handle_read(Read(0, 0, 3), [bytearray(16)])
 
 
 def test_tables_have_no_dead_states() -> None:

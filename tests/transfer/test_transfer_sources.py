@@ -13,19 +13,23 @@ from pathlib import Path
 import pytest
 
 from p2p.core.errors import ExitCode
-from p2p.core.transfer.messages import DATA_HEADER, PIECE
+from p2p.core.transfer.messages import PIECE
 from p2p.core.transfer.names import safe_name
 from p2p.io.files import Source, SourceError, open_sources
+from p2p.io.sources import behind
 
 
 def read_all(source: Source) -> bytes:
     content = bytearray()
     for offset in range(0, source.entry.size, PIECE):
-        record = bytearray(DATA_HEADER + min(PIECE, source.entry.size - offset))
-        source.read_record(record, offset)
-        assert record[:DATA_HEADER] == bytes(DATA_HEADER)
-        content += record[DATA_HEADER:]
+        content += read(source, offset, min(PIECE, source.entry.size - offset))
     return bytes(content)
+
+
+def read(source: Source, offset: int, length: int = PIECE) -> bytes:
+    buffer = bytearray(length)
+    source.read_into([memoryview(buffer)], offset)
+    return bytes(buffer)
 
 
 def test_entry_and_content(tmp_path: Path) -> None:
@@ -127,14 +131,13 @@ def test_a_change_is_seen(tmp_path: Path, change: Callable[[Path], None], words:
     path = tmp_path / "a"
     path.write_bytes(bytes(3 * PIECE))
     [source] = open_sources([path])
-    buffer = bytearray(PIECE)
     for piece in range(read_before):
-        source.read_into(buffer, piece * PIECE)
+        read(source, piece * PIECE)
     change(path)
 
     def read_the_rest() -> None:
         for piece in range(read_before, 3):
-            source.read_into(buffer, piece * PIECE)
+            read(source, piece * PIECE)
 
     with pytest.raises(SourceError, match=words) as caught:
         read_the_rest()
@@ -149,7 +152,7 @@ def test_a_change_before_its_turn_is_seen_at_the_first_piece(tmp_path: Path) -> 
     [source] = open_sources([path])
     rewrite(path)
     with pytest.raises(SourceError, match="was changed"):
-        source.read_into(bytearray(PIECE), 0)
+        read(source, 0)
 
 
 def test_a_file_that_vanished_or_was_replaced_before_its_turn(tmp_path: Path) -> None:
@@ -171,11 +174,24 @@ def test_a_file_that_is_unlinked_while_it_is_read_is_still_whole(tmp_path: Path)
     path = tmp_path / "a"
     path.write_bytes(b"x" * 2 * PIECE)
     [source] = open_sources([path])
-    buffer = bytearray(PIECE)
-    source.read_into(buffer, 0)
+    read(source, 0)
     path.unlink()
-    source.read_into(buffer, PIECE)
-    assert buffer == b"x" * PIECE
+    assert read(source, PIECE) == b"x" * PIECE
+
+
+def test_one_read_fills_many_buffers(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    content = os.urandom(2 * PIECE + 5)
+    path.write_bytes(content)
+    [source] = open_sources([path])
+    buffers = [bytearray(PIECE), bytearray(PIECE), bytearray(5)]
+    source.read_into([memoryview(buffer) for buffer in buffers], 0)
+    assert b"".join(buffers) == content
+
+
+@pytest.mark.parametrize("count", range(9))
+def test_what_is_left_behind_a_short_read_or_write(count: int) -> None:
+    assert b"".join(behind([b"abc", b"de", b"", b"fgh"], count)) == b"abcdefgh"[count:]
 
 
 def test_an_empty_file_that_grew(tmp_path: Path) -> None:
@@ -210,7 +226,7 @@ def test_nothing_is_read_through_a_pipe_that_replaces_the_file(tmp_path: Path) -
     script = (
         "import os, sys; from p2p.io.files import open_sources\n"
         "[source] = open_sources(sys.argv[1:]); os.unlink(sys.argv[1]); os.mkfifo(sys.argv[1])\n"
-        "source.read_into(bytearray(3), 0)"
+        "source.read_into([memoryview(bytearray(3))], 0)"
     )
     result = subprocess.run(
         [sys.executable, "-c", script, path], capture_output=True, text=True, timeout=30, check=False

@@ -121,7 +121,7 @@ class Flow:
         sender.handle_timeout(now)
         output = []
         while True:
-            while self._may_send(now) and sender.can_send():
+            while self._may_send(now) and sender.room():
                 sender.send(RECORD, now)
                 if self.to_send is not None:
                     self.to_send -= 1

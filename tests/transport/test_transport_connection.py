@@ -206,10 +206,10 @@ def test_a_lost_window_update_does_not_hang() -> None:
     assert world.bob.received == to_bob
 
 
-def test_can_send_and_the_reserve() -> None:
+def test_room_and_the_reserve() -> None:
     connection = Connection(keys("alice", "bob"), BOB, START)
     sent = 0
-    while connection.can_send():
+    while connection.room():
         connection.send(b"x", START)
         sent += 1
     assert 1 <= sent <= 16
@@ -220,7 +220,7 @@ def test_can_send_and_the_reserve() -> None:
     with pytest.raises(CallerError):
         Connection(keys("alice", "bob"), BOB, START).send(bytes(MAX_RECORD + 1), START)
     connection.close(0, "", START)
-    assert not connection.can_send()
+    assert connection.room() == 0
     with pytest.raises(CallerError):
         connection.send(b"", START)
 

@@ -149,7 +149,7 @@ def test_delivered_beyond_what_was_sent_is_ignored() -> None:
 def test_what_is_kept_for_a_generous_peer_is_capped() -> None:
     outgoing = OutgoingRecords(KEY)
     outgoing.on_limit(2**32 - 1)
-    while outgoing.has_room(10**9):
+    while outgoing.room(10**9):
         outgoing.seal(b"")
     assert outgoing.next == MAX_KEPT
 

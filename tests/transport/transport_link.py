@@ -117,7 +117,7 @@ class Machine:
             self.next_read = now + self.read_interval
         output = []
         while True:
-            while self.to_send and connection.can_send():
+            while self.to_send and connection.room():
                 connection.send(self.to_send.pop(), now)
             transmit = connection.poll_transmit(now)
             if transmit is None:

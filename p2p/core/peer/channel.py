@@ -50,7 +50,10 @@ ChannelEnd = Ended | Vanished | Lost | Damaged
 class Channel(Protocol):
     """What the transfer needs of a path."""
 
-    def can_send(self) -> bool: ...
+    def room(self) -> int:
+        """Records that it takes now."""
+        ...
+
     def send(self, plaintext: Buffer, now: float) -> None: ...
     def poll_record(self) -> Buffer | None: ...
     def poll_end(self) -> ChannelEnd | None: ...
@@ -72,7 +75,7 @@ class UdpLink:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.can_send = connection.can_send
+        self.room = connection.room
         self.send = connection.send
         self.poll_record = connection.poll_record
         self.handle_timeout = connection.handle_timeout
@@ -125,7 +128,7 @@ class TcpLink:
         self._end: ChannelEnd | None = None
         self._closed = False
         self.wants_close = False
-        self.can_send = channel.can_send
+        self.room = channel.room
         self.poll_record = channel.poll_record
 
     @property
@@ -174,7 +177,7 @@ class TcpLink:
             self._close(Lost(IDLE_TIMEOUT))
         elif now >= self._last_sent + KEEPALIVE_INTERVAL:
             self._last_sent = now
-            if self._channel.can_send():  # else: data is queued, which says as much
+            if self._channel.room():  # else: data is queued, which says as much
                 self._channel.send(encode(Keepalive()))
 
     def poll_timeout(self) -> float | None:

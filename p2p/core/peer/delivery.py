@@ -76,11 +76,12 @@ class Delivery:
                 self._linger = now + LINGER_AGAIN
         self.advance(now)
 
-    def handle_read(self, read: Read, record: bytearray | memoryview, now: float) -> None:
-        """The bytes that `poll_read` asked for stand in `record`."""
+    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview], now: float) -> None:
+        """The bytes that `poll_read` asked for stand in `records`."""
         assert isinstance(self._machine, TransferSender)
-        if self._machine.handle_read(read, record):
-            self._channel.send(record, now)
+        if self._machine.handle_read(read, records):
+            for record in records:
+                self._channel.send(record, now)
             self._send_control(now)  # the end of a file follows its last piece at once
 
     def handle_stored(self, file: int, final_name: str, now: float) -> None:
@@ -95,7 +96,7 @@ class Delivery:
                 self._machine.handle_record(record)
             except RemoteError as error:
                 self._break_off(error, now)
-            self._take_events(now)
+        self._take_events(now)
         self._send_control(now)
         self._take_events(now)
         self._take_end(now)
@@ -105,9 +106,9 @@ class Delivery:
     def poll_read(self, now: float) -> Read | None:
         """Sender: the next bytes to read, if the path takes them, and no control record has to go before them."""
         self._send_control(now)
-        if self._ended or not isinstance(self._machine, TransferSender) or not self._channel.can_send():
+        if self._ended or not isinstance(self._machine, TransferSender):
             return None
-        return self._machine.poll_read()
+        return self._machine.poll_read(self._channel.room())
 
     def poll_file_action(self) -> FileAction | None:
         if self._ended:
@@ -133,7 +134,7 @@ class Delivery:
         return not self._ended and (isinstance(self._machine, TransferSender) or self._machine.ready)
 
     def _send_control(self, now: float) -> None:
-        while not self._closed and self._channel.can_send() and (record := self._machine.poll_record()) is not None:
+        while not self._closed and self._channel.room() and (record := self._machine.poll_record()) is not None:
             self._channel.send(record, now)
 
     def _close(self, code: ExitCode, reason: str, now: float) -> None:

@@ -198,8 +198,8 @@ class Peer:
             self._delivery.handle_timeout(now)
         self._advance(now)
 
-    def handle_read(self, read: Read, record: bytearray | memoryview, now: float) -> None:
-        self._delivering.handle_read(read, record, now)
+    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview], now: float) -> None:
+        self._delivering.handle_read(read, records, now)
 
     def handle_stored(self, file: int, final_name: str, now: float) -> None:
         self._delivering.handle_stored(file, final_name, now)

@@ -57,11 +57,11 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Receiver: `data` is a view of the record that was handed in."""
+    """Receiver: `pieces`, from `offset` on, are views of the records that were handed in, MAX_PIECES at most."""
 
     file: int
     offset: int
-    data: Buffer
+    pieces: list[Buffer]
 
 
 @dataclass(frozen=True, slots=True)

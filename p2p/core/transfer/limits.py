@@ -4,4 +4,5 @@ from __future__ import annotations
 
 MAX_FILES = 65_536  # an entry takes about 400 bytes of memory, so 26 MB at most on either side
 MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
+MAX_PIECES = 16  # pieces of one read or write: 960 KiB, which stay in a processor's cache until they are sealed
 MAX_UNSTORED = 128  # verified files that wait for the disk: each holds a descriptor, and 1024 is a usual limit

@@ -14,7 +14,7 @@ from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.text import escape
 from p2p.core.transfer import messages
 from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Progress, ReceiverEvent, Write
-from p2p.core.transfer.limits import MAX_FILES, MAX_TOTAL, MAX_UNSTORED
+from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL, MAX_UNSTORED
 from p2p.core.transfer.messages import (
     PIECE,
     Abort,
@@ -67,7 +67,7 @@ TRANSITIONS: dict[tuple[State, type[messages.Message]], State] = {
 class TransferReceiver:
     """Takes an offer, asks for the decision, hands out verified files in order, confirms the end.
 
-    Handle every event after each record: a `Write` refers to the record's own buffer. While `ready` is False
+    A `Write` refers to the buffers of records; those of several records in a row become one. While `ready` is False
     too many files wait for the disk: take no further record until `handle_stored` has made it True.
     """
 
@@ -223,7 +223,11 @@ class TransferReceiver:
         if self._offset == 0:
             self._events.append(Open(data.file, entry))
         self._hash.update(data.piece)
-        self._events.append(Write(data.file, data.offset, data.piece))
+        last = self._events[-1] if self._events else None
+        if isinstance(last, Write) and len(last.pieces) < MAX_PIECES:  # of this file: between two stands a Complete
+            last.pieces.append(data.piece)
+        else:
+            self._events.append(Write(data.file, data.offset, [data.piece]))
         self._offset += len(data.piece)
         self._done += len(data.piece)
 

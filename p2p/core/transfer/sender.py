@@ -14,7 +14,7 @@ from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages
 from p2p.core.transfer.events import Aborted, Accepted, FileSent, Finished, Progress, Refused, SenderEvent
-from p2p.core.transfer.limits import MAX_FILES, MAX_TOTAL
+from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL
 from p2p.core.transfer.messages import (
     DATA_HEADER,
     MAX_MESSAGE,
@@ -67,19 +67,31 @@ TRANSITIONS: dict[tuple[State, type[messages.Message]], State] = {
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Wanted: bytes [offset, offset + length) of a file, placed `DATA_HEADER` bytes into a record."""
+    """Wanted: bytes [offset, offset + length) of a file, as pieces of PIECE bytes, the last one of what is left.
+
+    Each is placed `DATA_HEADER` bytes into a record of its own.
+    """
 
     file: int
     offset: int
     length: int
+
+    @property
+    def pieces(self) -> int:
+        return -(-self.length // PIECE)
+
+    @property
+    def last(self) -> int:
+        """Bytes of the last piece."""
+        return self.length - (self.pieces - 1) * PIECE
 
 
 class TransferSender:
     """Offers files, waits for the yes, hands them out in order, waits for the verified end.
 
     Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_read`;
-    read the bytes straight behind the header of a buffer of `DATA_HEADER + read.length` bytes, give it to
-    `handle_read` and send that buffer as the next record. Look at `poll_event` before `poll_record`.
+    read each piece straight behind the room for its header, give the records to `handle_read` and send them next.
+    Look at `poll_event` before `poll_record`.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -125,20 +137,23 @@ class TransferSender:
             self._end(Abort(ExitCode.INTERNAL, f"protocol error: {error}"))
             raise
 
-    def handle_read(self, read: Read, record: bytearray | memoryview) -> bool:
-        """`record` holds the bytes of the oldest read that is outstanding, behind room for the header.
+    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview]) -> bool:
+        """`records` hold the pieces of the oldest read that is outstanding, each behind room for its header.
 
-        Returns whether to send it: False after the transfer ended in between. Copies nothing.
+        Returns whether to send them: False after the transfer ended in between. Copies nothing.
         """
         if self.ended:
             return False
         if not self._reads or self._reads[0] != read:
             raise CallerError(f"{read} is not the oldest read that is outstanding")
-        if len(record) != DATA_HEADER + read.length:
-            raise CallerError(f"record of {len(record)} bytes for {read}")
+        if len(records) != read.pieces or sum(map(len, records)) != read.pieces * DATA_HEADER + read.length:
+            raise CallerError(f"{len(records)} records of {sum(map(len, records))} bytes for {read}")
         self._reads.popleft()
-        messages.write_data_header(record, read.file, read.offset)
-        self._hash.update(memoryview(record)[DATA_HEADER:])
+        update, offset = self._hash.update, read.offset
+        for record in records:
+            messages.write_data_header(record, read.file, offset)
+            update(memoryview(record)[DATA_HEADER:])
+            offset += PIECE
         self._handled += read.length
         self._done += read.length
         self._queue_file_end()
@@ -169,11 +184,13 @@ class TransferSender:
             return self._next_entries()
         return None
 
-    def poll_read(self) -> Read | None:
-        """The next piece to read. Several may be outstanding; they all belong to one file."""
-        if self._state is not State.SENDING or self._control or self._polled == self._entries[self._file].size:
+    def poll_read(self, room: int = 1) -> Read | None:
+        """The next pieces to read, at most `room`. Several reads may be outstanding; they all belong to one file."""
+        if self._state is not State.SENDING or self._control or room < 1:
             return None
-        length = min(PIECE, self._entries[self._file].size - self._polled)
+        length = min(min(room, MAX_PIECES) * PIECE, self._entries[self._file].size - self._polled)
+        if not length:
+            return None
         read = Read(self._file, self._polled, length)
         self._polled += length
         self._reads.append(read)

@@ -119,19 +119,19 @@ class Connection:
 
     # Command
 
-    def can_send(self) -> bool:
-        """Whether a record may be queued: the peer has room for it and a few milliseconds' worth is not waiting yet."""
-        return self._closing.state is State.OPEN and self._outgoing.has_room(self._sender.queue)
+    def room(self) -> int:
+        """Records that may be queued: the peer has room for them and a few milliseconds' worth is not waiting yet."""
+        return self._outgoing.room(self._sender.queue) if self._closing.state is State.OPEN else 0
 
     def send(self, plaintext: Buffer, now: float) -> None:  # noqa: ARG002
-        """Seals a record and queues it. A few records beyond can_send() are taken, for words such as ABORT.
+        """Seals a record and queues it. A few records beyond room() are taken, for words such as ABORT.
 
         Raises CallerError for a record above MAX_RECORD bytes, on a full queue, or after the connection was closed.
         """
         if self._closing.state is not State.OPEN:
             raise CallerError("the connection is closed")
         if not self._outgoing.has_reserve(self._sender.queue):
-            raise CallerError("the send queue is full: ask can_send() first")
+            raise CallerError("the send queue is full: ask for room() first")
         self._outgoing.seal(plaintext)
 
     def close(self, exit_code: int, reason: str, now: float) -> None:

@@ -79,9 +79,9 @@ class OutgoingRecords:
         """Only the peer's flow control keeps a record here."""
         return not self._to_repair and self._fresh < self.next and self._fresh >= self.limit
 
-    def has_room(self, queue: int) -> bool:
-        """Whether a record may be queued when `queue` unsent ones are allowed."""
-        return self.unsent < queue and self.next < min(self.limit, self.delivered + MAX_KEPT)
+    def room(self, queue: int) -> int:
+        """Records that may be queued when `queue` unsent ones are allowed."""
+        return max(0, min(queue - self.unsent, self.limit - self.next, self.delivered + MAX_KEPT - self.next))
 
     def has_reserve(self, queue: int) -> bool:
         return self.unsent < queue + RESERVE and self.next < self.delivered + MAX_KEPT + RESERVE

@@ -114,11 +114,12 @@ class TcpChannel:
                 self._input.clear()
         self._input += view[self._open_records(view) :]
 
-    def can_send(self) -> bool:
-        return self.state is State.OPEN and self._queued_records < MAX_QUEUED_RECORDS
+    def room(self) -> int:
+        """Records that it takes now."""
+        return max(0, MAX_QUEUED_RECORDS - self._queued_records) if self.state is State.OPEN else 0
 
     def send(self, plaintext: Buffer, *, urgent: bool = False) -> None:
-        """Seals and queues one record. Raises CallerError when `can_send()` is false or the record is too long."""
+        """Seals and queues one record. Raises CallerError when there is no `room()` or the record is too long."""
         room = MAX_QUEUED_RECORDS + (RESERVED_RECORDS if urgent else 0)
         if self._seal is None or self._queued_records >= room or len(plaintext) > MAX_RECORD:
             raise CallerError("record does not fit the channel")
