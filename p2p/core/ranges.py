@@ -51,6 +51,13 @@ class RangeSet:
         ends[low:high] = [end]
         return True
 
+    def extend(self, start: int, end: int) -> bool:
+        """Adds [start, end) if the highest range ends at `start`; returns whether it does."""
+        if self._ends and self._ends[-1] == start:
+            self._ends[-1] = end
+            return True
+        return False
+
     def remove_below(self, limit: int) -> None:
         """Removes every value below `limit`."""
         index = bisect_right(self._ends, limit)

@@ -179,22 +179,22 @@ def test_hystart_resumes_when_the_rise_was_jitter() -> None:
 
 def test_pacer_begins_with_ten_datagrams_and_then_keeps_the_rate() -> None:
     pacer = Pacer(0.0)
-    rate = 1_200_000.0  # a datagram a millisecond
-    assert pacer.budget(0.0, rate, SIZE) == 12_000
+    pacer.set_rate(1_200_000.0, SIZE)  # a datagram a millisecond
+    assert pacer.budget(0.0) == 12_000
     pacer.on_sent(12_000)
-    assert pacer.budget(0.0, rate, SIZE) == 0
-    assert pacer.deadline(rate, SIZE) == pytest.approx(0.001)
-    assert pacer.budget(0.001, rate, SIZE) == SIZE
+    assert pacer.budget(0.0) == 0
+    assert pacer.deadline() == pytest.approx(0.001)
+    assert pacer.budget(0.001) == SIZE
 
 
 def test_pacer_sends_a_millisecond_at_a_time_at_high_rates() -> None:
     pacer = Pacer(0.0)
-    rate = 50e6  # 50 kB a millisecond
-    pacer.on_sent(pacer.budget(0.0, rate, SIZE))
+    pacer.set_rate(50e6, SIZE)  # 50 kB a millisecond
+    pacer.on_sent(pacer.budget(0.0))
     total, now = 0, 0.0
     for _ in range(1000):
         now += 0.001
-        while budget := pacer.budget(now, rate, SIZE):
+        while budget := pacer.budget(now):
             assert budget <= 50_000 + 1
             pacer.on_sent(budget)
             total += budget
@@ -203,9 +203,9 @@ def test_pacer_sends_a_millisecond_at_a_time_at_high_rates() -> None:
 
 def test_pacer_catches_up_a_few_milliseconds_and_no_more() -> None:
     pacer = Pacer(0.0)
-    rate = 50e6
+    pacer.set_rate(50e6, SIZE)
     total = 0
-    while budget := pacer.budget(1.0, rate, SIZE):
+    while budget := pacer.budget(1.0):
         pacer.on_sent(budget)
         total += budget
     assert total == pytest.approx(4 * 50_000, abs=2 * SIZE)

@@ -51,7 +51,7 @@ def test_burst_round_trip(number: int, count: int, payload: int, offset: int, da
     burst = encode(number, offset, count, payload, last)
     piece = packets.decode_burst(memoryview(burst), payload + packets.DATA_HEADER)
     assert piece is not None
-    assert (piece.packet_number, piece.count, piece.record, piece.offset) == (number, count, 77, offset)
+    assert (piece.packet_number, piece.packets, piece.record, piece.offset) == (number, count, 77, offset)
     assert piece.data == CIPHERTEXT[offset : offset + (count - 1) * payload + last]
     assert piece.record_length == len(CIPHERTEXT)
 

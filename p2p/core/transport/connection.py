@@ -78,6 +78,7 @@ class Connection:
         self._ping_due = False
         self._ignores_data = False  # the peer seals every segment: what comes in the clear is forged, or late
         self._advertised = 0  # the flow control limit that the peer was last told
+        self._taken = 0  # records that had been handed on then
         self._ack_ping_at = now
         self._data_since_ping = False
         self._dropped = 0
@@ -149,7 +150,7 @@ class Connection:
         if self._closing.state is not State.OPEN:
             frame = self._closing.poll_frame(now)
             return sender.send_frames([frame], now, eliciting=False) if frame is not None else None
-        if self._received.is_due(now) or self._is_window_update_due():
+        if self._received.is_due(now) or (self._incoming.taken != self._taken and self._is_window_update_due()):
             return self._send_ack(now)
         if sender.probes:
             ack = self._ack(now, BUNDLED_ACK_RANGES) if len(self._received.ranges) else None
@@ -242,15 +243,15 @@ class Connection:
             self._closing.on_datagram(now)
             return
         if self._ignores_data:
-            self._dropped += piece.count
+            self._dropped += piece.packets
             return
         failed, verified = self._incoming.records_failed, self._incoming.records_verified
         if not self._incoming.on_clear(piece.record, piece.offset, piece.record_length, piece.data):
-            self._dropped += piece.count
+            self._dropped += piece.packets
             self._received.demand()  # the peer has to learn the limit
             return
         self._data_since_ping = True
-        self._received.on_packets(piece.packet_number, piece.count, now, self._rtt.smoothed, genuine=False)
+        self._received.on_packets(piece.packet_number, piece.packets, now, self._rtt.smoothed, genuine=False)
         if self._incoming.records_verified != verified:
             self._heard_at = now
         if self._incoming.records_failed != failed:
@@ -314,7 +315,7 @@ class Connection:
             return self._sender.send_frames([Ping()], now)
         frames: list[Frame] = [self._ack(now)]
         self._received.on_ack_sent()
-        self._advertised = self._incoming.limit
+        self._advertised, self._taken = self._incoming.limit, self._incoming.taken
         if self._data_since_ping and now >= self._ack_ping_at:
             self._data_since_ping = False
             is_gapless = len(self._received.ranges) == 1

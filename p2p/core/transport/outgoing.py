@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -34,8 +35,7 @@ class _Record:
         return self.acked.covers(0, len(self.ciphertext))
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """A piece of ciphertext that is to be sent: up to `length` bytes from `offset` on."""
 
     record: int

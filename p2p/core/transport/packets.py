@@ -9,9 +9,9 @@ One joined buffer costs sendmsg 9 µs where a scatter list of 88 buffers costs 2
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import DecodeError
@@ -36,12 +36,11 @@ _NUMBER_STEP = 1 << 64  # one packet number further, in a header read as an inte
 _OFFSET_STEP = 1 << 16  # one byte of offset further
 
 
-@dataclass(frozen=True, slots=True)
-class DataPiece:
-    """What `count` DATA packets with consecutive numbers carry: bytes of one record from `offset` on."""
+class DataPiece(NamedTuple):
+    """What so many DATA packets with consecutive numbers carry: bytes of one record from `offset` on."""
 
     packet_number: int
-    count: int
+    packets: int
     record: int
     offset: int
     record_length: int

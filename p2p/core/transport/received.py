@@ -59,6 +59,13 @@ class ReceivedPackets:
         self._segments += count
         if self._deadline is None:
             self._deadline = now + min(smoothed_rtt / ACK_RTT_FRACTION, MAX_ACK_DELAY)
+        if not genuine and first == largest + 1 and self.ranges.extend(first, end):  # what nearly always happens
+            self.largest = end - 1
+            self._largest_at = now
+            self._merge_unasked(end)
+            if self._seen <= EAGER_PACKETS:
+                self._due = True
+            return
         if end > self._floor:
             self.ranges.add(max(first, self._floor), end)
             if genuine and self._genuine is not None:

@@ -56,7 +56,6 @@ class Sender:
         self.bytes_sent = 0
         self.sent_at = now
         self.pacing_deadline: float | None = None
-        self.pacing_rate = 0.0  # bytes a second
         self.queue = MIN_SEND_QUEUE  # unsent records that may wait
         self.probes = 0
         self._pacer = Pacer(now)
@@ -65,6 +64,11 @@ class Sender:
         self._stuck_deadline: float | None = None
         self._blocked_probes = 0
         self._refresh()
+
+    @property
+    def pacing_rate(self) -> float:
+        """Bytes a second."""
+        return self._pacer.rate
 
     def handle_timeout(self, now: float) -> bool:
         """Returns whether a PING must ask the peer for room."""
@@ -141,19 +145,21 @@ class Sender:
             return None
         size = self.mtu.size
         overhead = SEGMENT_OVERHEAD if chunk.generation else packets.DATA_HEADER
-        count = min(-(-chunk.length // (size - overhead)), packets.MAX_SEGMENTS, packets.MAX_BURST // size)
-        window = self.controller.window
-        in_flight = self.recovery.bytes_in_flight
-        room = window - in_flight
-        if in_flight and room < max(size, min(count * size, window // WORTHWHILE)):
+        count = -(-chunk.length // (size - overhead))
+        if count * size > packets.MAX_BURST or count > packets.MAX_SEGMENTS:
+            count = min(packets.MAX_SEGMENTS, packets.MAX_BURST // size)
+        in_flight = self.recovery.sent.bytes
+        room = self._window - in_flight
+        if in_flight and room < count * size and room < max(size, min(count * size, self._window // WORTHWHILE)):
             self._busy_at = now
             return None
-        budget = self._pacer.budget(now, self.pacing_rate, size)
+        budget = self._pacer.budget(now)
         if not budget:
             self._busy_at = now
-            self.pacing_deadline = self._pacer.deadline(self.pacing_rate, size)
+            self.pacing_deadline = self._pacer.deadline()
             return None
-        return self._send_chunk(chunk, min(count, max(1, min(budget, room) // size)), overhead, now)
+        allowed = (budget if budget < room else room) // size
+        return self._send_chunk(chunk, count if count <= allowed else max(1, allowed), overhead, now)
 
     def send_probe(self, ack: Ack | None, ack_floor: int, now: float) -> Transmit:
         """A PTO probe: sealed, so that it counts as a sign of life, and of the size that every path carries."""
@@ -210,9 +216,10 @@ class Sender:
     def _send_chunk(self, chunk: Chunk, count: int, overhead: int, now: float) -> Transmit:
         size = self.mtu.size
         payload = size - overhead
-        length = min(chunk.length, count * payload)
+        length = chunk.length if chunk.length < count * payload else count * payload
         last = length - (count - 1) * payload
-        number = self._take_numbers(count)
+        number = self.next_number
+        self.next_number += count
         if chunk.generation:
             data = self._seal_segments(chunk, number, count, payload, last)
         else:
@@ -248,14 +255,10 @@ class Sender:
         return Segment(chunk.record, offset, len(chunk.ciphertext), piece, self.outgoing.is_sealing_segments)
 
     def _seal(self, plaintext: bytes) -> tuple[bytes, int]:
-        number = self._take_numbers(1)
+        number = self.next_number
+        self.next_number += 1
         header = packets.sealed_header(self._sealed_prefix, number)
         return header + self._aead.encrypt(packets.nonce(number), plaintext, header), number
-
-    def _take_numbers(self, count: int) -> int:
-        number = self.next_number
-        self.next_number += count
-        return number
 
     def _register(self, run: Run, now: float) -> None:
         self.recovery.on_sent(run)
@@ -334,8 +337,10 @@ class Sender:
 
     def _refresh(self) -> None:
         """What the hot path needs of the controller, computed once an ACK."""
-        self.pacing_rate = self.controller.pacing_rate(self.rtt.smoothed)
-        self.queue = int(min(max(self.pacing_rate * SEND_QUEUE / MAX_RECORD, MIN_SEND_QUEUE), MAX_SEND_QUEUE))
+        self._window = self.controller.window
+        rate = self.controller.pacing_rate(self.rtt.smoothed)
+        self._pacer.set_rate(rate, self.mtu.size)
+        self.queue = int(min(max(rate * SEND_QUEUE / MAX_RECORD, MIN_SEND_QUEUE), MAX_SEND_QUEUE))
 
     def _blocked_deadline(self) -> float | None:
         """When to ask for room again: a zero-window probe, in case the ACK that announced room was lost."""

@@ -74,7 +74,7 @@ class SentLog:
         return self._runs[0] if self._runs else None
 
     def add(self, run: Run) -> None:
-        self.bytes += run.bytes
+        self.bytes += run.size * (run.count - 1) + run.last_size
         if self._starts and run.first < self._starts[-1]:
             index = bisect_right(self._starts, run.first)
             self._starts.insert(index, run.first)
