@@ -17,6 +17,11 @@ from pathlib import Path
 
 from bench import chart, direct, goals, machine, report, rows
 from bench.copying import Rival
+from bench.rivals.hyperdht import HyperDht
+from bench.rivals.iroh import Iroh
+from bench.rivals.quic import Quic
+from bench.rivals.srt import Srt
+from bench.rivals.wormhole import Wormhole
 from bench.world import World
 from netlab.requirements import missing_requirements
 
@@ -69,7 +74,8 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
 
 
 def _rivals() -> list[Rival]:
-    return []
+    """Those that are given public addresses."""
+    return [Iroh(), Wormhole(), Srt(), HyperDht(), Quic()]
 
 
 def _options() -> argparse.Namespace:
