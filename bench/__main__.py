@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import chart, direct, goals, machine, report, rows
+from bench import chart, company, direct, goals, links, machine, many, report, resources, rows, wan
 from bench.copying import Rival
 from bench.rivals.hyperdht import HyperDht
 from bench.rivals.iroh import Iroh
@@ -70,7 +70,22 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
         made += direct.lan_rows(world, options.size)
     if "punched" in options.parts:
         made += direct.punched_rows(world, options.size, _rivals())
+    if "wan" in options.parts:
+        made += _wan_rows(world, options)
+    if "files" in options.parts:
+        made += many.rows(world, options.files)
+    if "resources" in options.parts:
+        made += resources.rows(world, options.waiting, options.sparse)
     return made
+
+
+def _wan_rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
+    far = wan.Far(world, options.seconds)
+    if options.short:
+        compared = [row for row in wan.rival_rows(far, []) if row.name != "iperf3 TCP, BBR"]
+        return [*compared, *wan.bound_rows(far, (links.DEEP,)), company.share_row(far)]
+    chosen = links.grid() if options.all else links.SELECTED
+    return [*wan.rival_rows(far, _rivals()), *wan.bound_rows(far, chosen), *company.rows(far)]
 
 
 def _rivals() -> list[Rival]:
@@ -86,6 +101,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="the form for CI, 6 minutes at most")
     parser.add_argument("--runs", type=int, help="of every row, interleaved (default: 3, with --short 2)")
     parser.add_argument("--size", type=int, help="bytes of the file on the fast networks (default: 1 GiB)")
+    parser.add_argument("--files", type=int, help="number of small files (default: 10,000, with --short 1,000)")
+    parser.add_argument("--waiting", type=float, help="seconds that an idle peer is watched (default: 60, --short 15)")
+    parser.add_argument("--sparse", type=float, help="GiB of the file for peak memory (default: 8, with --short 1)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="for which a file fills a far link (default: 5)")
+    parser.add_argument("--all", action="store_true", help="the whole grid of far links, not a selection")
     parser.add_argument("--only", default="", metavar="REGEX", help="only rows whose `group: name` it matches")
     parser.add_argument("--list", action="store_true", help="name the rows, run nothing")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every single figure there")
@@ -96,6 +116,9 @@ def _options() -> argparse.Namespace:
     options.parts = options.parts or list(PARTS)
     options.runs = options.runs or (2 if options.short else 3)
     options.size = options.size or (256 * MIB if options.short else 1024 * MIB)
+    options.files = options.files or (1000 if options.short else 10_000)
+    options.waiting = options.waiting or (15.0 if options.short else 60.0)
+    options.sparse = options.sparse or (1.0 if options.short else 8.0)
     return options
 
 

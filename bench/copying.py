@@ -65,14 +65,16 @@ class Rival(Protocol):
 
 
 Start = Callable[[Job, Path], AbstractContextManager[Pair]]  # enters with both programs started; kills on the way out
+Arrival = Callable[[float, float], object]  # told when the first byte was there and the last, in monotonic seconds
 
 
-def copy(job: Job, start: Start) -> Sample:
+def copy(job: Job, start: Start, arrival: Arrival = lambda began, ended: None) -> Sample:  # noqa: ARG005
     """Moves the file with the programs that `start` starts. Raises MeasuringError."""
     touch_memory(job.source.parent, job.size)
     with tempfile.TemporaryDirectory(dir=job.source.parent, prefix="out-") as name, start(job, Path(name)) as pair:
         out = Path(name)
         first, last, arrived = await_file(out, out / job.source.name, job, pair)
+        arrival(first, last)
         seconds = last - first
         if arrived < job.size:
             usage = pair.sender.usage(), pair.receiver.usage()

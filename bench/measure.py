@@ -28,7 +28,7 @@ class MeasuringError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds (user and system, of its children too) and peak resident memory."""
+    """CPU seconds (user and system, of its children too) and peak resident memory, 0 where nobody looked."""
 
     cpu_seconds: float
     peak_bytes: int

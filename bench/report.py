@@ -9,14 +9,13 @@ from bench.measure import Usage
 from bench.rows import Group, Outcome, Outcomes, ratio, reference_of
 
 GIB = 2**30
-NAME = 34  # characters
+NAME = 38  # characters
 HEADINGS = {  # of Sample.extra: heading, factor, digits
-    "seconds": ("s", 1.0, 2),
+    "own_seconds": ("s", 1.0, 2),
     "bound": ("bound s", 1.0, 2),
     "of_bound": ("of bound", 1.0, 2),
     "retransmitted": ("resent %", 100.0, 2),
     "loaded": ("RTT x idle", 1.0, 2),
-    "share": ("share %", 100.0, 0),
     "files": ("files/s", 1.0, 0),
 }
 
@@ -84,5 +83,5 @@ def _cpu(uses: list[Usage | None], sizes: list[int]) -> str:
 
 
 def _peak(uses: list[Usage | None]) -> str:
-    found = [use.peak_bytes for use in uses if use]
+    found = [use.peak_bytes for use in uses if use and use.peak_bytes]
     return f"{max(found) / 1e6:.0f}" if found else ""

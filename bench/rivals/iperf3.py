@@ -6,6 +6,7 @@ A NAT in front of bob is told to let it in (DNAT), so it crosses the same router
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.copying import GUARD, Job, killed_after
@@ -38,10 +39,12 @@ class Iperf3:
         return Sample(float(end["bits_per_second"]), int(end["bytes"]), sent, received, extra)
 
 
-def started(lab: Lab, amount: list[str], congestion: str | None) -> tuple[Watched, Watched]:
-    """A server on bob and a client on alice that sends to it."""
+def started(
+    lab: Lab, amount: list[str], congestion: str | None, reporting: Sequence[str] = ()
+) -> tuple[Watched, Watched]:
+    """A server on bob, which reports as told, and a client on alice that sends to it."""
     bob = lab.host("bob")
-    server = Watched(bob, ["iperf3", "-s", "-1", "--forceflush", "-p", str(PORT)])
+    server = Watched(bob, ["iperf3", "-s", "-1", "--forceflush", "-p", str(PORT), *reporting])
     server.wait_for("listening", GUARD)
     chosen = ["-C", congestion] if congestion else []
     command = ["iperf3", "-c", _target(lab), "-p", str(PORT), *amount, *chosen, "-J"]

@@ -15,18 +15,19 @@ from bench.measure import MeasuringError, Watched
 from bench.rows import Sample
 from netlab.lab import Lab
 
+PORT = 8080
 CODE = "amber-walnut-tiger"
 PEER = [sys.executable, "-m", "p2p.peer"]
 
 
 @contextmanager
-def rendezvous(lab: Lab) -> Iterator[str]:
-    """A rendezvous server on the lab's server for the length of the block; its HOST:PORT."""
+def rendezvous(lab: Lab, port: int = PORT) -> Iterator[str]:
+    """A rendezvous server on the lab's server, on `port` and the next, for the length of the block; its HOST:PORT."""
     host = lab.host("server")
-    server = Watched(host, [sys.executable, "-m", "p2p.server", "--host", host.address])
+    server = Watched(host, [sys.executable, "-m", "p2p.server", "--host", host.address, "--port", str(port)])
     with killed_after(server):
         server.wait_for("listening", GUARD)
-        yield f"{host.address}:8080"
+        yield f"{host.address}:{port}"
 
 
 def send(
