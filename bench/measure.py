@@ -3,75 +3,151 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import re
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOOK = 0.05  # seconds between two looks at a process; its last look is at most so old when it ends
+from netlab.node import Node
+
+LOOK = 0.05  # seconds between two looks at a process's memory; the kernel keeps the peak while it lives
+NAP = 0.002  # seconds between two looks at whether something has happened
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+ROOT = Path(__file__).parents[1]
+
+
+class MeasuringError(Exception):
+    """A program failed, or did not do what it was measured for; the message has its own words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU seconds (user and system) and peak resident memory."""
+    """CPU seconds (user and system, of its children too) and peak resident memory, 0 where nobody looked."""
 
     cpu_seconds: float
     peak_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    events: list[dict[str, Any]]
-    usage: Usage
-
-
 class Watched:
-    """A process that prints JSON events; its use of CPU and memory is read from /proc while it runs."""
+    """A process in the lab whose use of CPU and memory is known afterwards, and when it wrote each line to stdout."""
 
     def __init__(
-        self, spawn: Callable[..., subprocess.Popen[Any]], command: Sequence[str], environment: dict[str, str]
+        self, node: Node, command: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path = ROOT
     ) -> None:
-        self._out = tempfile.TemporaryFile()  # noqa: SIM115
-        self._process = spawn(
+        self.name = Path(command[0]).name
+        self.lines: list[tuple[float, str]] = []  # monotonic seconds, text
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  (what it says on stderr)
+        self.started = time.monotonic()
+        self.process: subprocess.Popen[Any] = node.popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=subprocess.PIPE,
-            env={k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | environment,
+            stdout=subprocess.PIPE,
+            stderr=self._words,
+            env=_environment() | dict(environment or {}),
+            cwd=cwd,
         )
-        self._usage = Usage(0.0, 0)
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._peak = 0
+        self._closed = False
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._look)]
+        for thread in self._threads:
+            thread.start()
 
-    def finish(self, guard: float) -> Finished:
-        """Raises AssertionError with the program's words when it failed."""
-        _, words = self._process.communicate(timeout=guard)
-        self._ended.set()
-        self._thread.join()
-        assert self._process.returncode == 0, words.decode()
-        self._out.seek(0)
-        events = [json.loads(line) for line in self._out]
-        self._out.close()
-        return Finished(events, self._usage)
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process is over; it stays unreaped, so that its CPU time can be read."""
+        if self.process.returncode is not None:
+            return True
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return os.waitid(os.P_PID, self.process.pid, flags) is not None
 
-    def _watch(self) -> None:
-        folder = Path(f"/proc/{self._process.pid}")
-        while not self._ended.wait(LOOK):
+    def wait_for(self, pattern: str, guard: float) -> re.Match[str]:
+        """Waits until a line of stdout matches; `guard` in seconds. Raises MeasuringError."""
+        limit, seen = time.monotonic() + guard, 0
+        while True:
+            over = self.has_ended and not self._threads[0].is_alive()
+            while seen < len(self.lines):
+                if found := re.search(pattern, self.lines[seen][1]):
+                    return found
+                seen += 1
+            if over or time.monotonic() > limit:
+                raise MeasuringError(f"{self.name} did not say {pattern!r}: {self.words()}")
+            time.sleep(NAP)
+
+    def check(self) -> None:
+        """Raises MeasuringError when it has ended with something other than 0."""
+        if self.has_ended and (code := self._reap()) != 0:
+            raise MeasuringError(f"{self.name} ended with {code}: {self.words()}")
+
+    def finish(self, guard: float) -> Usage:
+        """Waits for its end; `guard` in seconds. Raises MeasuringError when it fails or does not end."""
+        limit = time.monotonic() + guard
+        while not self.has_ended:
+            if time.monotonic() > limit:
+                self.kill()
+                raise MeasuringError(f"{self.name} did not end within {guard:.0f} s: {self.words()}")
+            time.sleep(NAP)
+        usage = self.usage()
+        self.check()
+        return usage
+
+    def usage(self) -> Usage:
+        """What it has used until now; not after it was reaped."""
+        # The clock of a process that has ended stays readable until it is reaped; its memory is gone by then.
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return Usage(sum(map(int, fields[11:15])) / CLOCK_TICKS, self._peak)
+
+    def kill(self) -> None:
+        """Ends it, if it still runs."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self._reap()
+
+    def words(self) -> str:
+        """The last of what it said."""
+        self._words.seek(0)
+        said = self._words.read().decode(errors="replace").strip() or "\n".join(text for _, text in self.lines[-5:])
+        return said[-600:] or "(it said nothing)"
+
+    def _reap(self) -> int:
+        code: int = self.process.wait()
+        self._over.set()
+        if not self._closed:
+            for thread in self._threads:
+                thread.join(1.0)
+            self._closed = True
+        return code
+
+    def _read(self) -> None:
+        stream = self.process.stdout
+        assert stream is not None
+        try:
+            for line in stream:
+                self.lines.append((time.monotonic(), line.decode(errors="replace").rstrip()))
+        except (ValueError, OSError):  # the lab has closed it
+            pass
+
+    def _look(self) -> None:
+        status = Path(f"/proc/{self.process.pid}/status")
+        while not self._over.is_set():
             try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-                status = (folder / "status").read_text()
+                text = status.read_text()
             except (FileNotFoundError, ProcessLookupError):
                 return
-            if "VmHWM:" in status:
-                peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
-                self._usage = Usage((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, peak)
+            if "VmHWM:" in text:
+                self._peak = int(text.partition("VmHWM:")[2].split()[0]) * 1024
+            self._over.wait(LOOK)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without what would change how p2p works."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("P2P_")}
 
 
 def make_file(path: Path, size: int) -> str:

@@ -136,6 +136,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         def on_event(event: events.PeerEvent, now: float) -> None:
             if isinstance(event, events.Failed):
                 question.drop()
+            if isinstance(event, events.Done) and peer.udp is not None:
+                screen.note_transport(peer.udp.connection.stats)
             screen.handle_event(event, now)
             stop_without_output(now)
             if isinstance(event, events.Offered):

@@ -68,6 +68,7 @@ class Screen:
         self._started: float | None = None
         self._path: events.PathChosen | None = None
         self._complete_at: float | None = None
+        self._transport: Stats | None = None
         self.output_is_gone = False  # stdout takes no more: whoever read the events has gone, or its disk is full
 
     def say(self, text: str) -> None:
@@ -158,6 +159,10 @@ class Screen:
 
     def prepare(self, total: int) -> None:
         self._total = total
+
+    def note_transport(self, stats: Stats) -> None:
+        """What the reliable UDP saw of the network, for the last event of --json."""
+        self._transport = stats
 
     def show_transport(self, stats: Stats) -> None:
         """With --verbose: what the reliable UDP saw of the network."""
@@ -278,8 +283,9 @@ class Screen:
                 done = {"name": entry.name, "size": entry.size, "blake3": digest.hex(), "saved_as": saved_as}
                 self._write({"event": "file", **done})
             case events.Done(digest):
-                seconds = round(self._elapsed(now), 3)
-                self._write({"event": "done", "blake3": digest.hex(), "total": self._total, "seconds": seconds})
+                seconds, seen = round(self._elapsed(now), 3), _transport(self._transport)
+                done = {"blake3": digest.hex(), "total": self._total, "seconds": seconds, "transport": seen}
+                self._write({"event": "done", **done})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
             case _:
@@ -291,6 +297,19 @@ class Screen:
         except OSError:
             self.output_is_gone = True
             _redirect_to_nowhere(sys.stdout)
+
+
+def _transport(stats: Stats | None) -> dict[str, object] | None:
+    if stats is None:
+        return None
+    return {
+        "rtt": stats.smoothed_rtt,
+        "min_rtt": stats.min_rtt,
+        "datagram": stats.datagram_size,
+        "packets_sent": stats.packets_sent,
+        "bytes_sent": stats.bytes_sent,
+        "bytes_retransmitted": stats.bytes_retransmitted,
+    }
 
 
 _NAMES = {
