@@ -152,6 +152,7 @@ class World:
         queue: int = 400_000,
         mtu: int = 1472,
         coalesce: bool = True,
+        expects_bulk: bool = False,
         new_controller: NewController = Bbr,
     ) -> None:
         chance = random.Random(seed)
@@ -163,7 +164,12 @@ class World:
             return Link(chance, delay, rate, queue, mtu, coalesce, impairments or Impairments())
 
         alice = Connection(
-            keys("alice", "bob"), BOB, START, receive_window_records=window, new_controller=new_controller
+            keys("alice", "bob"),
+            BOB,
+            START,
+            receive_window_records=window,
+            expects_bulk=expects_bulk,
+            new_controller=new_controller,
         )
         bob = Connection(keys("bob", "alice"), ALICE, START, receive_window_records=window)
         self.alice = Machine(alice, link(), to_bob or [])

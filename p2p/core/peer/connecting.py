@@ -171,7 +171,11 @@ class Connecting:
             match event:
                 case punch.Selected():
                     connection = Connection(
-                        self._connection_keys, event.address, now, receive_window_records=self._receive_window
+                        self._connection_keys,
+                        event.address,
+                        now,
+                        receive_window_records=self._receive_window,
+                        expects_bulk=self._role is Role.SENDER,
                     )
                     self._punched = (connection, event)
                     while self._early:

@@ -29,6 +29,7 @@ IDLE_TIMEOUT = 12.0  # seconds without anything genuine from the peer; docs/prot
 KEEPALIVE_INTERVAL = 3.0  # seconds without sending; well under the 30 s that NATs keep a UDP mapping (RFC 4787 REQ-5)
 WINDOW_UPDATE_FRACTION = 4  # an ACK goes out of its own accord once a quarter of the window was taken
 ACK_PING_INTERVAL = 1.0  # seconds between the PINGs that a receiver of data adds to its ACKs, to learn what is old news
+BULK = 10 * packets.BASE_DATAGRAM  # bytes of a record; one that needs less gains little by larger datagrams
 BUNDLED_ACK_RANGES = 8  # in a probe; the rest of it is for data
 MAX_EVENTS = 64  # unread events; a program that never asks loses the oldest
 
@@ -54,8 +55,13 @@ class Connection:
         now: float,
         *,
         receive_window_records: int = 256,
+        expects_bulk: bool = False,
         new_controller: NewController = Bbr,
     ) -> None:
+        """`expects_bulk`: much will be sent, so that it is well to know beforehand how large a datagram may be.
+
+        Else that is found out when there is a long record to send; a side that only answers never asks.
+        """
         self._remote = remote
         self._open = AESGCM(keys.control_in)
         self._data_in, self._sealed_in = _prefixes(keys.id_in)
@@ -74,6 +80,7 @@ class Connection:
         self._incoming = IncomingRecords(keys.records_in, receive_window_records)
         self._received = ReceivedPackets()
         self._closing = Closing()
+        self._is_bulk = expects_bulk  # whether to search for the path MTU
         self._heard_at = now
         self._ping_due = False
         self._ignores_data = False  # the peer seals every segment: what comes in the clear is forged, or late
@@ -133,6 +140,8 @@ class Connection:
         if not self._outgoing.has_reserve(self._sender.queue):
             raise CallerError("the send queue is full: ask can_send() first")
         self._outgoing.seal(plaintext)
+        if len(plaintext) > BULK:
+            self._is_bulk = True
 
     def close(self, exit_code: int, reason: str, now: float) -> None:
         """Ends the connection at once; records not delivered yet are dropped. `reason` may be cut to 512 bytes."""
@@ -154,7 +163,7 @@ class Connection:
         if sender.probes:
             ack = self._ack(now, BUNDLED_ACK_RANGES) if len(self._received.ranges) else None
             return sender.send_probe(ack, self._received.largest_sealed, now)
-        if self._rtt.has_sample and (size := sender.mtu.next_probe()) is not None:
+        if self._is_bulk and (size := sender.mtu.next_probe()) is not None:
             return sender.send_path_probe(size, now)
         transmit = sender.send_data(now)
         if transmit is None and self._ping_due:
