@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from p2p import __version__
 from p2p.core.errors import CallerError, ExitCode, P2PError
+from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
 DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
 SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH"
@@ -71,6 +72,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                       help="encrypt without proving who is there; both sides must say so, names only")
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds,
                         help="give up if the other side has not come by then (default: wait)")
+    parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,
+                        help=f"give up a connection after so much silence (default: {IDLE_TIMEOUT:.0f})")
     parser.add_argument("--json", action="store_true", help="one event a line on stdout")
     talk = parser.add_mutually_exclusive_group()
     talk.add_argument("--verbose", action="store_true", help="say more")
@@ -84,6 +87,16 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"a number of seconds above zero is wanted, not {text!r}")
+    return value
+
+
+def _idle_seconds(text: str) -> float:
+    value = _seconds(text)
+    if value < MIN_IDLE_TIMEOUT:
+        raise argparse.ArgumentTypeError(
+            f"at least {MIN_IDLE_TIMEOUT:.0f} seconds are wanted, "
+            f"because the other side may be silent for {KEEPALIVE_INTERVAL:.0f} though all is well, not {text!r}"
+        )
     return value
 
 

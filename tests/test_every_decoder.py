@@ -35,7 +35,10 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "transfer": transfer.decode,
 }
 # prefixes that lead deep into each decoder
-STARTS = [b"", b"p2p\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04"]
+STARTS = [
+    b"", b"p2p\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04", b"\x06",
+    b"\x01\x07",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DECODERS)

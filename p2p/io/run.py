@@ -124,6 +124,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
             entries=[source.entry for source in sources],
+            idle_timeout=options.idle_timeout,
         )
         peer = Peer(config, secrets.token_bytes)
         end_of_output = Failure(ExitCode.STORAGE, "Stopped, because the events of --json can no longer be written")

@@ -112,6 +112,8 @@ class Screen:
                 self._path = event
                 self.say(f"Connected: {description}.")
                 self._detail(f"the other end is {address}")
+            case events.PathMoved(address):
+                self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(entries, total):
@@ -276,6 +278,8 @@ class Screen:
             case events.PathChosen(kind, address, rtt, description):
                 path = {"kind": kind.value, "address": str(address), "rtt": rtt, "description": description}
                 self._write({"event": "path", **path})
+            case events.PathMoved(address):
+                self._write({"event": "moved", "address": str(address)})
             case events.Offered(entries, total):
                 files = [{"name": entry.name, "size": entry.size} for entry in entries]
                 self._write({"event": "offer", "files": files, "total": total})

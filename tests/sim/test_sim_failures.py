@@ -14,7 +14,7 @@ from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.channel import KEEPALIVE_INTERVAL
 from p2p.core.transfer.events import Open
-from p2p.core.transport.connection import IDLE_TIMEOUT
+from p2p.core.transport.idle import IDLE_TIMEOUT
 
 CONTENT = random.Random(2).randbytes(3_000_000)
 STRANGER = Address("192.0.2.66", 6666)

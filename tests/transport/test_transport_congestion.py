@@ -8,7 +8,8 @@ from rival_hystart import HyStart, Phase
 
 from p2p.core.transport.congestion import AckSample
 from p2p.core.transport.pacer import Pacer
-from p2p.core.transport.path_mtu import BLACK_HOLE_PAUSE, RAISE_INTERVAL, SIZES, PathMtu
+from p2p.core.transport.packets import DATA_HEADER, MAX_BURST, MAX_CIPHERTEXT, MAX_SEGMENTS
+from p2p.core.transport.path_mtu import RAISE_INTERVAL, SHRUNK_PAUSE, SIZES, PathMtu
 
 SIZE = 1200
 
@@ -223,7 +224,7 @@ def test_path_mtu_search_finds_each_size() -> None:
             else:
                 mtu.on_probe_lost(size, now)
         assert mtu.size == truth
-        assert probes <= 1 + 4 * 3
+        assert probes <= 5 * 3
     assert mtu.poll_timeout() is None
 
 
@@ -234,7 +235,7 @@ def test_path_mtu_tries_ethernet_first_and_again_later() -> None:
         assert mtu.next_probe() == 1472
         mtu.on_probe_sent()
         mtu.on_probe_lost(1472, 5.0)
-    assert mtu.next_probe() == 1372
+    assert mtu.next_probe() == 1392
     assert mtu.poll_timeout() == 5.0 + RAISE_INTERVAL
     mtu.handle_timeout(5.0 + RAISE_INTERVAL)
     assert mtu.next_probe() == 1472
@@ -244,15 +245,26 @@ def test_message_too_big_ends_a_probe_at_once_and_shrinks_data() -> None:
     mtu = PathMtu()
     mtu.on_probe_sent()
     assert not mtu.on_too_big(1472, 0.0)
-    assert mtu.next_probe() == 1372
+    assert mtu.next_probe() == 1392
     mtu.on_probe_sent()
-    assert mtu.on_probe_acked(1372)
-    assert mtu.on_too_big(1372, 0.0)
+    assert mtu.on_probe_acked(1392)
+    assert mtu.on_too_big(1392, 0.0)
     assert mtu.size == 1200
-    assert mtu.next_probe() in (1232, 1252)
+    assert mtu.next_probe() == 1280
 
 
-def test_black_hole_falls_back_and_searches_again_later() -> None:
+def found(mtu: PathMtu, truth: int, now: float) -> int:
+    """What a search finds on a path that carries `truth` bytes."""
+    while (size := mtu.next_probe()) is not None:
+        mtu.on_probe_sent()
+        if size <= truth:
+            mtu.on_probe_acked(size)
+        else:
+            mtu.on_probe_lost(size, now)
+    return mtu.size
+
+
+def test_black_hole_falls_back_and_searches_again() -> None:
     mtu = PathMtu()
     mtu.on_probe_sent()
     mtu.on_probe_acked(1472)
@@ -266,6 +278,42 @@ def test_black_hole_falls_back_and_searches_again_later() -> None:
         True,
     ]
     assert mtu.size == 1200
-    assert mtu.next_probe() is None
-    mtu.handle_timeout(4.0 + BLACK_HOLE_PAUSE)
-    assert mtu.next_probe() == 1472
+    assert mtu.next_probe() == 1392  # what is smaller may well pass
+    assert found(mtu, 1372, 4.0) == 1372
+
+
+def test_what_passed_once_is_tried_again_soon_and_then_less_and_less_often() -> None:
+    mtu = PathMtu()
+    assert found(mtu, 1472, 0.0) == 1472
+    for at in (1.0, 2.0, 3.0):
+        mtu.on_lost(1472, at)
+    assert found(mtu, 1300, 3.0) == 1280
+    now, waits = 3.0, []
+    for _ in range(9):
+        restart = mtu.poll_timeout()
+        assert restart is not None
+        waits.append(restart - now)
+        now = restart
+        mtu.handle_timeout(now)
+        assert found(mtu, 1300, now) == 1280
+    assert waits[:4] == [SHRUNK_PAUSE, 2 * SHRUNK_PAUSE, 4 * SHRUNK_PAUSE, 8 * SHRUNK_PAUSE]
+    assert max(waits) == RAISE_INTERVAL
+    mtu.handle_timeout(now + RAISE_INTERVAL)
+    assert found(mtu, 1472, now) == 1472
+
+
+@pytest.mark.parametrize(("link", "over_ipv4", "over_ipv6"), [
+    (1280, 1252, 1232), (1400, 1372, 1352), (1420, 1392, 1372), (1460, 1432, 1412), (1492, 1464, 1444),
+    (1500, 1472, 1452), (9000, 7962, 7962),
+])  # fmt: skip
+def test_common_links_are_filled(link: int, over_ipv4: int, over_ipv6: int) -> None:
+    assert found(PathMtu(), link - 28, 0.0) == over_ipv4
+    assert found(PathMtu(), link - 48, 0.0) == over_ipv6
+
+
+def test_a_record_is_one_super_packet_at_every_size() -> None:
+    for size in SIZES:
+        payload = size - DATA_HEADER
+        count = -(-MAX_CIPHERTEXT // payload)
+        assert count <= MAX_SEGMENTS
+        assert MAX_CIPHERTEXT + count * DATA_HEADER <= MAX_BURST

@@ -125,13 +125,59 @@ def test_a_full_record_leaves_as_one_super_packet() -> None:
     assert len(largest.buffers[0]) == packets.MAX_CIPHERTEXT + 44 * packets.DATA_HEADER
 
 
-@pytest.mark.parametrize("mtu", [1200, 1280, 1432, 1472, 8972])
-def test_the_path_mtu_is_found(mtu: int) -> None:
+@pytest.mark.parametrize(("mtu", "found"), [(1200, 1200), (1280, 1280), (1432, 1432), (1472, 1472), (8972, 7962)])
+def test_the_path_mtu_is_found(mtu: int, found: int) -> None:
     world = World(to_bob=[bytes(MAX_RECORD)] * 20, mtu=mtu)
     world.run(10)
     world.run_for(10)
-    assert world.alice.connection.stats.datagram_size == mtu
-    assert world.bob.connection.stats.datagram_size == mtu
+    assert world.alice.connection.stats.datagram_size == found
+
+
+def test_who_has_nothing_large_to_send_does_not_search_until_it_has() -> None:
+    world = World(to_bob=[bytes(MAX_RECORD)] * 20, to_alice=[b"yes"])
+    world.run(10)
+    world.run_for(10)
+    assert max(map(len, world.bob.link.sent)) < 200
+    assert world.bob.connection.stats.datagram_size == 1200
+    world.bob.to_send = [bytes(MAX_RECORD)] * 20
+    world.run(10)
+    assert world.bob.connection.stats.datagram_size == 1472
+
+
+@pytest.mark.parametrize(("mtu", "found"), [(1472, 1472), (8972, 7962)])
+def test_who_expects_much_has_full_datagrams_from_the_first_one_that_needs_them(mtu: int, found: int) -> None:
+    """As in a transfer: an offer, a yes, and then the data."""
+    world = World(to_bob=[b"offer"], mtu=mtu, expects_bulk=True)
+    world.run(1, until=lambda: b"offer" in world.bob.received)
+    world.bob.connection.send(b"yes", world.now)
+    world.run(1, until=lambda: b"yes" in world.alice.received)
+    probes = len(world.alice.link.sent)
+    world.alice.to_send = [bytes(MAX_RECORD)] * 20
+    world.run(10)
+    data = [len(datagram) for datagram in world.alice.link.sent[probes:] if datagram[0] == DATA]
+    assert data[0] == 1472
+    assert data.index(found) <= 44  # one round trip more
+
+
+def test_the_size_of_datagrams_comes_back_with_the_path() -> None:
+    world = World(to_bob=[bytes(MAX_RECORD)] * 2000, rate=2e6)
+    world.run_for(1)
+    world.alice.link.mtu = 1300
+    world.run(3, until=lambda: world.alice.connection.stats.datagram_size == 1280)
+    world.alice.link.mtu = 1472
+    world.run(20, until=lambda: world.alice.connection.stats.datagram_size == 1472)
+
+
+def test_a_blackout_is_no_black_hole() -> None:
+    for length in (2, 10):
+        world = World(to_bob=[bytes(MAX_RECORD)] * 3000)
+        world.run_for(1)
+        world.alice.link.is_cut = world.bob.link.is_cut = True
+        world.run_for(length)
+        world.alice.link.is_cut = world.bob.link.is_cut = False
+        world.run_for(2)
+        assert world.alice.connection.stats.datagram_size == 1472
+        assert world.alice.events == [PathMtuChanged(1472)]
 
 
 def test_a_path_that_turns_black_for_large_datagrams() -> None:
@@ -145,8 +191,8 @@ def test_a_path_that_turns_black_for_large_datagrams() -> None:
 
 
 def test_lost_path_probes_are_no_congestion() -> None:
-    world = World(to_bob=records(1, 10, (100,)), mtu=1200)
-    world.run(10)
+    world = World(to_bob=records(1, 10, (100,)), mtu=1200, expects_bulk=True)
+    world.run_for(0.1)
     before = world.alice.connection.stats.congestion_window
     world.run_for(10)
     assert world.alice.connection.stats.bytes_lost > 3 * 1472
@@ -229,7 +275,7 @@ def test_keep_alive_after_three_seconds() -> None:
     world = World(to_bob=[b"hello"])
     world.run(5)
     world.run_for(60)
-    assert world.alice.events == world.bob.events == [PathMtuChanged(1472)]
+    assert world.alice.events == world.bob.events == []
     times = [at for at, _ in world.alice.transmits + world.bob.transmits if at > START + 10]
     assert 15 < len(times) < 100
 

@@ -6,7 +6,7 @@ import random
 
 from p2p.core.address import Address
 from p2p.core.peer.channel import MAX_UNREAD, Lost, TcpLink
-from p2p.core.transport.connection import IDLE_TIMEOUT
+from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import HANDSHAKE_TIMEOUT, RETRY_FIRST, Close, Connect, LanRace
 from p2p.core.transport.tcp import TcpChannel, TcpKeys
 

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from p2p.core.errors import DecodeError
 from p2p.core.transport import packets
-from p2p.core.transport.frames import Ack, Close, Frame, Ping, Segment, decode_frames, encode_frame
+from p2p.core.transport.frames import (
+    Ack,
+    Close,
+    Frame,
+    PathChallenge,
+    PathResponse,
+    Ping,
+    Segment,
+    decode_frames,
+    encode_frame,
+)
 
 PREFIX = b"\xd0abcdefg"
 CIPHERTEXT = random.Random(7).randbytes(packets.MAX_CIPHERTEXT)
@@ -102,6 +112,8 @@ FRAMES: st.SearchStrategy[Frame] = st.one_of(
         st.booleans(),
     ),
     st.builds(Close, st.integers(0, 255), st.booleans(), st.text(max_size=100)),
+    st.builds(PathChallenge, st.binary(min_size=8, max_size=8)),
+    st.builds(PathResponse, st.binary(min_size=8, max_size=8)),
 )
 
 
@@ -119,12 +131,17 @@ def test_frame_golden_vectors() -> None:
     assert encode_frame(Segment(1, 2, 100, b"xy", is_lone=True)).hex() == "05" "00000001" "0002" "0064" "0002" "7879"
     assert encode_frame(Close(7, True, "å")).hex() == "04" "07" "01" "0002" "c3a5"
     assert encode_frame(Ping()).hex() == "01"
+    assert encode_frame(PathChallenge(bytes(range(8)))).hex() == "06" "0001020304050607"
+    assert encode_frame(PathResponse(bytes(range(8)))).hex() == "07" "0001020304050607"
 
 
 @pytest.mark.parametrize(
     "frame",
     [
-        "05",  # unknown type
+        "08",  # unknown type
+        "05" "0000000100",  # cut short
+        "06" "00010203040506",
+        "07" "00010203040506",
         "0001",  # padding that is not zero
         "02" "0000000000000004" "00000000" "00000000" "00000000" "00" "00" "00000006",  # below number zero
         "02" "0000000000000004" "00000000" "00000000" "00000000" "00" "01" "00000001" "00000000" "00000001",  # no gap

@@ -14,6 +14,7 @@ from p2p.core.transport.bbr import Bbr
 from p2p.core.transport.congestion import NewController
 from p2p.core.transport.connection import Connection, ConnectionKeys
 from p2p.core.transport.events import Event
+from p2p.core.transport.idle import IDLE_TIMEOUT
 
 ALICE = Address("192.0.2.1", 1001)
 BOB = Address("198.51.100.2", 2002)
@@ -152,20 +153,38 @@ class World:
         queue: int = 400_000,
         mtu: int = 1472,
         coalesce: bool = True,
+        expects_bulk: bool = False,
+        idle_timeout: float = IDLE_TIMEOUT,
         new_controller: NewController = Bbr,
     ) -> None:
         chance = random.Random(seed)
         self.now = START
         self._order = count()
-        self._arrivals: list[tuple[float, int, bool, bytes, int]] = []
+        self._arrivals: list[tuple[float, int, bool, bytes, int, Address, Address]] = []
+        self.addresses = {True: ALICE, False: BOB}  # whence Alice's (True) and Bob's packets come
+        self.strays: list[tuple[bool, Address, bytes]] = []  # Alice's (True) and Bob's to where nobody is
 
         def link() -> Link:
             return Link(chance, delay, rate, queue, mtu, coalesce, impairments or Impairments())
 
         alice = Connection(
-            keys("alice", "bob"), BOB, START, receive_window_records=window, new_controller=new_controller
+            keys("alice", "bob"),
+            BOB,
+            START,
+            receive_window_records=window,
+            expects_bulk=expects_bulk,
+            idle_timeout=idle_timeout,
+            random_bytes=random.Random(seed).randbytes,
+            new_controller=new_controller,
         )
-        bob = Connection(keys("bob", "alice"), ALICE, START, receive_window_records=window)
+        bob = Connection(
+            keys("bob", "alice"),
+            ALICE,
+            START,
+            receive_window_records=window,
+            idle_timeout=idle_timeout,
+            random_bytes=random.Random(seed + 1).randbytes,
+        )
         self.alice = Machine(alice, link(), to_bob or [])
         self.bob = Machine(bob, link(), to_alice or [], read_interval)
         self.turns = 0
@@ -210,13 +229,17 @@ class World:
             return False
         self.now = max(self.now, min(times))
         while self._arrivals and self._arrivals[0][0] <= self.now:
-            _, _, is_alice, data, size = heapq.heappop(self._arrivals)
-            self.deliver(is_alice, data, size)
+            _, _, is_alice, data, size, source, destination = heapq.heappop(self._arrivals)
+            if destination == self.addresses[is_alice]:
+                self.deliver(is_alice, data, size, source)
+            else:
+                self.strays.append((not is_alice, destination, data))
         return True
 
-    def deliver(self, is_alice: bool, data: bytes, segment_size: int = 0) -> None:
-        """Hands bytes to a machine as if they came from the other one."""
-        machine, source = (self.alice, BOB) if is_alice else (self.bob, ALICE)
+    def deliver(self, is_alice: bool, data: bytes, segment_size: int = 0, source: Address | None = None) -> None:
+        """Hands bytes to a machine as if they came from the other one, or from `source`."""
+        machine = self.alice if is_alice else self.bob
+        source = source or self.addresses[not is_alice]
         buffer = bytearray(data)
         machine.connection.handle_datagram(memoryview(buffer), segment_size, source, self.now)
         buffer[:] = bytes(len(buffer))  # a real buffer is used again: nothing may refer to it
@@ -234,7 +257,8 @@ class World:
         ]
         bursts = coalesce(arrivals) if machine.link.coalesce else [(at, datagram, 0) for at, datagram in arrivals]
         for at, burst, segment_size in bursts:
-            heapq.heappush(self._arrivals, (at, next(self._order), not is_alice, burst, segment_size))
+            ends = self.addresses[is_alice], transmit.destination
+            heapq.heappush(self._arrivals, (at, next(self._order), not is_alice, burst, segment_size, *ends))
 
 
 def coalesce(arrivals: list[tuple[float, bytes]]) -> list[tuple[float, bytes, int]]:

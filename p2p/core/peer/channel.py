@@ -10,10 +10,10 @@ from p2p.core.datagram import Buffer, Transmit
 from p2p.core.errors import ExitCode, RemoteError
 from p2p.core.transfer.messages import Abort, Keepalive, encode
 from p2p.core.transport import events as udp
-from p2p.core.transport.connection import IDLE_TIMEOUT, Connection
+from p2p.core.transport.connection import Connection
+from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
 from p2p.core.transport.tcp import TcpChannel
 
-KEEPALIVE_INTERVAL = 3.0  # seconds without sending, on TCP; UDP has its own
 MAX_UNREAD = 64  # records, 4 MB, that wait for a slow disk; on TCP nothing but the socket's own window holds the rest
 
 
@@ -32,9 +32,9 @@ class Vanished:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Nothing was heard for `timeout` seconds."""
+    """Nothing was heard for so many seconds."""
 
-    timeout: float
+    silence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class Channel(Protocol):
     def send(self, plaintext: Buffer, now: float) -> None: ...
     def poll_record(self) -> Buffer | None: ...
     def poll_end(self) -> ChannelEnd | None: ...
+    def poll_moved(self) -> Address | None:
+        """Where the other side is now, once after it moved there."""
+
     def handle_timeout(self, now: float) -> None: ...
     def poll_timeout(self) -> float | None: ...
     def close(self, code: ExitCode, reason: str, now: float) -> None: ...
@@ -75,6 +78,7 @@ class UdpLink:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._moved: Address | None = None
         self.room = connection.room
         self.send = connection.send
         self.poll_record = connection.poll_record
@@ -102,11 +106,17 @@ class UdpLink:
             match event:
                 case udp.Closed(exit_code, reason, by_peer) if by_peer:
                     return Ended(exit_code, reason)
-                case udp.IdleTimedOut():
-                    return Lost(IDLE_TIMEOUT)
+                case udp.IdleTimedOut(silence):
+                    return Lost(silence)
+                case udp.PeerMoved(address):
+                    self._moved = address
                 case _:
                     pass  # path MTU and the like: for statistics only
         return None
+
+    def poll_moved(self) -> Address | None:
+        address, self._moved = self._moved, None
+        return address
 
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         self._connection.close(int(code), reason, now)
@@ -121,8 +131,9 @@ class UdpLink:
 class TcpLink:
     """An authenticated TCP connection with keep-alives and an idle time-out."""
 
-    def __init__(self, channel: TcpChannel, now: float) -> None:
+    def __init__(self, channel: TcpChannel, now: float, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self._channel = channel
+        self._idle_timeout = idle_timeout
         self._last_sent = now
         self._last_received = now
         self._end: ChannelEnd | None = None
@@ -156,6 +167,9 @@ class TcpLink:
         end, self._end = self._end, None
         return end
 
+    def poll_moved(self) -> Address | None:
+        return None
+
     def handle_data(self, data: Buffer, now: float) -> None:
         self._last_received = now
         if self._closed:
@@ -173,8 +187,8 @@ class TcpLink:
             return
         if self.is_full:
             self._last_received = now  # the silence is ours
-        if now >= self._last_received + IDLE_TIMEOUT:
-            self._close(Lost(IDLE_TIMEOUT))
+        if now >= self._last_received + self._idle_timeout:
+            self._close(Lost(self._idle_timeout))
         elif now >= self._last_sent + KEEPALIVE_INTERVAL:
             self._last_sent = now
             if self._channel.room():  # else: data is queued, which says as much
@@ -183,7 +197,7 @@ class TcpLink:
     def poll_timeout(self) -> float | None:
         if self._closed:
             return None
-        return min(self._last_received + IDLE_TIMEOUT, self._last_sent + KEEPALIVE_INTERVAL)
+        return min(self._last_received + self._idle_timeout, self._last_sent + KEEPALIVE_INTERVAL)
 
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         """Says why, if there is a why; the caller then flushes and closes the connection."""

@@ -52,6 +52,7 @@ class Connecting:
         local: Description,
         remote: Description,
         receive_window: int,
+        idle_timeout: float,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         me, other = role.name.lower(), role.other.name.lower()
@@ -59,6 +60,8 @@ class Connecting:
         self._role = role
         self._local, self._remote = local, remote
         self._receive_window = receive_window
+        self._idle_timeout = idle_timeout
+        self._random_bytes = random_bytes
         self._connection_keys = ConnectionKeys(
             records_out=derive(f"udp records {me}"),
             records_in=derive(f"udp records {other}"),
@@ -171,7 +174,13 @@ class Connecting:
             match event:
                 case punch.Selected():
                     connection = Connection(
-                        self._connection_keys, event.address, now, receive_window_records=self._receive_window
+                        self._connection_keys,
+                        event.address,
+                        now,
+                        receive_window_records=self._receive_window,
+                        expects_bulk=self._role is Role.SENDER,
+                        idle_timeout=self._idle_timeout,
+                        random_bytes=self._random_bytes,
                     )
                     self._punched = (connection, event)
                     while self._early:
@@ -198,7 +207,7 @@ class Connecting:
         self._over = True
         channel, address = self._lan.take(number)
         path = PathChosen(PathKind.TCP, address, None, explain.TCP_PATH)
-        self._events.append(Chosen(TcpLink(channel, now), path, number))
+        self._events.append(Chosen(TcpLink(channel, now, self._idle_timeout), path, number))
 
     def _choose_udp(self, connection: Connection, selected: punch.Selected) -> None:
         self._over = True

@@ -100,6 +100,8 @@ class Delivery:
         self._send_control(now)
         self._take_events(now)
         self._take_end(now)
+        if (address := self._channel.poll_moved()) is not None:
+            self._events.append(events.PathMoved(address))
 
     # output
 
@@ -205,8 +207,8 @@ class Delivery:
                 failure = Failure(*explain.told(code, reason))
             case Vanished():
                 failure = Failure(ExitCode.INTERRUPTED, explain.connection_closed())
-            case Lost(timeout):
-                failure = Failure(ExitCode.INTERRUPTED, explain.path_lost(timeout))
+            case Lost(silence):
+                failure = Failure(ExitCode.INTERRUPTED, explain.path_lost(silence))
             case Damaged(what):
                 failure = Failure(ExitCode.INTEGRITY, f"The connection was broken off: {what}. Run both commands again")
         self.fail(failure, "", now)

@@ -87,6 +87,13 @@ class PathChosen:
 
 
 @dataclass(frozen=True, slots=True)
+class PathMoved:
+    """The other side is at another address now, and the connection has followed it."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
 class Offered:
     """Receiver: what the other side wants to send. To be answered by `accept` or `refuse`."""
 
@@ -138,6 +145,7 @@ PeerEvent = (
     | CodeRejected
     | Connecting
     | PathChosen
+    | PathMoved
     | Offered
     | OfferSent
     | TransferStarted

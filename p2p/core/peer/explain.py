@@ -147,9 +147,9 @@ def send_refused(destination: Address, why: str) -> str:
     )
 
 
-def path_lost(timeout: float) -> str:
+def path_lost(silence: float) -> str:
     return (
-        f"The connection was lost: nothing came from the other side for {timeout:.0f} seconds. "
+        f"The connection was lost: nothing came from the other side for {silence:.0f} seconds. "
         "Its program or its network went away; run both commands again"
     )
 

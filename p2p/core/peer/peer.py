@@ -20,6 +20,7 @@ from p2p.core.role import Role
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import Read, TransferSender
+from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import Action, Close, Connect
 
 RENDEZVOUS_FIRST_BYTE = ord("p")
@@ -31,6 +32,7 @@ class PeerConfig:
     """What one run needs to know. `server` is its first port; candidates are our own host addresses.
 
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
     role: Role
@@ -41,6 +43,7 @@ class PeerConfig:
     tcp_candidates: Sequence[Address]
     entries: Sequence[Entry] = ()
     receive_window: int = 256
+    idle_timeout: float = IDLE_TIMEOUT
 
 
 class Peer:
@@ -289,6 +292,7 @@ class Peer:
                     local=local,
                     remote=remote,
                     receive_window=self._config.receive_window,
+                    idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
                 )
                 self._events.append(events.Connecting(verification))

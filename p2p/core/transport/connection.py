@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import assert_never
 
 from cryptography.exceptions import InvalidTag
@@ -16,32 +16,23 @@ from p2p.core.transport import packets
 from p2p.core.transport.bbr import Bbr
 from p2p.core.transport.closing import Closing, State
 from p2p.core.transport.congestion import NewController
-from p2p.core.transport.events import Closed, Event, IdleTimedOut, Stats
-from p2p.core.transport.frames import Ack, Close, Frame, Ping, Segment, clip, decode_frames
+from p2p.core.transport.events import Closed, Event, IdleTimedOut, PeerMoved, Stats
+from p2p.core.transport.frames import Ack, Close, Frame, PathChallenge, PathResponse, Ping, Segment, clip, decode_frames
+from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
 from p2p.core.transport.incoming import IncomingRecords
+from p2p.core.transport.keys import ConnectionKeys, prefixes
+from p2p.core.transport.migration import Migration, Moved
 from p2p.core.transport.packets import MAX_RECORD, DataPiece
 from p2p.core.transport.received import ReceivedPackets
 from p2p.core.transport.sending import Sender
 
 __all__ = ["MAX_RECORD", "Connection", "ConnectionKeys"]
 
-IDLE_TIMEOUT = 12.0  # seconds without anything genuine from the peer; docs/protocol.md section 6
-KEEPALIVE_INTERVAL = 3.0  # seconds without sending; well under the 30 s that NATs keep a UDP mapping (RFC 4787 REQ-5)
 WINDOW_UPDATE_FRACTION = 4  # an ACK goes out of its own accord once a quarter of the window was taken
 ACK_PING_INTERVAL = 1.0  # seconds between the PINGs that a receiver of data adds to its ACKs, to learn what is old news
+BULK = 10 * packets.BASE_DATAGRAM  # bytes of a record; one that needs less gains little by larger datagrams
 BUNDLED_ACK_RANGES = 8  # in a probe; the rest of it is for data
 MAX_EVENTS = 64  # unread events; a program that never asks loses the oldest
-
-@dataclass(frozen=True, slots=True)
-class ConnectionKeys:
-    """32 bytes each, of which an id uses the first 7. `out` is what we send, `in` what the peer sends."""
-
-    records_out: bytes
-    records_in: bytes
-    control_out: bytes
-    control_in: bytes
-    id_out: bytes
-    id_in: bytes
 
 
 class Connection:
@@ -54,14 +45,22 @@ class Connection:
         now: float,
         *,
         receive_window_records: int = 256,
+        expects_bulk: bool = False,
+        idle_timeout: float = IDLE_TIMEOUT,
+        random_bytes: Callable[[int], bytes] | None = None,
         new_controller: NewController = Bbr,
     ) -> None:
+        """`expects_bulk`: much will be sent, so that it is well to know beforehand how large a datagram may be.
+
+        Else that is found out when there is a long record to send; a side that only answers never asks.
+        Without `random_bytes` the peer is not followed when it moves to another address.
+        """
         self._remote = remote
         self._open = AESGCM(keys.control_in)
-        self._data_in, self._sealed_in = _prefixes(keys.id_in)
+        self._data_in, self._sealed_in = prefixes(keys.id_in)
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._sender = Sender(
-            _prefixes(keys.id_out),
+            prefixes(keys.id_out),
             records_key=keys.records_out,
             control_key=keys.control_out,
             remote=remote,
@@ -74,7 +73,11 @@ class Connection:
         self._incoming = IncomingRecords(keys.records_in, receive_window_records)
         self._received = ReceivedPackets()
         self._closing = Closing()
+        self._is_bulk = expects_bulk  # whether to search for the path MTU
+        self._migration = Migration(remote, now, random_bytes)
+        self._idle_timeout = idle_timeout
         self._heard_at = now
+        self._data_at: float | None = None  # when data came; None when its end was noticed
         self._ping_due = False
         self._ignores_data = False  # the peer seals every segment: what comes in the clear is forged, or late
         self._advertised = 0  # the flow control limit that the peer was last told
@@ -88,7 +91,7 @@ class Connection:
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         """One read from the socket: a datagram, or with `segment_size` > 0 a coalesced burst. Keeps no reference."""
         if source != self._remote:
-            self._dropped += 1
+            self._on_elsewhere(memoryview(data), segment_size, source, now)
             return
         length = len(data)
         if 0 < segment_size < length:
@@ -97,21 +100,26 @@ class Connection:
                 return
             view = memoryview(data)
             for start in range(0, length, segment_size):
-                self._on_datagram(view[start : start + segment_size], now)
+                self._on_datagram(view[start : start + segment_size], source, now)
         else:
-            self._on_datagram(data, now)
+            self._on_datagram(data, source, now)
 
     def handle_timeout(self, now: float) -> None:
         """Called when poll_timeout has come; early calls do nothing."""
         self._closing.handle_timeout(now)
         if self._closing.state is not State.OPEN:
             return
-        if now >= self._heard_at + IDLE_TIMEOUT:
+        if now >= self._heard_at + self._idle_timeout:
             self._closing.on_idle()
             self._events.append(IdleTimedOut(now - self._heard_at))
             return
         if self._sender.handle_timeout(now) or now >= self._sender.sent_at + KEEPALIVE_INTERVAL:
             self._ping_due = True
+        if (lull := self._lull_deadline()) is not None and now >= lull:
+            self._data_at = None
+            self._ping_due = True
+        if (moved := self._migration.handle_timeout(now)) is not None:
+            self._move(moved)
 
     def handle_message_too_big(self, transmit: Transmit, now: float) -> None:
         """The socket refused `transmit` (EMSGSIZE): nothing of it left."""
@@ -134,6 +142,8 @@ class Connection:
         if not self._outgoing.has_reserve(self._sender.queue):
             raise CallerError("the send queue is full: ask for room() first")
         self._outgoing.seal(plaintext)
+        if len(plaintext) > BULK:
+            self._is_bulk = True
 
     def close(self, exit_code: int, reason: str, now: float) -> None:
         """Ends the connection at once; records not delivered yet are dropped. `reason` may be cut to 512 bytes."""
@@ -150,12 +160,14 @@ class Connection:
         if self._closing.state is not State.OPEN:
             frame = self._closing.poll_frame(now)
             return sender.send_frames([frame], now, eliciting=False) if frame is not None else None
+        if (question := self._migration.poll_frame()) is not None:
+            return sender.send_frames([question[1]], now, eliciting=False, destination=question[0])
         if self._received.is_due(now) or (self._incoming.taken != self._taken and self._is_window_update_due()):
             return self._send_ack(now)
         if sender.probes:
             ack = self._ack(now, BUNDLED_ACK_RANGES) if len(self._received.ranges) else None
             return sender.send_probe(ack, self._received.largest_sealed, now)
-        if self._rtt.has_sample and (size := sender.mtu.next_probe()) is not None:
+        if self._is_bulk and (size := sender.mtu.next_probe()) is not None:
             return sender.send_path_probe(size, now)
         transmit = sender.send_data(now)
         if transmit is None and self._ping_due:
@@ -176,10 +188,10 @@ class Connection:
         if self._closing.state is not State.OPEN:
             return self._closing.poll_timeout()
         at = min(
-            self._heard_at + IDLE_TIMEOUT, self._sender.sent_at + KEEPALIVE_INTERVAL, self._sender.poll_timeout()
+            self._heard_at + self._idle_timeout, self._sender.sent_at + KEEPALIVE_INTERVAL, self._sender.poll_timeout()
         )
-        ack_at = self._received.poll_timeout()
-        return at if ack_at is None else min(at, ack_at)
+        others = (self._received.poll_timeout(), self._lull_deadline(), self._migration.poll_timeout())
+        return min([at, *[other for other in others if other is not None]])
 
     @property
     def is_idle(self) -> bool:
@@ -225,13 +237,22 @@ class Connection:
 
     # Receiving
 
-    def _on_datagram(self, datagram: Buffer, now: float) -> None:
+    def _on_elsewhere(self, data: memoryview, segment_size: int, source: Address, now: float) -> None:
+        """From another address only SEALED packets count: anybody could have written a DATA packet."""
+        for start in range(0, len(data), segment_size or len(data)):
+            datagram = data[start : start + segment_size] if segment_size else data
+            if datagram[:8] == self._sealed_in:
+                self._on_datagram(datagram, source, now)
+            else:
+                self._dropped += 1
+
+    def _on_datagram(self, datagram: Buffer, source: Address, now: float) -> None:
         prefix = datagram[:8]
         try:
             if prefix == self._data_in:
                 self._on_data(packets.decode_data(datagram), now)
             elif prefix == self._sealed_in:
-                self._on_sealed(datagram, now)
+                self._on_sealed(datagram, source, now)
             else:
                 self._dropped += 1
         except (DecodeError, InvalidTag):
@@ -251,25 +272,33 @@ class Connection:
             self._received.demand()  # the peer has to learn the limit
             return
         self._data_since_ping = True
+        self._data_at = now
         self._received.on_packets(piece.packet_number, piece.packets, now, self._rtt.smoothed, genuine=False)
         if self._incoming.records_verified != verified:
             self._heard_at = now
         if self._incoming.records_failed != failed:
             self._received.demand()
 
-    def _on_sealed(self, datagram: Buffer, now: float) -> None:
+    def _on_sealed(self, datagram: Buffer, source: Address, now: float) -> None:
         header = bytes(datagram[: packets.SEALED_HEADER])
         if len(datagram) < packets.SEALED_HEADER + packets.TAG:
             raise DecodeError("SEALED packet is cut short")
         number = int.from_bytes(header[8:], "big")
         plaintext = self._open.decrypt(packets.nonce(number), datagram[packets.SEALED_HEADER :], header)
         frames = decode_frames(plaintext)
-        if number > self._received.largest_sealed:  # a replayed packet does not keep the connection alive
+        is_newest = number > self._received.largest_sealed
+        if is_newest:  # a replayed packet neither keeps the connection alive nor moves it
             self._heard_at = now
+            self._received.largest_sealed = number
+            is_probing = all(isinstance(frame, PathChallenge | PathResponse) for frame in frames)
+            self._migration.on_packet(source, len(datagram), now, self._sender.recovery.pto_interval(0), is_probing)
+        elif source != self._remote:
+            frames = [frame for frame in frames if isinstance(frame, PathResponse)]
+            self._dropped += not frames
         if self._closing.state is not State.OPEN:
             self._on_late_frames(frames, now)
             return
-        is_counted, is_eliciting = True, False
+        is_counted, is_eliciting, question = True, False, b""
         for frame in frames:
             match frame:
                 case Ping():
@@ -279,6 +308,7 @@ class Connection:
                     self._received.on_ack_acked(self._sender.on_ack(frame, now))
                 case Segment(record, offset, record_length, data, is_lone):
                     is_eliciting = self._data_since_ping = True
+                    self._data_at = now
                     if is_lone and not self._ignores_data:
                         self._ignores_data = True
                         self._received.forget_clear()
@@ -287,8 +317,15 @@ class Connection:
                 case Close():
                     self._on_close(frame, now)
                     return
+                case PathChallenge(data):
+                    question = data  # one answer a packet, so that it never is longer than what it answers
+                case PathResponse(data):
+                    if (moved := self._migration.on_response(source, data, now)) is not None:
+                        self._move(moved)
                 case _:
                     assert_never(frame)
+        if question:
+            self._migration.on_challenge(source, question)
         if is_eliciting and is_counted:
             self._received.on_packets(number, 1, now, self._rtt.smoothed, genuine=True)
         elif is_counted:
@@ -306,6 +343,20 @@ class Connection:
     def _on_close(self, frame: Close, now: float) -> None:
         if self._closing.on_close(frame, now, self._rtt.pto):
             self._events.append(Closed(frame.exit_code, frame.reason, by_peer=True))
+
+    def _move(self, moved: Moved) -> None:
+        self._remote = moved.address
+        self._sender.on_moved(moved.address, moved.rtt)
+        self._received.demand()  # the peer, at its new place, learns at once what has arrived ...
+        self._ping_due = True  # ... and has to answer, so that it surely does
+        self._data_at = None
+        self._events.append(PeerMoved(moved.address))
+
+    def _lull_deadline(self) -> float | None:
+        """When to ask whether the path is still there, as no more data comes; while a PING is out, PTOs ask."""
+        if self._data_at is None or self._sender.recovery.sent:
+            return None
+        return max(self._data_at, self._heard_at) + self._sender.recovery.pto_interval(0)
 
     # Acknowledging
 
@@ -336,9 +387,3 @@ class Connection:
     def _is_window_update_due(self) -> bool:
         taken = self._incoming.limit - self._advertised
         return self._advertised > 0 and taken >= max(1, self._incoming.window // WINDOW_UPDATE_FRACTION)
-
-
-def _prefixes(connection_id: bytes) -> tuple[bytes, bytes]:
-    """The first 8 bytes of DATA and of SEALED packets."""
-    short = connection_id[: packets.CONNECTION_ID_LENGTH]
-    return bytes([packets.DATA]) + short, bytes([packets.SEALED]) + short

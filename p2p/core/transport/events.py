@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2p.core.address import Address
+
 
 @dataclass(frozen=True, slots=True)
 class Closed:
@@ -28,7 +30,14 @@ class PathMtuChanged:
     size: int
 
 
-Event = Closed | IdleTimedOut | PathMtuChanged
+@dataclass(frozen=True, slots=True)
+class PeerMoved:
+    """The peer's packets came from another address, which answered: it is the peer's from now on."""
+
+    address: Address
+
+
+Event = Closed | IdleTimedOut | PathMtuChanged | PeerMoved
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,15 @@ ACK = 2
 SEGMENT = 3
 CLOSE = 4
 LONE_SEGMENT = 5
+PATH_CHALLENGE = 6
+PATH_RESPONSE = 7
 
 MAX_ACK_RANGES = 129  # the first one and at most 128 further ones: an ACK then fits 1200 bytes with room for a PING
 MAX_FAILED = 8  # records reported as failed in one ACK, the oldest first; the others wait for the next ACK
 MAX_GAP = (1 << 32) - 1  # numbers between two ranges of an ACK
 MAX_REASON = 512  # bytes of UTF-8 in CLOSE
 SEGMENT_HEADER = 11  # bytes
+CHALLENGE_LENGTH = 8  # bytes; RFC 9000 section 19.17
 
 _ACK_FIELDS = Struct(">QIIIB")
 _FAILED_FIELDS = Struct(">IB")
@@ -72,7 +75,21 @@ class Close:
     reason: str
 
 
-Frame = Ping | Ack | Segment | Close
+@dataclass(frozen=True, slots=True)
+class PathChallenge:
+    """data(8)"""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PathResponse:
+    """data(8), as it stood in the challenge"""
+
+    data: bytes
+
+
+Frame = Ping | Ack | Segment | Close | PathChallenge | PathResponse
 
 
 def encode_frame(frame: Frame) -> bytes:
@@ -86,6 +103,10 @@ def encode_frame(frame: Frame) -> bytes:
             return _SEGMENT_FIELDS.pack(kind, record, offset, record_length, len(data)) + data
         case Close(exit_code, final, reason):
             return bytes([CLOSE, exit_code, final]) + text16(clip(reason))
+        case PathChallenge(data):
+            return bytes([PATH_CHALLENGE]) + data
+        case PathResponse(data):
+            return bytes([PATH_RESPONSE]) + data
         case _:
             assert_never(frame)
 
@@ -107,6 +128,10 @@ def decode_frames(plaintext: bytes) -> list[Frame]:
             frames.append(_decode_segment(reader, is_lone=kind == LONE_SEGMENT))
         elif kind == CLOSE:
             frames.append(_decode_close(reader))
+        elif kind == PATH_CHALLENGE:
+            frames.append(PathChallenge(reader.take(CHALLENGE_LENGTH)))
+        elif kind == PATH_RESPONSE:
+            frames.append(PathResponse(reader.take(CHALLENGE_LENGTH)))
         else:
             raise DecodeError(f"unknown frame type {kind}")
     return frames

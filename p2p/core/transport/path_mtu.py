@@ -4,27 +4,48 @@ from __future__ import annotations
 
 from p2p.core.transport.packets import BASE_DATAGRAM
 
-# Bytes of UDP payload: what is left of common link MTUs under IPv4 and IPv6, tunnels and PPPoE, then jumbo frames.
-SIZES = (BASE_DATAGRAM, 1232, 1252, 1280, 1372, 1392, 1412, 1432, 1452, 1472, 8952, 8972)
+# Bytes of UDP payload that common links leave: their MTU less 28 bytes of headers over IPv4, less 48 over IPv6.
+SIZES = (
+    BASE_DATAGRAM,
+    1232,  # 1280 over IPv6: the least that IPv6 allows
+    1252,  # 1280 over IPv4
+    1280,
+    1352,  # 1400 over IPv6: many tunnels
+    1372,  # 1400 over IPv4; 1420 (WireGuard) over IPv6
+    1392,  # 1420 over IPv4
+    1412,  # 1460 (some clouds) over IPv6
+    1432,  # 1460 over IPv4
+    1444,  # 1492 (PPPoE) over IPv6
+    1452,  # 1500 (Ethernet) over IPv6
+    1464,  # 1492 over IPv4
+    1472,  # 1500 over IPv4
+    # 9000 (jumbo frames) leaves 8972 or 8952, of which a record needs eight, more than a super-packet holds. Eight of
+    # these carry the same record, and fit: 8 * (7962 - 24) = 63504.
+    7962,
+)
 FIRST_TRY = SIZES.index(1472)  # Ethernet without a tunnel is by far the commonest path
 MAX_PROBES = 3  # RFC 8899 section 5.1.2
 RAISE_INTERVAL = 600.0  # seconds; RFC 8899 section 5.1.1 (PMTU_RAISE_TIMER)
 BLACK_HOLE_LOSSES = 3  # loss events without one large datagram getting through
-BLACK_HOLE_PAUSE = 60.0  # seconds before the search begins again on a path that swallowed large datagrams
+# Seconds before what used to pass and no longer does is tried again, doubling up to RAISE_INTERVAL: routes come back,
+# and a try costs three datagrams.
+SHRUNK_PAUSE = 10.0
 
 
 class PathMtu:
     """Bisects SIZES, the usual answer first; one probe at a time."""
 
-    __slots__ = ("_high", "_large_losses", "_low", "_outstanding", "_restart", "_tries", "size")
+    __slots__ = ("_best", "_high", "_large_losses", "_low", "_outstanding", "_pause", "_restart", "_tries", "size")
 
     def __init__(self) -> None:
         self.size = BASE_DATAGRAM
+        self._best = BASE_DATAGRAM  # the largest size that ever passed
         self._low = 0  # index known to pass
         self._high = len(SIZES)  # first index known not to pass
         self._tries = 0
         self._outstanding = False
         self._restart: float | None = None
+        self._pause = SHRUNK_PAUSE
         self._large_losses = 0
 
     def next_probe(self) -> int | None:
@@ -36,6 +57,10 @@ class PathMtu:
     def on_probe_sent(self) -> None:
         self._outstanding = True
 
+    def on_probe_forgotten(self) -> None:
+        """Nobody will say what became of it."""
+        self._outstanding = False
+
     def on_probe_acked(self, size: int) -> bool:
         """Returns whether the size of datagrams grew."""
         self._outstanding = False
@@ -46,6 +71,7 @@ class PathMtu:
         self._high = max(self._high, self._low + 1)
         grown = size > self.size
         self.size = max(self.size, size)
+        self._best = max(self._best, size)
         return grown
 
     def on_probe_lost(self, size: int, now: float) -> None:
@@ -62,8 +88,7 @@ class PathMtu:
             return False
         if size <= BASE_DATAGRAM:
             return False
-        self.size, self._low = BASE_DATAGRAM, 0
-        self._fail(size, now)
+        self._shrink(size, now)
         return True
 
     def on_acked(self, size: int) -> None:
@@ -77,9 +102,7 @@ class PathMtu:
         self._large_losses += 1
         if self._large_losses < BLACK_HOLE_LOSSES:
             return False
-        self.size, self._low, self._high = BASE_DATAGRAM, 0, 1
-        self._large_losses = 0
-        self._restart = now + BLACK_HOLE_PAUSE
+        self._shrink(self.size, now)
         return True
 
     def handle_timeout(self, now: float) -> None:
@@ -87,6 +110,7 @@ class PathMtu:
             self._restart = None
             self._high = len(SIZES)
             self._tries = 0
+            self._pause = min(2 * self._pause, RAISE_INTERVAL)
 
     def poll_timeout(self) -> float | None:
         return self._restart
@@ -94,8 +118,16 @@ class PathMtu:
     def _candidate(self) -> int:
         return FIRST_TRY if self._low < FIRST_TRY < self._high else (self._low + self._high) // 2
 
+    def _shrink(self, size: int, now: float) -> None:
+        """What passed does so no more: back to what every path carries, and search below `size` at once."""
+        self.size, self._low = BASE_DATAGRAM, 0
+        self._large_losses = 0
+        self._fail(size, now)
+
     def _fail(self, size: int, now: float) -> None:
+        """`size` does not pass. All is tried again later: soon, if it did pass once."""
         self._tries = 0
         larger = [index for index, candidate in enumerate(SIZES) if candidate >= size]
         self._high = max(min([self._high, *larger]), self._low + 1)
-        self._restart = now + RAISE_INTERVAL
+        restart = now + (self._pause if size <= self._best else RAISE_INTERVAL)
+        self._restart = restart if self._restart is None else min(restart, self._restart)

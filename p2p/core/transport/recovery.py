@@ -144,6 +144,13 @@ class Recovery:
         if not self.sent:
             self._loss_time = None
 
+    def restart(self) -> None:
+        """Another path: what was learnt of reordering on the old one holds no more, and losses there are over."""
+        self._packet_threshold, self._time_threshold = PACKET_THRESHOLD, TIME_THRESHOLD
+        self._first_sample_at = None
+        self._lost = SentLog()
+        self._unrefuted_losses = 0
+
     def distrust(self, now: float) -> None:
         """For a round trip, what is acknowledged may be forged packets with our numbers: that measures nothing."""
         self._trusted_from = now + max(self._rtt.pto, INITIAL_RTT)

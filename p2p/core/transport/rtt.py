@@ -41,6 +41,11 @@ class RttEstimator:
         self.variance += (abs(self.smoothed - adjusted) - self.variance) / 4
         self.smoothed += (adjusted - self.smoothed) / 8
 
+    def restart(self, first: float) -> None:
+        """Another path, of which `first` is the first sample (RFC 9000 section 9.4)."""
+        self.has_sample = False
+        self.update(first, 0.0)
+
     def forget_min(self) -> None:
         """The next sample sets min_rtt anew: the path may have changed (RFC 9002 section 5.2)."""
         self._forget_min = True

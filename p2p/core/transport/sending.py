@@ -106,6 +106,26 @@ class Sender:
         if shrunk:
             self._on_datagram_size()
 
+    def on_moved(self, remote: Address, rtt: float) -> None:
+        """The peer is elsewhere: what is in flight to where it was is sent again. The log of numbers goes on.
+
+        Another address is another network, of which nothing is known but one round trip (RFC 9000 section 9.4).
+        """
+        is_other_network = remote.host != self._remote.host
+        self._remote = remote
+        in_flight = list(self.recovery.sent)
+        self.recovery.forget(in_flight)
+        self.recovery.pto_count = self.probes = 0
+        for run in in_flight:
+            self.outgoing.on_lost(run)
+        self.mtu.on_probe_forgotten()
+        if is_other_network:
+            self.rtt.restart(rtt)
+            self.recovery.restart()
+            self.mtu = PathMtu()
+            self.controller = self._new_controller(self.mtu.size)
+            self._on_datagram_size()
+
     def on_ack(self, ack: Ack, now: float) -> int:
         """Returns the number below which the peer knows what we have received, -1 if that is no news."""
         ranges = ack.ranges
@@ -202,8 +222,9 @@ class Sender:
         ack_floor: int = -1,
         chunk: Chunk | None = None,
         length: int = 0,
+        destination: Address | None = None,
     ) -> Transmit:
-        """One SEALED packet; with `length` bytes of `chunk` among its frames, or none."""
+        """One SEALED packet; with `length` bytes of `chunk` among its frames, or none. None: to where the peer is."""
         data, number = self._seal(b"".join([encode_frame(frame) for frame in frames]))
         if eliciting:
             run = Run(number, 1, now, len(data), len(data), ack_floor=ack_floor)
@@ -211,6 +232,9 @@ class Sender:
                 run.record, run.generation, run.offset = chunk.record, chunk.generation, chunk.offset
                 run.payload = run.last_payload = length
             self._register(run, now)
+        if destination is not None and destination != self._remote:
+            self.bytes_sent += len(data)
+            return Transmit(destination, (data,))
         return self._transmit(data, 0, now)
 
     def _send_chunk(self, chunk: Chunk, count: int, overhead: int, now: float) -> Transmit:
