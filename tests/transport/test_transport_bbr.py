@@ -75,8 +75,8 @@ def test_a_deep_queue_stays_empty() -> None:
     assert flow.path.overflowed == 0
 
 
-@pytest.mark.parametrize(("before", "after"), [(50, 5), (5, 50)])
-@pytest.mark.parametrize("rtt", [0.02, 0.1])
+@pytest.mark.parametrize(("before", "after"), [(50, 5), (40, 4), (5, 50)])
+@pytest.mark.parametrize("rtt", [0.02, 0.025, 0.1])
 def test_ten_times_the_rate_or_a_tenth_is_found_within_ten_seconds(before: float, after: float, rtt: float) -> None:
     link = path(before, rtt, max(1, after / before))
     flow = Flow(link, Bbr, delay=rtt / 2)

@@ -29,6 +29,7 @@ DEEP_RTT = 2.0  # the same for a queue longer than what we ever have in flight b
 QUEUE_SLACK = 0.002  # seconds: ... and not the scheduler's noise on a short path
 # Times the bandwidth and the round trip before it: what a probe puts in flight before it may say that the path is full.
 PROBE_UP_INFLIGHT = 1.25
+WINDOW_FULL = 0.875  # of the window: a burst waits until an eighth of it is free
 PROBE_GROWTH = 1.1  # a probe at 1.25 that is answered by less has found the end
 PROBE_ROUNDS_UP = 2  # so many rounds of growth without a queue, and it is Startup again
 PROBE_WAIT = (2.0, 3.0)  # seconds between two probes for bandwidth; section 4.3.3.5.3
@@ -282,7 +283,10 @@ class Bbr:
             return
         if sample.in_flight_at_send >= self._bounds.inflight_hi * HEADROOM:
             self._bounds.raise_hi(sample.bytes_acked, self._size * 2.0 ** min(rounds, 30))
-        has_tried = sample.in_flight_at_send >= PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before
+        # In a queue that stood before, the window may hold less than that.
+        most = self._bdp(GAINS[Phase.UP].window) + self._allowance()
+        wanted = min(PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before, WINDOW_FULL * most)
+        has_tried = sample.in_flight_at_send >= wanted
         if rounds < 2 or not self._rounds.is_start:
             # The queue that this probe made: in one that stood before, a flow with a small share has to go on.
             has_made = self._rtt.recent > self._rtt_before + self._rtt.value * (QUEUE_RTT - 1) + QUEUE_SLACK
