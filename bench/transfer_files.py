@@ -17,10 +17,10 @@ from typing import TypeVar, assert_never
 from blake3 import blake3
 
 from p2p.core.errors import ExitCode
-from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, ReceiverEvent, Write
+from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, ReceiverEvent, Whole, Write
 from p2p.core.transfer.messages import DATA_HEADER, PIECE
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import TransferSender
+from p2p.core.transfer.sender import ReadWhole, TransferSender
 from p2p.io.files import Destination, Part, Source, open_sources
 
 GROUP = 64  # files
@@ -50,20 +50,24 @@ class Receiving:
         self._watch = watch
         self._parts: dict[int, Part] = {}
         self._complete: list[int] = []
+        self._small: list[Whole] = []
 
     def handle_record(self, record: bytes | bytearray | memoryview) -> None:
         self._watch.time("receiver: parse, hash", lambda: self.machine.handle_record(record))
         while (event := self.machine.poll_event()) is not None:
             self._handle_event(event)
-        if self.machine.unstored >= GROUP or self.machine.progress.done == self.machine.progress.total:
+        if self.machine.unnamed >= GROUP or self.machine.progress.done == self.machine.progress.total:
             self._finish()
 
     def _finish(self) -> None:
         parts = [self._parts.pop(file) for file in self._complete]
         names = self._watch.time("receiver: fsync, rename", lambda: self._destination.finish(parts))
-        for file, name in zip(self._complete, names, strict=True):
+        small = [(each.entry, each.content) for each in self._small]
+        names += self._watch.time("receiver: small files", lambda: self._destination.store(small))
+        for file, name in zip([*self._complete, *(each.file for each in self._small)], names, strict=True):
             self.machine.handle_stored(file, name)
         self._complete.clear()
+        self._small.clear()
         while (event := self.machine.poll_event()) is not None:
             self._handle_event(event)
 
@@ -78,6 +82,8 @@ class Receiving:
                 self._watch.time("receiver: pwrite", lambda: self._parts[file].write(offset, pieces))
             case Complete():
                 self._complete.append(event.file)
+            case Whole():
+                self._small.append(event)
             case Finished(digest):
                 self.digest = digest
             case Aborted(exit_code, reason):
@@ -97,7 +103,14 @@ def run(sources: list[Source], destination: Destination, watch: Stopwatch) -> by
             receiving.handle_record(control)
         while (answer := receiving.machine.poll_record()) is not None:
             sender.handle_record(answer)
-        if (read := sender.poll_read()) is not None:
+        read = sender.poll_read()
+        if isinstance(read, ReadWhole):
+            contents = watch.time(
+                "sender: small files",
+                lambda: [source.read_whole() for source in sources[read.first : read.end]],  # noqa: B023
+            )
+            receiving.handle_record(sender.handle_whole(read, contents) or b"")
+        elif read is not None:
             record = buffer[: DATA_HEADER + read.length]
             pieces = [record[DATA_HEADER:]]
             watch.time("sender: preadv", lambda: sources[read.file].read_into(pieces, read.offset))  # noqa: B023

@@ -8,12 +8,14 @@ from typing import Protocol
 
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer.peer import Peer
-from p2p.core.transfer.events import Complete, Open, Write
+from p2p.core.transfer.events import Complete, Open, Whole, Write
 from p2p.core.transfer.limits import MAX_PIECES
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
+from p2p.core.transfer.sender import ReadWhole
 from p2p.io.files import Destination, FileError, Part, Source
 from p2p.io.worker import Worker
 
+SMALL_BATCH = 64  # small files stored at a time: each needs a descriptor until it is named
 READS_A_TURN = 8  # reads, of a piece or of many, before the loop looks at its sockets again
 
 
@@ -39,6 +41,10 @@ class SendingEnd:
         for number in range(READS_A_TURN):
             if (read := peer.poll_read(now)) is None:
                 return number > 0
+            if isinstance(read, ReadWhole):
+                if not self._send_small(peer, read, now):
+                    return False
+                continue
             source = self._sources[read.file]
             count, last = read.pieces, read.last
             records, pieces = self._records[:count], self._pieces[:count]
@@ -49,12 +55,19 @@ class SendingEnd:
                     self._leave()
                     self._open = read.file
                 source.read_into(pieces, read.offset)
-                if read.offset + read.length == source.entry.size:
-                    source.check()
             except FileError as error:
                 peer.fail(error.failure, error.public, now)
                 return False
             peer.handle_read(read, records, now)
+        return True
+
+    def _send_small(self, peer: Peer, read: ReadWhole, now: float) -> bool:
+        try:
+            contents = [source.read_whole() for source in self._sources[read.first : read.end]]
+        except FileError as error:
+            peer.fail(error.failure, error.public, now)
+            return False
+        peer.handle_whole(read, contents, now)
         return True
 
     def close(self) -> None:
@@ -73,7 +86,8 @@ class ReceivingEnd:
         self._destination = destination
         self._worker = worker
         self._parts: dict[int, Part] = {}
-        self._whole: list[tuple[int, Part]] = []
+        self._complete: list[tuple[int, Part]] = []
+        self._small: list[Whole] = []
         self._stored: list[tuple[list[int], Future[list[str]]]] = []
 
     def reserve(self, entries: Sequence[Entry]) -> None:
@@ -100,16 +114,23 @@ class ReceivingEnd:
                 case Open(file, entry):
                     self._parts[file] = self._destination.open(entry)
                 case Complete(file, _):
-                    self._whole.append((file, self._parts.pop(file)))
+                    self._complete.append((file, self._parts.pop(file)))
+                case Whole():
+                    self._small.append(action)
 
     def _store_whole(self) -> None:
-        """One batch at a time; files that become whole meanwhile share the next one's trip to the disk."""
-        if not self._whole or self._worker.pending:
+        """One batch of each kind at a time; what becomes whole meanwhile shares the next one's trip to the disk."""
+        if self._worker.pending:
             return
-        files = [file for file, _ in self._whole]
-        parts = [part for _, part in self._whole]
-        self._whole.clear()
-        self._worker.submit(self._destination.finish, parts, done=lambda f: self._stored.append((files, f)))
+        if self._complete:
+            files = [file for file, _ in self._complete]
+            parts = [part for _, part in self._complete]
+            self._complete.clear()
+            self._worker.submit(self._destination.finish, parts, done=lambda f: self._stored.append((files, f)))
+        if self._small:
+            batch, self._small = self._small[:SMALL_BATCH], self._small[SMALL_BATCH:]
+            numbers, small = [each.file for each in batch], [(each.entry, each.content) for each in batch]
+            self._worker.submit(self._destination.store, small, done=lambda f: self._stored.append((numbers, f)))
 
     def _report_stored(self, peer: Peer, now: float) -> None:
         stored, self._stored = self._stored, []
@@ -119,8 +140,7 @@ class ReceivingEnd:
             except FileError as error:
                 peer.fail(error.failure, error.public, now)
                 return
-            for file, name in zip(files, names, strict=True):
-                peer.handle_stored(file, name, now)
+            peer.handle_stored(list(zip(files, names, strict=True)), now)
 
 
 def decide(peer: Peer, end: ReceivingEnd, entries: Sequence[Entry], now: float) -> bool:

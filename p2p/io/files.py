@@ -9,35 +9,34 @@ the owner can always read. Where a file system keeps no such bits or times, the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
 import secrets
 import stat
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError
 from p2p.core.text import escape
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.names import is_temporary, numbered, temporary_name
+from p2p.io.naming import can_name, name_exclusively, open_nameless, rename_exclusively
 from p2p.io.sources import FileError, PathLike, Source, SourceError, behind, open_sources
 
 __all__ = ["Destination", "FileError", "Part", "Source", "SourceError", "StorageError", "open_sources"]
 
 MAX_NUMBER = 9_999  # taken names tried for one file; each try is a system call
+ENDED = "the transfer was ended"
 TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
-RENAME_NOREPLACE = 1  # renameat2(2)
 
 Result = TypeVar("Result")
 
 _SPACE_ERRORS = frozenset([errno.ENOSPC, errno.EDQUOT])
-_NO_RENAMEAT2 = frozenset([errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
 _NO_DIRECTORY_SYNC = frozenset([errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
 
 
@@ -58,16 +57,10 @@ class Part:
 
     def write(self, offset: int, pieces: Sequence[Buffer]) -> None:
         """One pwritev. Raises StorageError."""
-        missing = length = sum(map(len, pieces))
         try:
-            while missing:
-                count = os.pwritev(self.fd, pieces, offset + length - missing)
-                missing -= count
-                if missing:  # a short write announces a full disk: the next one says so
-                    pieces = behind(pieces, count)
+            self.written += write_all(self.fd, pieces, offset)
         except OSError as error:
             raise self._describe(error, self.entry.name) from error
-        self.written += length
 
 
 class Destination:
@@ -91,6 +84,7 @@ class Destination:
         self._umask = _umask()
         self._created: list[Path] = []
         self._fd = -1
+        self._nameless: bool | None = None  # whether this file system has files without a name; None: not tried yet
         try:
             self._created = _make_directories(Path(self.path))
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -158,11 +152,39 @@ class Destination:
                 if len(owned) > 1:
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             for part, fd in owned:
-                self._explained(part, partial(os.fsync, fd))
-            names = [self._explained(part, partial(self._name, fd, part)) for part, fd in owned]
+                self._explained(part.entry, partial(os.fsync, fd))
+            names = [self._explained(part.entry, partial(self._name, fd, part)) for part, fd in owned]
         finally:
             for _, fd in owned:
                 os.close(fd)
+        self._sync_directory()
+        return names
+
+    def store(self, files: Sequence[tuple[Entry, Buffer]]) -> list[str]:
+        """Writes small files whole, makes them durable, then names them; returns the final names.
+
+        Like `open`, `write` and `finish` together, and half the system calls: until it is named, a file has no name
+        at all. Blocks on the disk. Raises StorageError; files before the one it names may bear their names already.
+        """
+        with self._directory() as directory:
+            if not self._has_nameless(directory):
+                return self._store_as_parts(files)
+            owned: list[tuple[Entry, int]] = []
+            try:
+                for entry, content in files:
+                    fd = self._explained(entry, partial(open_nameless, directory))
+                    assert fd is not None
+                    owned.append((entry, fd))
+                    self._explained(entry, partial(write_all, fd, [content], 0))
+                    self._restore_metadata(fd, entry)
+                    if len(files) > 1:
+                        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                for entry, fd in owned:
+                    self._explained(entry, partial(os.fsync, fd))
+                names = [self._explained(entry, partial(self._name_nameless, fd, entry)) for entry, fd in owned]
+            finally:
+                for _, fd in owned:
+                    os.close(fd)
         self._sync_directory()
         return names
 
@@ -214,45 +236,75 @@ class Destination:
         with contextlib.suppress(OSError, OverflowError):
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def _explained(self, part: Part, call: Callable[[], Result]) -> Result:
+    def _explained(self, entry: Entry, call: Callable[[], Result]) -> Result:
         try:
             return call()
         except OSError as error:
-            raise self._storage_error(error, part.entry.name) from error
+            raise self._storage_error(error, entry.name) from error
 
-    def _sync_directory(self) -> None:
-        with self._lock:  # only for the copy of the descriptor: `close` does not wait for the disk
-            fd = os.dup(self._fd) if self._fd >= 0 else -1
-        if fd < 0:
-            return
+    @contextlib.contextmanager
+    def _directory(self) -> Iterator[int]:
+        """A copy of the descriptor: `close` does not wait for the disk. Raises StorageError after `close`."""
+        with self._lock:
+            if self._fd < 0:
+                raise StorageError(ENDED, ENDED)
+            fd = os.dup(self._fd)
         try:
-            os.fsync(fd)
-        except OSError as error:
-            if error.errno not in _NO_DIRECTORY_SYNC:
-                raise self._storage_error(error, "") from error
+            yield fd
         finally:
             os.close(fd)
+
+    def _sync_directory(self) -> None:
+        with contextlib.suppress(StorageError), self._directory() as fd:
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                if error.errno not in _NO_DIRECTORY_SYNC:
+                    raise self._storage_error(error, "") from error
+
+    def _has_nameless(self, directory: int) -> bool:
+        if self._nameless is None:
+            fd = open_nameless(directory)
+            self._nameless = fd is not None and can_name(fd)
+            if fd is not None:
+                os.close(fd)
+        return self._nameless
+
+    def _store_as_parts(self, files: Sequence[tuple[Entry, Buffer]]) -> list[str]:
+        parts = []
+        for entry, content in files:
+            parts.append(self.open(entry))
+            parts[-1].write(0, [content])
+        return self.finish(parts)
 
     def _name(self, fd: int, part: Part) -> str:
         """Gives the file the first name that is free, atomically."""
         with self._lock:
             if part not in self._parts:
-                raise StorageError("the transfer was ended", "the transfer was ended")
-            return self._name_locked(fd, part)
+                raise StorageError(ENDED, ENDED)
+            status, named = os.fstat(fd), os.stat(part.temporary, dir_fd=self._fd, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
+                raise OSError(errno.ESTALE, "another file took the place of the temporary file")
+            name = self._free_name(part.entry, lambda name: rename_exclusively(part.temporary, name, self._fd))
+            self._parts.discard(part)
+            self._written += part.written
+            part.final_name = name
+            return name
 
-    def _name_locked(self, fd: int, part: Part) -> str:
-        status, named = os.fstat(fd), os.stat(part.temporary, dir_fd=self._fd, follow_symlinks=False)
-        if (status.st_dev, status.st_ino) != (named.st_dev, named.st_ino):
-            raise OSError(errno.ESTALE, "another file took the place of the temporary file")
-        offered = part.entry.name
+    def _name_nameless(self, fd: int, entry: Entry) -> str:
+        with self._lock:
+            if self._fd < 0:
+                raise StorageError(ENDED, ENDED)
+            self._written += entry.size
+            return self._free_name(entry, lambda name: name_exclusively(fd, name, self._fd))
+
+    def _free_name(self, entry: Entry, give: Callable[[str], None]) -> str:
+        offered = entry.name
         for number in range(self._next_number.get(offered, 0), MAX_NUMBER + 1):
             name = numbered(offered, number) if number else offered
             with contextlib.suppress(FileExistsError):
-                _rename_exclusively(part.temporary, name, self._fd)
+                give(name)
                 self._next_number[offered] = number + 1
-                self._parts.discard(part)
-                self._written += part.written
-                part.final_name = name
                 return name
         raise OSError(errno.EEXIST, f"{MAX_NUMBER} names like it are taken")
 
@@ -283,6 +335,17 @@ class Destination:
         )
 
 
+def write_all(fd: int, pieces: Sequence[Buffer], offset: int) -> int:
+    """One pwritev, unless it is short. Returns the number of bytes."""
+    missing = length = sum(map(len, pieces))
+    while missing:
+        count = os.pwritev(fd, pieces, offset + length - missing)
+        missing -= count
+        if missing:  # a short write announces a full disk: the next one says so
+            pieces = behind(pieces, count)
+    return length
+
+
 def _make_directories(path: Path) -> list[Path]:
     """Returns those that were missing, the outermost first."""
     missing = [each for each in (path, *path.parents) if not each.exists()]
@@ -299,40 +362,6 @@ def _try_lock(fd: int) -> bool | None:
     except OSError:
         return None
     return True
-
-
-def _rename_exclusively(old: str, new: str, directory: int) -> None:
-    """Renames within the directory; raises FileExistsError if `new` exists, whatever it is.
-
-    renameat2 serves FAT and SMB, which have no hard links; link and unlink serve NFS, which has no flags to rename.
-    """
-    rename, new_bytes = _renameat2(), _encoded(new)
-    if rename is not None:
-        if rename(directory, os.fsencode(old), directory, new_bytes, RENAME_NOREPLACE) == 0:
-            return
-        code = ctypes.get_errno()
-        if code not in _NO_RENAMEAT2:
-            raise OSError(code, os.strerror(code))
-    os.link(old, new_bytes, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    os.unlink(old, dir_fd=directory)
-
-
-def _encoded(name: str) -> bytes:
-    try:
-        return os.fsencode(name)
-    except UnicodeEncodeError:  # a locale that lacks these letters: written as the rest of the world writes them
-        return name.encode("utf-8")
-
-
-@cache
-def _renameat2() -> Any:
-    """None where the C library lacks the call."""
-    try:
-        function = ctypes.CDLL(None, use_errno=True).renameat2
-    except AttributeError:
-        return None
-    function.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-    return function
 
 
 def _umask() -> int:

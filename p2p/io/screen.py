@@ -60,6 +60,7 @@ class Screen:
         self._is_asked = is_asked
         self._has_bar = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
         self._total = 0
+        self._saved = 0  # files
         self._rate = Rate()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
@@ -146,10 +147,18 @@ class Screen:
             self._complete_at = now + 1e9  # once is enough
             whose = "the other side's" if self._role is Role.SENDER else "this machine's"
             self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
+        if self._json:
+            self._flush()
         if self._json and progress.done and now >= self._next_json:
             self._next_json = now + JSON_INTERVAL
             rate = round(self._rate.bytes_per_second)
             self._write({"event": "progress", "bytes": progress.done, "total": progress.total, "rate": rate})
+
+    def _flush(self) -> None:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            self._lose_output()
 
     def stop(self) -> None:
         """Takes the progress bar away."""
@@ -224,8 +233,10 @@ class Screen:
 
     def _say_file(self, name: str, digest: bytes, saved_as: str | None) -> None:
         if saved_as is not None:
+            self._saved += 1
             renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
-            self.say(f"Saved {escape(saved_as)}{renamed}")
+            if renamed or self._saved <= SHOWN_FILES:
+                self.say(f"Saved {escape(saved_as)}{renamed}")
         self._detail(f"{escape(name)}: blake3 {digest.hex()}")
 
     def _finish(self, digest: bytes, now: float) -> None:
@@ -233,6 +244,8 @@ class Screen:
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = self._path.description if self._path else ""
+        if self._saved > SHOWN_FILES:
+            self.say(f"Saved {_files(self._saved)}.")
         self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")
         self.say(f"blake3 {digest.hex()}")
 
@@ -285,7 +298,7 @@ class Screen:
                 self._write({"event": "offer", "files": files, "total": total})
             case events.FileDone(entry, digest, saved_as):
                 done = {"name": entry.name, "size": entry.size, "blake3": digest.hex(), "saved_as": saved_as}
-                self._write({"event": "file", **done})
+                self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
             case events.Done(digest):
                 seconds, seen = round(self._elapsed(now), 3), _transport(self._transport)
                 done = {"blake3": digest.hex(), "total": self._total, "seconds": seconds, "transport": seen}
@@ -295,12 +308,15 @@ class Screen:
             case _:
                 self._write({"event": _NAMES[type(event)]})
 
-    def _write(self, event: dict[str, object]) -> None:
+    def _write(self, event: dict[str, object], *, flush: bool = True) -> None:
         try:
-            print(json.dumps(event), flush=True)
+            print(json.dumps(event), flush=flush)
         except OSError:
-            self.output_is_gone = True
-            _redirect_to_nowhere(sys.stdout)
+            self._lose_output()
+
+    def _lose_output(self) -> None:
+        self.output_is_gone = True
+        _redirect_to_nowhere(sys.stdout)
 
 
 def _transport(stats: Stats | None) -> dict[str, object] | None:

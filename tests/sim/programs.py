@@ -15,8 +15,9 @@ from p2p.core.peer.peer import Peer, PeerConfig
 from p2p.core.rendezvous.messages import NamePair, Nameplate
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.role import Role
-from p2p.core.transfer.events import Complete, Open, Write
+from p2p.core.transfer.events import Complete, Open, Whole, Write
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
+from p2p.core.transfer.sender import ReadWhole
 from p2p.core.transport.lan import Close, Connect
 
 SERVER_PORTS = (8080, 8081)
@@ -185,6 +186,9 @@ class SimPeer:
 
     def _drive_files(self, now: float) -> None:
         while (read := self.peer.poll_read(now)) is not None:
+            if isinstance(read, ReadWhole):
+                self.peer.handle_whole(read, self._contents[read.first : read.end], now)
+                continue
             content = self._contents[read.file][read.offset : read.offset + read.length]
             pieces = [content[start : start + PIECE] for start in range(0, read.length, PIECE)]
             self.peer.handle_read(read, [bytearray(DATA_HEADER) + piece for piece in pieces], now)
@@ -198,7 +202,10 @@ class SimPeer:
                 case Complete(file, _):
                     name, content = self._partial.pop(file)
                     self.received[name] = bytes(content)
-                    self.peer.handle_stored(file, name, now)
+                    self.peer.handle_stored([(file, name)], now)
+                case Whole(file, entry, whole):
+                    self.received[entry.name] = bytes(whole)
+                    self.peer.handle_stored([(file, entry.name)], now)
 
     def _is_full(self, number: int) -> bool:
         return number in self._pipes and self._pipes[number].is_full

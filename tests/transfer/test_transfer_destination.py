@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
 from p2p.core.errors import CallerError, ExitCode
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.names import is_temporary
-from p2p.io import files
+from p2p.io import files, naming
 from p2p.io.files import Destination, StorageError
 
 
@@ -25,10 +26,27 @@ def entry(name: str = "a.txt", size: int = 3, mode: int = 0o644, mtime_ns: int =
     return Entry(0, size, mtime_ns, mode, name)
 
 
-def store(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
+class Store(Protocol):
+    def __call__(self, destination: Destination, offered: Entry, content: bytes = b"abc") -> str: ...
+
+
+def in_pieces(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
     part = destination.open(offered)
     part.write(0, [content])
     return destination.finish([part])[0]
+
+
+def whole(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
+    return destination.store([(offered, content)])[0]
+
+
+@pytest.fixture(params=["in pieces", "whole", "whole, where no file is without a name"])
+def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Store:
+    if request.param == "in pieces":
+        return in_pieces
+    if request.param != "whole":
+        monkeypatch.setattr(files, "open_nameless", lambda _: None)
+    return whole
 
 
 def test_a_file_gets_its_name_only_at_the_end(tmp_path: Path) -> None:
@@ -56,7 +74,7 @@ def test_a_file_gets_its_name_only_at_the_end(tmp_path: Path) -> None:
         (0o444, 0o022, 0o444),
     ],
 )
-def test_permission_bits_and_time(tmp_path: Path, mode: int, umask: int, expected: int) -> None:
+def test_permission_bits_and_time(tmp_path: Path, store: Store, mode: int, umask: int, expected: int) -> None:
     before = os.umask(umask)
     try:
         with Destination(tmp_path) as destination:
@@ -69,17 +87,17 @@ def test_permission_bits_and_time(tmp_path: Path, mode: int, umask: int, expecte
 
 
 @pytest.mark.parametrize("mtime_ns", [-(2**63), -1, 0, 2**63 - 1])
-def test_strange_times_do_no_harm(tmp_path: Path, mtime_ns: int) -> None:
+def test_strange_times_do_no_harm(tmp_path: Path, store: Store, mtime_ns: int) -> None:
     with Destination(tmp_path) as destination:
         assert store(destination, entry(mtime_ns=mtime_ns)) == "a.txt"
 
 
 @pytest.mark.parametrize("with_renameat2", [True, False])
 def test_taken_names_are_numbered_whatever_takes_them(
-    tmp_path: Path, with_renameat2: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Store, with_renameat2: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not with_renameat2:  # as on NFS, where link and unlink do the same
-        monkeypatch.setattr(files, "_renameat2", lambda: None)
+        monkeypatch.setattr(naming, "_renameat2", lambda: None)
     (tmp_path / "a.txt").write_bytes(b"mine")
     (tmp_path / "a (1).txt").mkdir()
     (tmp_path / "a (2).txt").symlink_to("nowhere")
@@ -134,7 +152,7 @@ def test_two_processes_that_want_the_same_names(tmp_path: Path) -> None:
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == said
 
 
-def test_close_removes_what_is_unfinished(tmp_path: Path) -> None:
+def test_close_removes_what_is_unfinished(tmp_path: Path, store: Store) -> None:
     before = len(os.listdir("/proc/self/fd"))
     destination = Destination(tmp_path)
     for name in ("a", "b", "c"):
@@ -189,7 +207,7 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_directory_is_made_and_unmade_if_it_served_nothing(tmp_path: Path) -> None:
+def test_a_missing_directory_is_made_and_unmade_if_it_served_nothing(tmp_path: Path, store: Store) -> None:
     inbox = tmp_path / "deep" / "inbox"
     with Destination(inbox) as destination:
         destination.open(entry()).write(0, [b"abc"])
@@ -258,7 +276,7 @@ def test_a_link_in_place_of_the_temporary_file_is_not_named(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_that_is_exchanged_for_a_link_gets_nothing(tmp_path: Path) -> None:
+def test_a_directory_that_is_exchanged_for_a_link_gets_nothing(tmp_path: Path, store: Store) -> None:
     inbox, elsewhere = tmp_path / "inbox", tmp_path / "elsewhere"
     elsewhere.mkdir()
     inbox.mkdir()
@@ -396,12 +414,42 @@ def test_a_name_that_the_locale_cannot_spell(tmp_path: Path, has_renameat2: bool
     program = f"""
 from pathlib import Path
 from p2p.core.transfer.messages import Entry
-from p2p.io import files
+from p2p.io import files, naming
 if not {has_renameat2}:
-    files._renameat2 = lambda: None
+    naming._renameat2 = lambda: None
 with files.Destination({os.fspath(tmp_path)!r}) as destination:
     print([ascii(destination.finish([destination.open(Entry(0, 0, 0, 0o644, chr(0x1f600)))])) for _ in range(2)])
 """
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)
     assert sorted(os.listdir(tmp_path)) == ["\U0001f600", "\U0001f600 (1)"]
+
+
+def test_small_files_go_to_the_disk_together(tmp_path: Path) -> None:
+    with Destination(tmp_path) as destination:
+        many = [(entry(f"{number}.txt", mtime_ns=number), b"%03d" % number) for number in range(100)]
+        assert destination.store(many) == [each.name for each, _ in many]
+        assert destination.store(many[:2]) == ["0 (1).txt", "1 (1).txt"]
+    assert all((tmp_path / each.name).read_bytes() == content for each, content in many)
+    assert len(list(tmp_path.iterdir())) == 102
+
+
+def test_a_small_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with Destination(tmp_path) as destination, pytest.raises(StorageError, match="larger than"):
+            destination.store([(entry("small"), b"abc"), (entry("large", 1001), bytes(1001))])
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_nothing_is_stored_after_the_end(tmp_path: Path) -> None:
+    destination = Destination(tmp_path)
+    destination.close()
+    with pytest.raises(StorageError, match="ended"):
+        destination.store([(entry(), b"abc")])
+    assert list(tmp_path.iterdir()) == []

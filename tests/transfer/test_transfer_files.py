@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from p2p.core.errors import ExitCode
-from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Write
+from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Whole, Write
+from p2p.core.transfer.limits import SMALL
 from p2p.core.transfer.messages import DATA_HEADER, PIECE
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import TransferSender
+from p2p.core.transfer.sender import ReadWhole, TransferSender
 from p2p.io.files import Destination, Part, SourceError, StorageError, open_sources
 
 
@@ -29,7 +30,16 @@ def transfer(
     with Destination(inbox) as destination:
         while len(ends) < 2:
             record: bytes | bytearray | None = sender.poll_record()
-            if record is None and (read := sender.poll_read()) is not None:
+            read = sender.poll_read() if record is None else None
+            if isinstance(read, ReadWhole):
+                at_record(pieces)
+                pieces += 1
+                try:
+                    small = [source.read_whole() for source in sources[read.first : read.end]]
+                    record = sender.handle_whole(read, small)
+                except SourceError as error:
+                    sender.handle_source_changed(read.first, error.public, error.code)
+            elif read is not None:
                 at_record(pieces)
                 pieces += 1
                 record = bytearray(DATA_HEADER + read.length)
@@ -50,6 +60,11 @@ def transfer(
                         parts[file] = destination.open(entry)
                     case Write(file, offset, written):
                         parts[file].write(offset, written)
+                    case Whole(file, entry, content):
+                        try:
+                            receiver.handle_stored(file, destination.store([(entry, content)])[0])
+                        except StorageError as error:
+                            receiver.handle_storage_error(file, error.public)
                     case Complete(file):
                         try:
                             receiver.handle_stored(file, destination.finish([parts[file]])[0])
@@ -109,7 +124,7 @@ def test_a_change_in_the_middle_ends_both_sides(
 
 def test_a_second_file_that_vanishes_leaves_the_first(tmp_path: Path) -> None:
     first, second, inbox = tmp_path / "first", tmp_path / "second", tmp_path / "inbox"
-    first.write_bytes(b"one")
+    first.write_bytes(bytes(SMALL + 1))  # it does not share a record with the second
     second.write_bytes(b"two")
     sent, received = transfer([first, second], inbox, lambda piece: second.unlink() if piece == 1 else None)
     assert sent == Aborted(ExitCode.STORAGE, "second does not exist", by_peer=False)

@@ -13,8 +13,19 @@ from hypothesis import strategies as st
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages, receiver, sender
-from p2p.core.transfer.events import Aborted, Accepted, Complete, FileSent, Finished, Offered, Open, Refused, Write
-from p2p.core.transfer.limits import MAX_FILES, MAX_TOTAL, MAX_UNSTORED
+from p2p.core.transfer.events import (
+    Aborted,
+    Accepted,
+    Complete,
+    FileSent,
+    Finished,
+    Offered,
+    Open,
+    Refused,
+    Whole,
+    Write,
+)
+from p2p.core.transfer.limits import MAX_FILES, MAX_TOTAL, MAX_UNNAMED, MAX_UNSTORED, SMALL
 from p2p.core.transfer.messages import (
     DATA_HEADER,
     PIECE,
@@ -29,11 +40,13 @@ from p2p.core.transfer.messages import (
     Message,
     Offer,
     Refuse,
+    WholeFile,
+    WholeFiles,
     decode,
     encode,
 )
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import Read, TransferSender
+from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 
 
 def digest(data: bytes) -> bytes:
@@ -58,7 +71,7 @@ class SendingSide:
         self._contents = contents
         self._ahead = ahead
         self._room = room
-        self._reads: deque[Read] = deque()
+        self._reads: deque[Read | ReadWhole] = deque()
         self._records: deque[bytearray] = deque()
 
     def next_record(self) -> bytes | None:
@@ -70,11 +83,13 @@ class SendingSide:
             assert not self._reads, "a control record overtakes a piece"
             return control
         while len(self._reads) < self._ahead and (read := self.machine.poll_read(self._room)) is not None:
-            assert 0 < read.pieces <= self._room
+            assert isinstance(read, ReadWhole) or 0 < read.pieces <= self._room
             self._reads.append(read)
         if not self._reads:
             return None
         read = self._reads.popleft()
+        if isinstance(read, ReadWhole):
+            return self.machine.handle_whole(read, self._contents[read.first : read.end])
         content = self._contents[read.file][read.offset : read.offset + read.length]
         records = [bytearray(DATA_HEADER) + content[start : start + PIECE] for start in range(0, len(content), PIECE)]
         assert len(records[-1]) == DATA_HEADER + read.last
@@ -117,6 +132,10 @@ class ReceivingSide:
                 case Write(file, offset, pieces):
                     assert offset == len(self.files[file])
                     self.files[file] += b"".join(pieces)
+                case Whole(file, _, content, received):
+                    assert received == digest(bytes(content))
+                    self.files[file] = bytearray(content)
+                    self._storing.append((self._clock + self._delay, file))
                 case Complete(file, received):
                     assert received == digest(self.files[file])
                     self._storing.append((self._clock + self._delay, file))
@@ -178,51 +197,80 @@ def test_thousands_of_files_need_no_round_trip_each() -> None:
 
 
 def test_no_piece_overtakes_a_control_record_that_was_not_taken_yet() -> None:
-    machine = TransferSender(named([b"abc", b"def"]))
+    one, two = b"abc" * SMALL, b"def" * SMALL
+    machine = TransferSender(named([one, two]))
     machine.start()
     while machine.poll_record() is not None:
         pass
     machine.handle_record(encode(Accept()))
     read = machine.poll_read()
-    assert read is not None
-    assert machine.handle_read(read, [bytearray(DATA_HEADER) + b"abc"])
+    assert isinstance(read, Read)
+    assert machine.handle_read(read, [bytearray(DATA_HEADER) + one])
     assert machine.poll_read() is None
-    assert machine.poll_record() == encode(FileEnd(0, digest(b"abc")))
+    assert machine.poll_record() == encode(FileEnd(0, digest(one)))
     read = machine.poll_read()
-    assert read == Read(1, 0, 3)
-    assert machine.handle_read(read, [bytearray(DATA_HEADER) + b"def"])
-    assert machine.poll_record() == encode(FileEnd(1, digest(b"def")))
+    assert read == Read(1, 0, len(two))
+    assert machine.handle_read(read, [bytearray(DATA_HEADER) + two])
     assert machine.poll_read() is None
-    assert machine.poll_record() == encode(Finish(total_digest([b"abc", b"def"])))
+    assert machine.poll_record() == encode(FileEnd(1, digest(two)))
+    assert machine.poll_read() is None
+    assert machine.poll_record() == encode(Finish(total_digest([one, two])))
     assert machine.poll_read() is None
 
 
 def test_the_piece_is_never_copied_by_the_machines() -> None:
-    sending, receiving = TransferSender([Entry(0, 3, 0, 0o600, "a")]), TransferReceiver()
+    content = b"abc" * SMALL
+    sending, receiving = TransferSender([Entry(0, len(content), 0, 0o600, "a")]), TransferReceiver()
     sending.start()
     for _ in range(2):
         receiving.handle_record(sending.poll_record() or b"")
     receiving.accept()
     sending.handle_record(receiving.poll_record() or b"")
     read = sending.poll_read()
-    assert read == Read(0, 0, 3)
-    record = bytearray(DATA_HEADER) + b"abc"
+    assert read == Read(0, 0, len(content))
+    record = bytearray(DATA_HEADER) + content
     assert sending.handle_read(read, [memoryview(record)])
     receiving.handle_record(record)
     events = [receiving.poll_event() for _ in range(3)]
     assert isinstance(events[2], Write)
     record[DATA_HEADER] = ord("X")
-    assert bytes(events[2].pieces[0]) == b"Xbc"
+    assert bytes(events[2].pieces[0]) == b"X" + content[1:]
 
 
 def test_a_slow_disk_holds_the_sender_back() -> None:
-    sending, receiving = SendingSide([b""] * (MAX_UNSTORED + 50)), ReceivingSide(delay=10**9)
+    sending, receiving = SendingSide([bytes(SMALL + 1)] * (MAX_UNSTORED + 50)), ReceivingSide(delay=10**9)
     run(sending, receiving)
     assert receiving.machine.unstored == MAX_UNSTORED
     assert not receiving.machine.ready
     for file in range(MAX_UNSTORED):
         receiving.machine.handle_stored(file, "x")
     assert receiving.machine.ready
+
+
+def test_a_slow_disk_holds_small_files_back() -> None:
+    size = 20_000 // 2  # six of them in one record
+    sending, receiving = SendingSide([bytes(size)] * (MAX_UNNAMED + 50)), ReceivingSide(delay=10**9)
+    run(sending, receiving)
+    assert MAX_UNNAMED <= receiving.machine.unnamed < MAX_UNNAMED + 6
+    assert receiving.machine.unstored == 0
+    assert not receiving.machine.ready
+    for file in range(6):
+        receiving.machine.handle_stored(file, "x")
+    assert receiving.machine.ready
+
+
+def test_a_record_is_filled_with_small_files_and_never_overfilled() -> None:
+    contents = [bytes([number % 256]) * (number * 97 % (SMALL + 1)) for number in range(400)]
+    sending = SendingSide(contents)
+    while sending.next_record() is not None:
+        pass
+    sending.machine.handle_record(encode(Accept()))
+    lengths = []
+    while (record := sending.next_record()) is not None:
+        lengths.append(len(record))
+    *records, _, finish = lengths
+    assert finish == 33
+    assert max(records) <= messages.MAX_MESSAGE < min(records) + SMALL + messages.WHOLE_FILE_HEADER
 
 
 # What a sender must not do, as records from the beginning; the last one is the offence.
@@ -262,6 +310,12 @@ SENDER_OFFENCES: dict[str, tuple[Message | str, ...]] = {
     "an end too early": (*LONG, Data(0, 0, bytes(PIECE)), FileEnd(0, digest(bytes(PIECE)))),
     "an end of another file": (*TWO, YES, Data(0, 0, b"abc"), FileEnd(1, digest(b"abc"))),
     "an end twice": (*ONE, YES, *ABC, FileEnd(0, digest(b"abc"))),
+    "a whole file of another length": (*ONE, YES, WholeFiles(0, (WholeFile(digest(b"abcd"), b"abcd"),))),
+    "a whole file of another number": (*TWO, YES, WholeFiles(1, (WholeFile(digest(b"x"), b"x"),))),
+    "whole files beyond the last": (*ONE, YES, WholeFiles(0, (WholeFile(digest(b"abc"), b"abc"),) * 2)),
+    "a whole file where a piece is due": (*MIDDLE, WholeFiles(0, (WholeFile(digest(b""), b""),))),
+    "a whole file twice": (*ONE, YES, *ABC, WholeFiles(0, (WholeFile(digest(b"abc"), b"abc"),))),
+    "a whole file before the yes": (*ONE, WholeFiles(0, (WholeFile(digest(b"abc"), b"abc"),))),
     "finish too early": (*TWO, YES, *ABC, Finish(digest(b""))),
     "what only a receiver says: accept": (*ONE, YES, Accept()),
     "what only a receiver says: refuse": (*ONE, Refuse(ExitCode.REFUSED, "")),
@@ -318,6 +372,7 @@ def test_sender_blames_the_receiver(machine_state: str, message: Message) -> Non
     ("script", "word"),
     [
         ((*ONE, YES, Data(0, 0, b"abc"), FileEnd(0, digest(b"abd"))), "a arrived with other content"),
+        ((*ONE, YES, WholeFiles(0, (WholeFile(digest(b"abd"), b"abc"),))), "a arrived with other content"),
         ((*ONE, YES, *ABC, Finish(digest(b"else"))), "final digest"),
     ],
 )

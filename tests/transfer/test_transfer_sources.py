@@ -198,10 +198,25 @@ def test_an_empty_file_that_grew(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.touch()
     [source] = open_sources([path])
-    source.check()
+    assert source.read_whole() == b""
     grow(path)
-    with pytest.raises(SourceError, match="was changed"):
-        source.check()
+    with pytest.raises(SourceError, match="grew"):
+        source.read_whole()
+
+
+def test_a_small_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    [source] = open_sources([path])
+    before = os.listdir("/proc/self/fd")
+    assert source.read_whole() == b"abc"
+    grow(path)
+    with pytest.raises(SourceError, match="grew"):
+        source.read_whole()
+    path.unlink()
+    with pytest.raises(SourceError, match="does not exist"):
+        source.read_whole()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_thousands_of_files_need_one_descriptor(tmp_path: Path) -> None:

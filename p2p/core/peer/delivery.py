@@ -11,12 +11,12 @@ from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import Read, TransferSender
+from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 
 LINGER = 3.0  # seconds after our last word in which the other side may still close first
 LINGER_AGAIN = 0.5  # seconds between two looks whether the last word has arrived; the idle time-out ends them
 
-FileAction = transfer.Open | transfer.Write | transfer.Complete
+FileAction = transfer.Open | transfer.Write | transfer.Complete | transfer.Whole
 
 
 class Delivery:
@@ -84,9 +84,18 @@ class Delivery:
                 self._channel.send(record, now)
             self._send_control(now)  # the end of a file follows its last piece at once
 
-    def handle_stored(self, file: int, final_name: str, now: float) -> None:
-        self._receiver.handle_stored(file, final_name)
-        self._events.append(events.FileDone(self._entries[file], self._digests.pop(file), final_name))
+    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes], now: float) -> None:
+        """The small files that `poll_read` asked for."""
+        assert isinstance(self._machine, TransferSender)
+        if (record := self._machine.handle_whole(read, contents)) is not None:
+            self._channel.send(record, now)
+            self._send_control(now)
+
+    def handle_stored(self, names: Sequence[tuple[int, str]], now: float) -> None:
+        """These files are durable and bear these names."""
+        for file, final_name in names:
+            self._receiver.handle_stored(file, final_name)
+            self._events.append(events.FileDone(self._entries[file], self._digests.pop(file), final_name))
         self.advance(now)
 
     def advance(self, now: float) -> None:
@@ -105,7 +114,7 @@ class Delivery:
 
     # output
 
-    def poll_read(self, now: float) -> Read | None:
+    def poll_read(self, now: float) -> Read | ReadWhole | None:
         """Sender: the next bytes to read, if the path takes them, and no control record has to go before them."""
         self._send_control(now)
         if self._ended or not isinstance(self._machine, TransferSender):
@@ -156,7 +165,7 @@ class Delivery:
             match event:
                 case transfer.Open() | transfer.Write():
                     self._file_actions.append(event)
-                case transfer.Complete(file, digest):
+                case transfer.Complete(file, digest) | transfer.Whole(file, digest=digest):
                     self._digests[file] = digest
                     self._file_actions.append(event)
                 case transfer.Offered(entries, total):

@@ -19,7 +19,7 @@ from p2p.core.rendezvous.messages import Pairing
 from p2p.core.role import Role
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import Read, TransferSender
+from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import Action, Close, Connect
 
@@ -204,8 +204,11 @@ class Peer:
     def handle_read(self, read: Read, records: Sequence[bytearray | memoryview], now: float) -> None:
         self._delivering.handle_read(read, records, now)
 
-    def handle_stored(self, file: int, final_name: str, now: float) -> None:
-        self._delivering.handle_stored(file, final_name, now)
+    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes], now: float) -> None:
+        self._delivering.handle_whole(read, contents, now)
+
+    def handle_stored(self, names: Sequence[tuple[int, str]], now: float) -> None:
+        self._delivering.handle_stored(names, now)
         self._advance(now)
 
     # output
@@ -242,7 +245,7 @@ class Peer:
             return None
         return self._connecting.poll_tcp_output() if self._connecting is not None else None
 
-    def poll_read(self, now: float) -> Read | None:
+    def poll_read(self, now: float) -> Read | ReadWhole | None:
         self._settle()
         return self._delivery.poll_read(now) if self._delivery is not None else None
 

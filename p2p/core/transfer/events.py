@@ -73,6 +73,16 @@ class Complete:
 
 
 @dataclass(frozen=True, slots=True)
+class Whole:
+    """Receiver: a small file, verified. Store it as a whole, make it durable, name it, then call `handle_stored`."""
+
+    file: int
+    entry: Entry
+    content: Buffer
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """Both sides: everything arrived, is verified and bears its name.
 
@@ -94,4 +104,4 @@ class Aborted:
 
 
 SenderEvent = Accepted | Refused | FileSent | Finished | Aborted
-ReceiverEvent = Offered | Open | Write | Complete | Finished | Aborted
+ReceiverEvent = Offered | Open | Write | Complete | Whole | Finished | Aborted

@@ -5,16 +5,19 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import DecodeError, ExitCode, VersionError
+from p2p.core.transfer.limits import SMALL
 from p2p.core.wire import Reader, text16, uint
 
 VERSION = 1
 PIECE = 61_440  # bytes of a file in one DATA message: 60 KiB, whole pages, and with its header within one record
 DATA_HEADER = 13  # bytes of a DATA message before the piece
 MAX_MESSAGE = DATA_HEADER + PIECE  # bytes; ENTRIES keeps to it too, so a record never needs to be longer
+WHOLE_FILES_HEADER = 5  # bytes of a WHOLE_FILES message before its files
+WHOLE_FILE_HEADER = 34  # bytes of it before the content of each
 MAX_NAME_BYTES = 4096  # PATH_MAX: a longer name cannot be opened anywhere
 MAX_REASON_BYTES = 1024  # a reason is a sentence or two that a person reads
 
@@ -33,6 +36,7 @@ class MessageType(IntEnum):
     FINISHED = 8
     ABORT = 9
     KEEPALIVE = 10
+    WHOLE_FILES = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,25 @@ class FileEnd:
     digest: bytes
 
 
+class WholeFile(NamedTuple):
+    """length(2) blake3(32) bytes"""
+
+    digest: bytes
+    content: Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class WholeFiles:
+    """type(1) first(4) {length(2) blake3(32) bytes(0..16384)}*, at least one
+
+    Files `first`, `first` + 1, ... from their first byte to their last. The contents are views into the buffer that
+    was decoded.
+    """
+
+    first: int
+    files: tuple[WholeFile, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """type(1) blake3(32)"""
@@ -121,7 +144,7 @@ class Keepalive:
     """type(1)"""
 
 
-Message = Offer | Entries | Accept | Refuse | Data | FileEnd | Finish | Finished | Abort | Keepalive
+Message = Offer | Entries | Accept | Refuse | Data | FileEnd | WholeFiles | Finish | Finished | Abort | Keepalive
 
 
 def encode(message: Message) -> bytes:
@@ -139,6 +162,9 @@ def encode(message: Message) -> bytes:
             return _DATA.pack(MessageType.DATA, file, offset) + bytes(piece)
         case FileEnd(file, digest):
             return bytes([MessageType.FILE_END]) + uint(file, 4) + digest
+        case WholeFiles(first, files):
+            parts = [part for file in files for part in (uint(len(file.content), 2), file.digest, file.content)]
+            return b"".join([bytes([MessageType.WHOLE_FILES]), uint(first, 4), *parts])
         case Finish(digest):
             return bytes([MessageType.FINISH]) + digest
         case Finished(digest):
@@ -172,6 +198,8 @@ def decode(plaintext: Buffer) -> Message:
         kind = MessageType(view[0])
     except ValueError:
         raise DecodeError(f"unknown transfer message type {view[0]}") from None
+    if kind is MessageType.WHOLE_FILES:
+        return _decode_whole_files(view)
     reader = Reader(view, 1)
     message = _decode_control(kind, reader)
     reader.end()
@@ -183,6 +211,25 @@ def _decode_data(view: memoryview) -> Data:
         raise DecodeError(f"DATA message of {len(view)} bytes")
     _, file, offset = _DATA.unpack_from(view)
     return Data(file, offset, view[DATA_HEADER:])
+
+
+def _decode_whole_files(view: memoryview) -> WholeFiles:
+    """By hand: thousands of small files a second come this way."""
+    end = len(view)
+    if not WHOLE_FILES_HEADER < end <= MAX_MESSAGE:
+        raise DecodeError(f"WHOLE_FILES message of {end} bytes")
+    files: list[WholeFile] = []
+    start = WHOLE_FILES_HEADER
+    while start < end:
+        content = start + WHOLE_FILE_HEADER
+        if content > end:
+            raise DecodeError("WHOLE_FILES is cut short")
+        length = view[start] << 8 | view[start + 1]
+        if length > SMALL or content + length > end:
+            raise DecodeError(f"small file of {length} bytes")
+        files.append(WholeFile(bytes(view[start + 2 : content]), view[content : content + length]))
+        start = content + length
+    return WholeFiles(int.from_bytes(view[1:WHOLE_FILES_HEADER], "big"), tuple(files))
 
 
 def _decode_control(kind: MessageType, reader: Reader) -> Message:
@@ -208,8 +255,8 @@ def _decode_control(kind: MessageType, reader: Reader) -> Message:
             return Abort(_exit_code(reader), reader.text16(MAX_REASON_BYTES))
         case MessageType.KEEPALIVE:
             return Keepalive()
-        case MessageType.DATA:
-            raise DecodeError("DATA is not a control message")
+        case MessageType.DATA | MessageType.WHOLE_FILES:
+            raise DecodeError(f"{kind.name} is not a control message")
         case _:
             assert_never(kind)
 

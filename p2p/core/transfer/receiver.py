@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import assert_never
 
@@ -13,8 +14,8 @@ from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.text import escape
 from p2p.core.transfer import messages
-from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Progress, ReceiverEvent, Write
-from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL, MAX_UNSTORED
+from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, Progress, ReceiverEvent, Whole, Write
+from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL, MAX_UNNAMED, MAX_UNSTORED
 from p2p.core.transfer.messages import (
     PIECE,
     Abort,
@@ -27,6 +28,8 @@ from p2p.core.transfer.messages import (
     Keepalive,
     Offer,
     Refuse,
+    WholeFile,
+    WholeFiles,
 )
 from p2p.core.transfer.names import safe_name
 
@@ -39,6 +42,7 @@ __all__ = [
     "Progress",
     "ReceiverEvent",
     "TransferReceiver",
+    "Whole",
     "Write",
 ]
 
@@ -60,6 +64,7 @@ TRANSITIONS: dict[tuple[State, type[messages.Message]], State] = {
     (State.AWAITING_ENTRIES, Entries): State.AWAITING_ENTRIES,
     (State.RECEIVING, Data): State.RECEIVING,
     (State.RECEIVING, FileEnd): State.RECEIVING,
+    (State.RECEIVING, WholeFiles): State.RECEIVING,
     (State.RECEIVING, Finish): State.STORING,
 }
 
@@ -86,20 +91,26 @@ class TransferReceiver:
         self._digests = blake3()
         self._shown_digest = b""
         self._final_names: dict[int, str] = {}
+        self._unstored: set[int] = set()  # those of the files without a name that came in pieces
 
     @property
     def progress(self) -> Progress:
         return Progress(self._done, self._total, max(0, min(self._file, len(self._entries) - 1)))
 
     @property
-    def unstored(self) -> int:
-        """Files that were handed out as `Complete` and are not stored yet."""
+    def unnamed(self) -> int:
+        """Files that were handed out as `Complete` or `Whole` and are not stored yet."""
         return self._file - len(self._final_names)
+
+    @property
+    def unstored(self) -> int:
+        """Those of them that were `Complete`: each holds a descriptor."""
+        return len(self._unstored)
 
     @property
     def ready(self) -> bool:
         """Whether to hand in further records."""
-        return self.unstored < MAX_UNSTORED
+        return self.unstored < MAX_UNSTORED and self.unnamed < MAX_UNNAMED
 
     @property
     def ended(self) -> bool:
@@ -123,6 +134,7 @@ class TransferReceiver:
         if not 0 <= file < self._file or file in self._final_names:
             raise CallerError(f"file {file} does not wait to be stored")
         self._final_names[file] = final_name
+        self._unstored.discard(file)
         self._finish_when_stored()
 
     def handle_storage_error(self, file: int, reason: str) -> None:
@@ -182,6 +194,8 @@ class TransferReceiver:
                 self._handle_entries(entries)
             case FileEnd():
                 self._handle_file_end(message)
+            case WholeFiles(first, files):
+                self._handle_whole_files(first, files)
             case Finish(digest):
                 self._handle_finish(digest)
             case Accept() | Refuse() | messages.Finished():
@@ -242,11 +256,29 @@ class TransferReceiver:
         if entry.size == 0:
             self._events.append(Open(end.file, entry))
         self._events.append(Complete(end.file, digest))
+        self._unstored.add(end.file)
+        self._end_file(digest)
+        self._offset = 0
+        self._hash = blake3()
+
+    def _handle_whole_files(self, first: int, files: Sequence[WholeFile]) -> None:
+        if self._offset:
+            raise RemoteError(f"whole files where offset {self._offset} of file {self._file} was due")
+        for file, (digest, content) in enumerate(files, first):
+            entry = self._current(file)
+            if len(content) != entry.size:
+                raise RemoteError(f"whole file of {len(content)} bytes where {entry.size} were due")
+            if blake3(content).digest() != digest:
+                self.abort(ExitCode.INTEGRITY, f"{escape(entry.name)} arrived with other content: send it again")
+                return
+            self._events.append(Whole(file, entry, content, digest))
+            self._done += entry.size
+            self._end_file(digest)
+
+    def _end_file(self, digest: bytes) -> None:
         self._digests.update(digest)
         self._shown_digest = digest if self._files == 1 else self._digests.digest()
         self._file += 1
-        self._offset = 0
-        self._hash = blake3()
 
     def _handle_finish(self, digest: bytes) -> None:
         if self._file != self._files:

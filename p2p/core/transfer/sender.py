@@ -14,12 +14,14 @@ from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages
 from p2p.core.transfer.events import Aborted, Accepted, FileSent, Finished, Progress, Refused, SenderEvent
-from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL
+from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL, SMALL
 from p2p.core.transfer.messages import (
     DATA_HEADER,
     MAX_MESSAGE,
     MAX_NAME_BYTES,
     PIECE,
+    WHOLE_FILE_HEADER,
+    WHOLE_FILES_HEADER,
     Abort,
     Accept,
     Data,
@@ -30,6 +32,8 @@ from p2p.core.transfer.messages import (
     Keepalive,
     Offer,
     Refuse,
+    WholeFile,
+    WholeFiles,
 )
 
 __all__ = [
@@ -39,6 +43,7 @@ __all__ = [
     "Finished",
     "Progress",
     "Read",
+    "ReadWhole",
     "Refused",
     "SenderEvent",
     "TransferSender",
@@ -66,6 +71,14 @@ TRANSITIONS: dict[tuple[State, type[messages.Message]], State] = {
 
 
 @dataclass(frozen=True, slots=True)
+class ReadWhole:
+    """Wanted: the whole content of each of the small files [first, end)."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Read:
     """Wanted: bytes [offset, offset + length) of a file, as pieces of PIECE bytes, the last one of what is left.
 
@@ -89,9 +102,10 @@ class Read:
 class TransferSender:
     """Offers files, waits for the yes, hands them out in order, waits for the verified end.
 
-    Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_read`;
-    read each piece straight behind the room for its header, give the records to `handle_read` and send them next.
-    Look at `poll_event` before `poll_record`.
+    Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_read`. For a
+    `Read`, read each piece straight behind the room for its header, give the records to `handle_read` and send them
+    next; for a `ReadWhole`, send the record that `handle_whole` makes of the contents. Look at `poll_event` before
+    `poll_record`.
     """
 
     def __init__(self, entries: Sequence[Entry]) -> None:
@@ -107,7 +121,7 @@ class TransferSender:
         self._polled = 0  # bytes of the file that `poll_read` has asked for
         self._handled = 0  # bytes of the file that were handed out
         self._done = 0  # bytes of all files handed out
-        self._reads: deque[Read] = deque()
+        self._reads: deque[Read | ReadWhole] = deque()
         self._hash = blake3()
         self._digests = blake3()
         self._shown_digest = b""
@@ -159,6 +173,20 @@ class TransferSender:
         self._queue_file_end()
         return True
 
+    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes]) -> bytes | None:
+        """The record that carries the files of the oldest read that is outstanding; None after the transfer ended."""
+        if self.ended:
+            return None
+        sizes = [entry.size for entry in self._entries[read.first : read.end]]
+        if not self._reads or self._reads[0] != read or sizes != [len(content) for content in contents]:
+            raise CallerError(f"{read} is not the oldest read that is outstanding, or contents have other lengths")
+        self._reads.popleft()
+        files = tuple(WholeFile(blake3(content).digest(), content) for content in contents)
+        for file in files:
+            self._end_file(file.digest)
+        self._done += sum(sizes)
+        return messages.encode(WholeFiles(read.first, files))
+
     def handle_source_changed(self, file: int, reason: str, exit_code: ExitCode = ExitCode.INTEGRITY) -> None:
         """The file is not what was offered, or cannot be read any more. `reason` is told to the other side."""
         if not 0 <= file < len(self._entries):
@@ -177,17 +205,19 @@ class TransferSender:
         """The next control record; it goes out before anything that `poll_read` asks for afterwards."""
         if self._control:
             record = self._control.popleft()
-            if self._state is State.SENDING:
-                self._handle_file_end_sent()
+            if self._state is State.SENDING and self._file == len(self._entries) and not self._control:
+                self._state = State.FINISHING  # that was FINISH
             return record
         if self._state is State.OFFERING:
             return self._next_entries()
         return None
 
-    def poll_read(self, room: int = 1) -> Read | None:
-        """The next pieces to read, at most `room`. Several reads may be outstanding; they all belong to one file."""
-        if self._state is not State.SENDING or self._control or room < 1:
+    def poll_read(self, room: int = 1) -> Read | ReadWhole | None:
+        """The next to read, for at most `room` records. Several may be outstanding when all are of one large file."""
+        if self._state is not State.SENDING or self._control or room < 1 or self._file == len(self._entries):
             return None
+        if self._entries[self._file].size <= SMALL:
+            return None if self._reads else self._next_small()
         length = min(min(room, MAX_PIECES) * PIECE, self._entries[self._file].size - self._polled)
         if not length:
             return None
@@ -198,6 +228,18 @@ class TransferSender:
 
     def poll_event(self) -> SenderEvent | None:
         return self._events.popleft() if self._events else None
+
+    def _next_small(self) -> ReadWhole:
+        """As many small files as one record holds."""
+        end, size = self._file, WHOLE_FILES_HEADER
+        while end < len(self._entries) and (length := self._entries[end].size) <= SMALL:
+            size += WHOLE_FILE_HEADER + length
+            if size > MAX_MESSAGE:
+                break
+            end += 1
+        read = ReadWhole(self._file, end)
+        self._reads.append(read)
+        return read
 
     def _handle_message(self, message: messages.Message) -> None:
         match message:
@@ -214,13 +256,12 @@ class TransferSender:
             case Accept():
                 self._state = state
                 self._events.append(Accepted())
-                self._queue_file_end()
             case Refuse(exit_code, reason):
                 self._end(None)
                 self._events.append(Refused(exit_code, reason))
             case messages.Finished(digest):
                 self._handle_finished(digest)
-            case Offer() | Entries() | Data() | FileEnd() | Finish():
+            case Offer() | Entries() | Data() | FileEnd() | WholeFiles() | Finish():
                 raise CallerError("TRANSITIONS lets the receiver speak as a sender")
             case _:
                 assert_never(message)
@@ -248,23 +289,18 @@ class TransferSender:
     def _queue_file_end(self) -> None:
         if self._handled == self._entries[self._file].size:
             digest = self._hash.digest()
-            self._digests.update(digest)
-            self._shown_digest = digest if len(self._entries) == 1 else self._digests.digest()
             self._control.append(messages.encode(FileEnd(self._file, digest)))
-            self._events.append(FileSent(self._file, digest))
+            self._end_file(digest)
+            self._polled = self._handled = 0
+            self._hash = blake3()
 
-    def _handle_file_end_sent(self) -> None:
-        """The record just polled was FILE_END, or the FINISH after the last of them."""
-        if self._file == len(self._entries):
-            self._state = State.FINISHING
-            return
+    def _end_file(self, digest: bytes) -> None:
+        self._digests.update(digest)
+        self._shown_digest = digest if len(self._entries) == 1 else self._digests.digest()
+        self._events.append(FileSent(self._file, digest))
         self._file += 1
-        self._polled = self._handled = 0
-        self._hash = blake3()
         if self._file == len(self._entries):
             self._control.append(messages.encode(Finish(self._digests.digest())))
-        else:
-            self._queue_file_end()
 
     def _end(self, last: Abort | None) -> None:
         """What was queued is void: the other side hears nothing after the ABORT."""
