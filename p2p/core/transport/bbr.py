@@ -36,6 +36,7 @@ YIELD_WAIT = 2.0  # times that after a cycle in which we had to yield: CUBIC tak
 PROBE_ROUNDS = 63  # or so many round trips, if that is sooner; section 4.3.3.5.3
 PROBE_RTT_INTERVAL = 5.0  # seconds without a sample of min_rtt; section 2.8 (BBR.ProbeRTTInterval)
 PROBE_RTT_DURATION = 0.2  # seconds; section 2.8 (BBR.ProbeRTTDuration)
+DARKNESS = 1.0  # seconds without an acknowledgement: more than any queue holds
 GOLDEN = 0.6180339887498949  # turns a count of bytes into a fraction that differs between connections
 
 
@@ -103,6 +104,10 @@ class Bbr:
         self._round_bandwidth = 0.0  # the best sample of this round
         self._round_inflight = 0.0
         self._last_round_bandwidth = 0.0
+        self._acked_at = math.inf  # when the last acknowledgement came
+        self._lit_at = -math.inf  # when one came after a darkness
+        self._dark_until = -math.inf  # what was sent before and lost, was lost in the dark
+        self._dark_window = 0.0  # what the window was before, until it is given back
         self._probe_rtt_done: float | None = None
         self._probe_rtt_at = -math.inf
         self._prior_window = 0.0
@@ -133,9 +138,21 @@ class Bbr:
     def on_congestion_event(self, now: float, sent_at: float, bytes_lost: int, bytes_in_flight: int) -> None:  # noqa: ARG002
         self._round_lost += bytes_lost
 
-    def on_persistent_congestion(self, now: float) -> None:  # noqa: ARG002
-        """Section 4.6.4.4: begin again from the smallest window; what is known of the path stays."""
-        self._window = float(MIN_WINDOW * self._size)
+    def on_persistent_congestion(self, now: float) -> None:
+        """Section 4.6.4.4: begin again from the smallest window; what is known of the path stays.
+
+        Where nothing at all came back for a while, what was lost says nothing about how much the path carries, and the
+        window is given back when something sent from now on has arrived (BBRRestoreCwnd).
+        """
+        window, self._window = self._window, float(MIN_WINDOW * self._size)
+        if now - self._acked_at < DARKNESS and now - self._lit_at > DARKNESS:
+            return
+        self._dark_until = now
+        self._dark_window = max(self._dark_window, window)
+        self._round_lost = 0
+        self._is_lossy = False
+        self._loss.restart()
+        self._bounds.forget_short_term()
 
     def on_spurious_congestion_event(self, now: float) -> None:  # noqa: ARG002
         if self._undo is not None:
@@ -153,7 +170,13 @@ class Bbr:
         self._round_inflight = max(self._round_inflight, float(sample.delivered - sample.delivered_at_send))
         if self._is_full:
             self._aggregation.on_ack(sample, self._bandwidth.value, self._window, self._rounds.count)
-        overflows = self._overflows(sample)
+        if sample.now - self._acked_at >= DARKNESS:
+            self._lit_at = sample.now
+        self._acked_at = sample.now
+        is_light = sample.sent_at >= self._dark_until
+        overflows = is_light and self._overflows(sample)
+        if is_light and self._dark_window:
+            self._window, self._dark_window = max(self._window, self._dark_window), 0.0
         if self._rounds.is_start:
             self._on_round(sample, overflows)
         self._advance(sample, overflows or self._is_lossy)
