@@ -305,7 +305,9 @@ class Bbr:
             return
         if sample.in_flight_at_send >= self._bounds.inflight_hi * HEADROOM:
             self._bounds.raise_hi(sample.bytes_acked, self._size * 2.0 ** min(rounds, 30))
-        has_tried = sample.in_flight_at_send >= PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before
+        # Where a queue stood before the probe, the window allows no more than it always does.
+        most = PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before
+        has_tried = sample.in_flight_at_send >= min(most, self._bdp(GAINS[Phase.UP].window))
         if rounds < 2 or not self._rounds.is_start:
             # The queue that this probe made: in one that stood before, a flow with a small share has to go on.
             has_made = self._rtt.recent > self._rtt_before + self._rtt.value * (QUEUE_RTT - 1) + QUEUE_SLACK
