@@ -99,7 +99,9 @@ def test_a_transfer_lives_through_it(netlab, tmp_path: Path, schedule: Schedule)
     ],
     ids=["forgotten mappings", "other ports", "another address"],
 )  # fmt: skip
-def test_another_address_or_port_on_the_way_ends_it_in_words(netlab, tmp_path: Path, kind: Nat, event: Event) -> None:
+def test_a_change_of_address_or_port_that_the_other_router_shuts_out_ends_it_in_words(
+    netlab, tmp_path: Path, kind: Nat, event: Event
+) -> None:
     lab = netlab(two_nats(kind, PORT_RESTRICTED))
     make_file(tmp_path / "file", SIZE)
     with transfer(lab, tmp_path) as (sender, receiver):
@@ -108,7 +110,7 @@ def test_another_address_or_port_on_the_way_ends_it_in_words(netlab, tmp_path: P
 
 
 def assert_ended_in_words(sender: Program, receiver: Program, tmp_path: Path) -> None:
-    """There is no migration to another path: both wait for the old one until the idle time-out."""
+    """What comes from the new place the other router drops, and nobody tells that side where to send: both wait."""
     assert (sender.finish(IDLE_GUARD), receiver.finish(IDLE_GUARD)) == (7, 7)
     for program in (sender, receiver):
         assert "Traceback" not in program.err

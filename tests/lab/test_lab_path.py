@@ -21,14 +21,13 @@ from netlab.events import (
     ChangeMtu,
     ChangePorts,
     Event,
-    FlushMappings,
     LinkDown,
     LinkUp,
     Rebind,
 )
 from netlab.impair import Impairment
 from netlab.lab import Lab
-from netlab.nat import ADDRESS_RESTRICTED, FULL_CONE, NONE, PORT_RESTRICTED, PORT_RESTRICTED_RANDOM, Nat
+from netlab.nat import ADDRESS_RESTRICTED, FULL_CONE, NONE, PORT_RESTRICTED, Nat
 from netlab.schedule import At, Schedule
 from netlab.topology import Host, Lan, Link, Router, ServerHost, Topology, multi_homed, two_nats
 
@@ -74,13 +73,11 @@ def moves(program: Program) -> int:
     [
         (NONE, PORT_RESTRICTED, ChangePorts("right")),
         (NONE, PORT_RESTRICTED, Rebind("right")),
-        (NONE, PORT_RESTRICTED_RANDOM, FlushMappings("right")),
         (FULL_CONE, PORT_RESTRICTED, Rebind("right")),
         (FULL_CONE, PORT_RESTRICTED, ChangePorts("right")),
         (ADDRESS_RESTRICTED, PORT_RESTRICTED, ChangePorts("right")),
         (PORT_RESTRICTED, NONE, ChangePorts("left")),
         (PORT_RESTRICTED, NONE, Rebind("left")),
-        (PORT_RESTRICTED_RANDOM, NONE, FlushMappings("left")),
         (PORT_RESTRICTED, FULL_CONE, Rebind("left")),
         (PORT_RESTRICTED, FULL_CONE, ChangePorts("left")),
         (PORT_RESTRICTED, ADDRESS_RESTRICTED, ChangePorts("left")),
@@ -95,12 +92,11 @@ def test_another_port_or_address_is_followed(netlab, tmp_path: Path, left: Nat, 
     assert (moves(other), moves(moved)) == (1, 0)
 
 
-def test_ports_change_again_and_again_on_both_sides(netlab, tmp_path: Path) -> None:
-    lab = netlab(two_nats(FULL_CONE, FULL_CONE))
+def test_ports_change_again_and_again(netlab, tmp_path: Path) -> None:
+    lab = netlab(two_nats(NONE, PORT_RESTRICTED))
     with transfer(lab, tmp_path, size=2 * SIZE) as (sender, receiver):
-        play(lab, receiver, *(At(1.2 * step, ChangePorts(("left", "right")[step % 2])) for step in range(4)))
+        play(lab, receiver, *(At(1.2 * step, ChangePorts("right")) for step in range(4)))
     assert moves(sender) >= 1
-    assert moves(receiver) >= 1
 
 
 def test_a_sender_that_changes_from_one_network_to_another(netlab, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from p2p.core.datagram import Transmit
 from p2p.core.transport.bbr import Bbr
 from p2p.core.transport.congestion import NewController
 from p2p.core.transport.connection import Connection
+from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.packets import MAX_RECORD
 
 UDP_IP = 28  # bytes of header on the line
@@ -103,14 +104,19 @@ class Flow:
         start: float = 0.0,
         window: int = 4096,
         supply: float | None = None,
+        idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         self.path = path
         self.delay = delay  # seconds, one way
         self.start = START + start
         self.to_send = records
         self.supply = supply  # bytes a second that the application has to send; None: without end
-        self.sender = Connection(keys("alice", "bob"), BOB, self.start, new_controller=new_controller)
-        self.receiver = Connection(keys("bob", "alice"), ALICE, self.start, receive_window_records=window)
+        self.sender = Connection(
+            keys("alice", "bob"), BOB, self.start, idle_timeout=idle_timeout, new_controller=new_controller
+        )
+        self.receiver = Connection(
+            keys("bob", "alice"), ALICE, self.start, receive_window_records=window, idle_timeout=idle_timeout
+        )
         self.delivered = 0  # records
         self.finished_at: float | None = None
         self.samples: list[tuple[float, int, float]] = []  # time, records delivered, smoothed RTT

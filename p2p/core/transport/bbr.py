@@ -29,7 +29,6 @@ DEEP_RTT = 2.0  # the same for a queue longer than what we ever have in flight b
 QUEUE_SLACK = 0.002  # seconds: ... and not the scheduler's noise on a short path
 # Times the bandwidth and the round trip before it: what a probe puts in flight before it may say that the path is full.
 PROBE_UP_INFLIGHT = 1.25
-WINDOW_FULL = 0.875  # of the window: a burst waits until an eighth of it is free
 PROBE_GROWTH = 1.1  # a probe at 1.25 that is answered by less has found the end
 PROBE_ROUNDS_UP = 2  # so many rounds of growth without a queue, and it is Startup again
 PROBE_WAIT = (2.0, 3.0)  # seconds between two probes for bandwidth; section 4.3.3.5.3
@@ -37,6 +36,7 @@ YIELD_WAIT = 2.0  # times that after a cycle in which we had to yield: CUBIC tak
 PROBE_ROUNDS = 63  # or so many round trips, if that is sooner; section 4.3.3.5.3
 PROBE_RTT_INTERVAL = 5.0  # seconds without a sample of min_rtt; section 2.8 (BBR.ProbeRTTInterval)
 PROBE_RTT_DURATION = 0.2  # seconds; section 2.8 (BBR.ProbeRTTDuration)
+DARKNESS = 1.0  # seconds without an acknowledgement: more than any queue holds
 GOLDEN = 0.6180339887498949  # turns a count of bytes into a fraction that differs between connections
 
 
@@ -104,6 +104,10 @@ class Bbr:
         self._round_bandwidth = 0.0  # the best sample of this round
         self._round_inflight = 0.0
         self._last_round_bandwidth = 0.0
+        self._acked_at = math.inf  # when the last acknowledgement came
+        self._lit_at = -math.inf  # when one came after a darkness
+        self._dark_until = -math.inf  # what was sent before and lost, was lost in the dark
+        self._dark_window = 0.0  # what the window was before, until it is given back
         self._probe_rtt_done: float | None = None
         self._probe_rtt_at = -math.inf
         self._prior_window = 0.0
@@ -134,9 +138,21 @@ class Bbr:
     def on_congestion_event(self, now: float, sent_at: float, bytes_lost: int, bytes_in_flight: int) -> None:  # noqa: ARG002
         self._round_lost += bytes_lost
 
-    def on_persistent_congestion(self, now: float) -> None:  # noqa: ARG002
-        """Section 4.6.4.4: begin again from the smallest window; what is known of the path stays."""
-        self._window = float(MIN_WINDOW * self._size)
+    def on_persistent_congestion(self, now: float) -> None:
+        """Section 4.6.4.4: begin again from the smallest window; what is known of the path stays.
+
+        Where nothing at all came back for a while, what was lost says nothing about how much the path carries, and the
+        window is given back when something sent from now on has arrived (BBRRestoreCwnd).
+        """
+        window, self._window = self._window, float(MIN_WINDOW * self._size)
+        if now - self._acked_at < DARKNESS and now - self._lit_at > DARKNESS:
+            return
+        self._dark_until = now
+        self._dark_window = max(self._dark_window, window)
+        self._round_lost = 0
+        self._is_lossy = False
+        self._loss.restart()
+        self._bounds.forget_short_term()
 
     def on_spurious_congestion_event(self, now: float) -> None:  # noqa: ARG002
         if self._undo is not None:
@@ -154,7 +170,13 @@ class Bbr:
         self._round_inflight = max(self._round_inflight, float(sample.delivered - sample.delivered_at_send))
         if self._is_full:
             self._aggregation.on_ack(sample, self._bandwidth.value, self._window, self._rounds.count)
-        overflows = self._overflows(sample)
+        if sample.now - self._acked_at >= DARKNESS:
+            self._lit_at = sample.now
+        self._acked_at = sample.now
+        is_light = sample.sent_at >= self._dark_until
+        overflows = is_light and self._overflows(sample)
+        if is_light and self._dark_window:
+            self._window, self._dark_window = max(self._window, self._dark_window), 0.0
         if self._rounds.is_start:
             self._on_round(sample, overflows)
         self._advance(sample, overflows or self._is_lossy)
@@ -283,10 +305,9 @@ class Bbr:
             return
         if sample.in_flight_at_send >= self._bounds.inflight_hi * HEADROOM:
             self._bounds.raise_hi(sample.bytes_acked, self._size * 2.0 ** min(rounds, 30))
-        # In a queue that stood before, the window may hold less than that.
-        most = self._bdp(GAINS[Phase.UP].window) + self._allowance()
-        wanted = min(PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before, WINDOW_FULL * most)
-        has_tried = sample.in_flight_at_send >= wanted
+        # Where a queue stood before the probe, the window allows no more than it always does.
+        most = PROBE_UP_INFLIGHT * self._full_bandwidth * self._rtt_before
+        has_tried = sample.in_flight_at_send >= min(most, self._bdp(GAINS[Phase.UP].window))
         if rounds < 2 or not self._rounds.is_start:
             # The queue that this probe made: in one that stood before, a flow with a small share has to go on.
             has_made = self._rtt.recent > self._rtt_before + self._rtt.value * (QUEUE_RTT - 1) + QUEUE_SLACK
