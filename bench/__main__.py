@@ -1,6 +1,6 @@
 """p2p beside other programs that move files, in the networks of netlab. docs/performance.md says how it is measured.
 
-    python -m bench                     everything (about an hour)
+    python -m bench                     everything (three quarters of an hour)
     python -m bench punched wan         these parts only: lan, punched, wan, files, resources
     python -m bench --short             a few rows and runs; ratios judged with slack; exit code 1 when one fails
 
@@ -69,7 +69,7 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
     if "lan" in options.parts:
         made += direct.lan_rows(world, options.size)
     if "punched" in options.parts:
-        made += direct.punched_rows(world, options.size, _rivals())
+        made += direct.punched_rows(world, options.size, _rivals(short=options.short))
     if "wan" in options.parts:
         made += _wan_rows(world, options)
     if "files" in options.parts:
@@ -85,12 +85,13 @@ def _wan_rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
         compared = [row for row in wan.rival_rows(far, []) if row.name != "iperf3 TCP, BBR"]
         return [*compared, *wan.bound_rows(far, (links.DEEP,)), company.share_row(far)]
     chosen = links.grid() if options.all else links.SELECTED
-    return [*wan.rival_rows(far, _rivals()), *wan.bound_rows(far, chosen), *company.rows(far)]
+    return [*wan.rival_rows(far, _rivals(short=False)), *wan.bound_rows(far, chosen), *company.rows(far)]
 
 
-def _rivals() -> list[Rival]:
-    """Those that are given public addresses."""
-    return [Iroh(), Wormhole(), Srt(), HyperDht(), Quic()]
+def _rivals(*, short: bool) -> list[Rival]:
+    """Those that are given public addresses. In the short form, those of which a goal speaks."""
+    judged: list[Rival] = [Iroh(), Wormhole()]
+    return judged if short else [*judged, Srt(), HyperDht(), Quic()]
 
 
 def _options() -> argparse.Namespace:

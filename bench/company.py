@@ -22,8 +22,8 @@ from bench.wan import Far
 from bench.world import Net
 from netlab.lab import Lab
 
-BEFORE, SETTLING, AFTER = 5.0, 10.0, 6.0  # seconds: until the change, until it has to be found, of measuring
-ALONE, JOINED, TOGETHER = 3.0, 8.0, 12.0  # seconds: of the first flow, until they have to be fair, of measuring
+BEFORE, SETTLING, AFTER = 5.0, 10.0, 4.0  # seconds: until the change, until it has to be found, of measuring
+ALONE, JOINED, TOGETHER = 3.0, 8.0, 10.0  # seconds: of the first flow, until they have to be fair, of measuring
 SHARED = FarLink(100e6, 0.050)
 SLOW, QUICK = 20e6, 200e6  # bits a second
 

@@ -12,6 +12,8 @@ from bench.rows import Group, Row, Sample
 from bench.world import Net, World
 
 GIGABIT = 1e9
+PATIENCE = 120.0  # seconds; whoever takes longer is cut off
+STREAMING = 3  # seconds of iperf3: a file's worth would be over before its rate has settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Part:
         """`missing`: what else is not there, beside what the rival lacks."""
 
         def run() -> Sample:
-            sample = rival.run(self.world.job(net, self.size))
+            sample = rival.run(self.world.job(net, self.size, PATIENCE))
             return replace(sample, value=sample.value / GIGABIT)
 
         reference = None if name == self.reference else self.reference
@@ -37,7 +39,7 @@ class Part:
 def lan_rows(world: World, size: int) -> list[Row]:
     """LAN TCP beside iperf3's."""
     part = Part(world, Group("lan", "Same network", "Gbit/s", "alice and bob on one switch"), size, "iperf3 TCP")
-    return [part.row("iperf3 TCP", Iperf3(), Net.LAN), part.row("p2p TCP", P2P("direct TCP"), Net.LAN)]
+    return [part.row("iperf3 TCP", Iperf3(seconds=STREAMING), Net.LAN), part.row("p2p TCP", P2P("direct TCP"), Net.LAN)]
 
 
 def punched_rows(world: World, size: int, rivals: list[Rival]) -> list[Row]:
@@ -49,7 +51,7 @@ def punched_rows(world: World, size: int, rivals: list[Rival]) -> list[Row]:
     note = "p2p and iperf3 through port-restricted NATs; all others with public addresses and as many hops"
     part = Part(world, Group("punched", "Through two routers", "Gbit/s", note), size, "iperf3 TCP")
     ethtool = tuple(need_program("ethtool", "ethtool"))
-    rows = [part.row("iperf3 TCP", Iperf3(), Net.NATS), part.row("p2p UDP", P2P(), Net.NATS)]
+    rows = [part.row("iperf3 TCP", Iperf3(seconds=STREAMING), Net.NATS), part.row("p2p UDP", P2P(), Net.NATS)]
     rows += [part.row(each.name, each, Net.PUBLIC) for each in rivals]
     rows += [part.row("p2p UDP, path without offload", P2P(), Net.NATS_UNSEGMENTED, ethtool)]
     rows += [

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ class Watched:
             env=_environment() | dict(environment or {}),
             cwd=cwd,
         )
+        self._said = ""
         self._peak = 0
-        self._closed = False
+        self._final: Usage | None = None  # known from its end on
         self._over = threading.Event()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._read, self._look)]
         for thread in self._threads:
@@ -61,7 +63,7 @@ class Watched:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the process is over; it stays unreaped, so that its CPU time can be read."""
+        """Whether the process is over; asking leaves it unreaped, so that its CPU time can still be read."""
         if self.process.returncode is not None:
             return True
         flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
@@ -93,12 +95,13 @@ class Watched:
                 self.kill()
                 raise MeasuringError(f"{self.name} did not end within {guard:.0f} s: {self.words()}")
             time.sleep(NAP)
-        usage = self.usage()
         self.check()
-        return usage
+        return self.usage()
 
     def usage(self) -> Usage:
-        """What it has used until now; not after it was reaped."""
+        """What it has used until now."""
+        if self._final is not None:
+            return self._final
         # The clock of a process that has ended stays readable until it is reaped; its memory is gone by then.
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return Usage(sum(map(int, fields[11:15])) / CLOCK_TICKS, self._peak)
@@ -106,32 +109,35 @@ class Watched:
     def kill(self) -> None:
         """Ends it, if it still runs."""
         if self.process.returncode is None:
+            self._final = self.usage()  # kill() reaps what has ended already
             self.process.kill()
             self._reap()
 
     def words(self) -> str:
         """The last of what it said."""
-        self._words.seek(0)
-        said = self._words.read().decode(errors="replace").strip() or "\n".join(text for _, text in self.lines[-5:])
+        if not self._words.closed:
+            self._words.seek(0)
+            self._said = self._words.read().decode(errors="replace").strip()
+        said = self._said or "\n".join(text for _, text in self.lines[-5:])
         return said[-600:] or "(it said nothing)"
 
     def _reap(self) -> int:
+        if self._final is None:
+            self._final = self.usage()
         code: int = self.process.wait()
         self._over.set()
-        if not self._closed:
-            for thread in self._threads:
-                thread.join(1.0)
-            self._closed = True
+        for thread in self._threads:
+            thread.join(1.0)
+        self.words()
+        self._words.close()
         return code
 
     def _read(self) -> None:
         stream = self.process.stdout
         assert stream is not None
-        try:
+        with suppress(ValueError, OSError), stream:  # the lab may close it
             for line in stream:
                 self.lines.append((time.monotonic(), line.decode(errors="replace").rstrip()))
-        except (ValueError, OSError):  # the lab has closed it
-            pass
 
     def _look(self) -> None:
         status = Path(f"/proc/{self.process.pid}/status")

@@ -101,10 +101,11 @@ def measure(rows: Sequence[Row], rounds: int, say: Callable[[str], None]) -> Out
         outcome = outcomes[row.key]
         try:
             sample = row.run()
-        except MeasuringError as error:
+        except Exception as error:  # whatever it is, an hour of other figures is not to be lost with it
+            words = str(error) if isinstance(error, MeasuringError) else repr(error)
             outcome.samples.append(None)
-            outcome.failures.append(str(error))
-            say(f"[{number + 1}/{rounds}] {row.key}: FAILED: {error}")
+            outcome.failures.append(words)
+            say(f"[{number + 1}/{rounds}] {row.key}: FAILED: {words}")
         else:
             outcome.samples.append(sample)
             say(f"[{number + 1}/{rounds}] {row.key}: {sample.value:.3g} {row.group.unit} {sample.note}".rstrip())

@@ -19,7 +19,8 @@ from netlab.lab import Lab
 
 MEGABIT = 1e6
 FORWARDER_LOSS = 0.001  # share of packets above which the forwarder's own loss is told
-LATE = 2.0  # times the seconds for which a link is filled: what takes longer is cut off
+LATE = 1.6  # times the seconds for which a link is filled: of a rival that takes longer, the rate until then
+HOPELESS = 4.0  # times its bound; then p2p is cut off
 
 BOUND = Group(
     "wan",
@@ -67,14 +68,14 @@ class Far:
 
         def run() -> Sample:
             size = self.size(link)
-            job = self.world.job(Net.NATS, size, 10 * link.bound(size))
+            job = self.world.job(Net.NATS, size, HOPELESS * link.bound(size))
             with self.impaired(job.lab, link, key) as impaired, Echo(job.lab) as echo:
                 loaded: list[float | None] = []
                 arrival: Arrival = lambda began, ended: loaded.append(echo.settled(began, ended))  # noqa: E731
                 sample = copy(job, P2P().start, arrival)
             extra = dict(sample.extra)
-            if "own_seconds" in extra:
-                extra |= {"bound": link.bound(size), "of_bound": extra["own_seconds"] / link.bound(size)}
+            seconds = extra.setdefault("own_seconds", extra["seconds"])  # of one that was cut off, until then
+            extra |= {"bound": link.bound(size), "of_bound": seconds / link.bound(size)}
             if "retransmitted" in extra:
                 extra["excess"] = extra["retransmitted"] - link.loss
             if loaded and loaded[0] is not None:
