@@ -84,7 +84,8 @@ def _bar(row: Json, y: int, scale: float) -> Iterator[str]:
         yield f'<path d="{path}" stroke="{INK}" stroke-width="1" fill="none"/>'
     figure = f"{row['median']:.3g}"
     if row["ratio"] is not None:
-        figure += f"  ({row['ratio']:.{0 if row['ratio'] >= 10 else 2}f} x)"
+        digits = 0 if row["ratio"] >= 10 else 2 if row["ratio"] >= 0.1 else 3
+        figure += f"  ({row['ratio']:.{digits}f} x)"
     yield _text(max(left + width, high) + 8, y + 12.5, figure, size=12.5, weight=600 if ours else 400)
 
 

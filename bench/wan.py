@@ -9,7 +9,7 @@ from itertools import count
 
 from bench.copying import Arrival, Rival, copy
 from bench.echo import Echo
-from bench.links import LOSSIER, LOSSY, REORDERED, FarLink
+from bench.links import FAST, LOSSIER, LOSSY, REORDERED, FarLink
 from bench.rivals.iperf3 import Iperf3
 from bench.rivals.ours import P2P
 from bench.rows import Group, Row, Sample
@@ -94,10 +94,14 @@ def _told(sample: Sample, impaired: ImpairedLink) -> Sample:
 
 
 def bound_rows(far: Far, links: Iterable[FarLink]) -> list[Row]:
-    """p2p on each of the links."""
+    """p2p on each of the links; on the fastest beside TCP, which shows what this machine's forwarder carries."""
     rows = []
     for link in links:
         reference = replace(link, reordering=False).name if link == REORDERED else None
+        if link.rate > FAST:
+            tcp, reference = Iperf3("bbr", max(1, round(far.seconds))), f"{link.name}, TCP BBR"
+            run = far.rival(link, tcp, Net.NATS, reference)
+            rows.append(Row(BOUND, reference, run, None, "iperf3", tuple(tcp.missing())))
         rows.append(Row(BOUND, link.name, far.ours(link, link.name), reference))
     return rows
 

@@ -29,7 +29,8 @@ SO_RCVBUFFORCE = 33
 MAX_SEGMENTS = 64  # UDP_MAX_SEGMENTS of kernels before 6.9
 MAX_PAYLOAD = 65_473  # bytes; above it an IPv6 send is silently not segmented
 READ_SIZE = 65_536  # bytes; a coalesced read never exceeds it
-BATCH = 32  # reads a call: 2 MB of super-packets, some 2 ms of work
+BATCH = 32  # bursts a call: 2 MB of super-packets, some 2 ms of work
+RUN_SIZE = 65_536  # bytes of datagrams that are coalesced here
 SOCKET_BUFFER = 8 * 1024 * 1024  # bytes wanted; a default of 212,992 holds three super-packets
 MAX_REFUSED_SENDS = 3  # EPERM in a row that are borne: conntrack and firewalls refuse now and then
 
@@ -48,6 +49,25 @@ class SendResult(Enum):
 
     def __bool__(self) -> bool:
         return self is not SendResult.WOULD_BLOCK
+
+
+class _Run:
+    """Datagrams that were read one behind the other: all of `size` bytes, but perhaps the last."""
+
+    __slots__ = ("count", "end", "size", "source", "start")
+
+    def __init__(self) -> None:
+        self.start = self.end = self.size = self.count = 0
+        self.source: tuple[str, int] = ("", 0)
+
+    def takes(self, length: int, source: tuple[str, int]) -> bool:
+        return self.count > 0 and length <= self.size and source == self.source
+
+    def begin(self, length: int, source: tuple[str, int]) -> None:
+        """A new one, with the datagram that was just read behind the old one, or (0) with none."""
+        self.start = self.end if length and self.end <= RUN_SIZE else 0
+        self.end = self.start + length
+        self.size, self.count, self.source = length, int(length > 0), source
 
 
 class UdpSocket:
@@ -71,8 +91,7 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
         self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
-        self._buffer = bytearray(READ_SIZE)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(bytearray(RUN_SIZE + 2 * READ_SIZE))
         self._refused = 0
         self.truncated = 0  # reads that the kernel cut; dropped
 
@@ -120,12 +139,19 @@ class UdpSocket:
         return SendResult.SENT
 
     def receive(self) -> Iterator[tuple[memoryview, int, Address]]:
-        """At most BATCH reads: data (valid until the next step), segment size (0: one datagram) and source."""
-        for _ in range(BATCH):
+        """At most BATCH bursts: data (valid until the next step), segment size (0: one datagram) and source.
+
+        What the kernel did not coalesce is coalesced here: datagrams of one size from one source, read one behind the
+        other, are one burst. Taking apart 43 of them one by one takes Python 15 times as long as a burst of 43.
+        """
+        view = self._view
+        run = _Run()
+        bursts = 0
+        while bursts < BATCH:
             try:
-                length, ancillary, flags, source = self._socket.recvmsg_into([self._buffer], _ANCILLARY)
+                length, ancillary, flags, source = self._socket.recvmsg_into([view[run.end :]], _ANCILLARY)
             except BlockingIOError:
-                return
+                break
             except OSError as error:
                 if error.errno in _SOFT:  # an ICMP answer to something sent before
                     continue
@@ -137,7 +163,22 @@ class UdpSocket:
             for level, kind, data in ancillary:
                 if level == SOL_UDP and kind == UDP_GRO:
                     segment_size = struct.unpack_from("=i", data)[0]
-            yield self._view[:length], segment_size, self._source(source)
+            if not segment_size and run.takes(length, source):
+                run.end += length
+                run.count += 1
+                if length == run.size and run.count < MAX_SEGMENTS and run.end <= RUN_SIZE:
+                    continue
+                length = 0  # the run is full, or ends with a shorter one
+            if run.count:
+                yield view[run.start : run.end], run.size, self._source(run.source)
+                bursts += 1
+            if segment_size:
+                yield view[run.end : run.end + length], segment_size, self._source(source)
+                bursts += 1
+                length = 0
+            run.begin(length, source)
+        if run.count:
+            yield view[run.start : run.end], run.size, self._source(run.source)
 
     def _send_offloaded(self, transmit: Transmit, destination: tuple[str, int]) -> None:
         ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]

@@ -95,8 +95,9 @@ class Connection:
             return
         length = len(data)
         if 0 < segment_size < length:
-            if data[:8] == self._data_in and (piece := packets.decode_burst(data, segment_size)) is not None:
-                self._on_data(piece, now)
+            if data[:8] == self._data_in and (pieces := packets.decode_burst(data, segment_size)):
+                for piece in pieces:
+                    self._on_data(piece, now)
                 return
             view = memoryview(data)
             for start in range(0, length, segment_size):

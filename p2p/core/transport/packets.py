@@ -9,6 +9,7 @@ One joined buffer costs sendmsg 9 µs where a scatter list of 88 buffers costs 2
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
@@ -26,6 +27,7 @@ MAX_RECORD = 63_488  # bytes of plaintext: 62 KiB
 MAX_CIPHERTEXT = MAX_RECORD + TAG
 BASE_DATAGRAM = 1200  # bytes of UDP payload every path carries; RFC 9000 section 14
 MAX_SEGMENTS = 54  # datagrams of 1200 bytes that a record needs; Linux allows 64 in one call
+MAX_COALESCED = 64  # datagrams in one read: what Linux takes together, and what p2p.io.udp does
 MAX_BURST = 65_473  # bytes; above this a UDP/IPv6 send loses segmentation offload
 MAX_PACKET_NUMBER = 1 << 62  # RFC 9000 section 12.3; 584 years at 250 million packets a second
 MAX_RECORD_NUMBER = (1 << 32) - 1
@@ -103,26 +105,48 @@ def decode_data(datagram: Buffer) -> DataPiece:
     return DataPiece(number, 1, record, offset, record_length, memoryview(datagram)[DATA_HEADER:])
 
 
-def decode_burst(data: Buffer, segment_size: int) -> DataPiece | None:
-    """All of a coalesced read as one piece when it is one coherent run of DATA packets, else None."""
+def decode_burst(data: Buffer, segment_size: int) -> list[DataPiece]:
+    """A coalesced read whose first packet is DATA of ours, as few pieces; empty unless all of it is such packets."""
     full, rest = divmod(len(data), segment_size)
     last = rest - DATA_HEADER if rest else segment_size - DATA_HEADER
     count = full + bool(rest)
     payload = segment_size - DATA_HEADER
-    if count > MAX_SEGMENTS or count < 2 or payload < 1 or last < 1:
-        return None
-    _, number, record, offset, record_length = _DATA_FIELDS.unpack_from(data)
-    length = payload * (count - 1) + last
-    try:
-        _check(number + count, offset, length, record_length)
-    except DecodeError:
-        return None
+    if count > MAX_COALESCED or count < 2 or payload < 1 or last < 1:
+        return []
+    first = data[:DATA_HEADER]
+    _, number, record, offset, record_length = _DATA_FIELDS.unpack(first)
     layout = _layout(count, payload, last)
     parts = layout.datagrams.unpack(data)
-    headers = int.from_bytes(data[:DATA_HEADER], "big") * layout.repeat + layout.step
-    if b"".join(parts[0::2]) != headers.to_bytes(DATA_HEADER * count, "big"):
-        return None
-    return DataPiece(number, count, record, offset, record_length, b"".join(parts[1::2]))
+    try:
+        if offset + payload * (count - 1) < record_length:
+            headers = int.from_bytes(first, "big") * layout.repeat + layout.step
+            if b"".join(parts[0::2]) == headers.to_bytes(DATA_HEADER * count, "big"):
+                _check(number + count, offset, payload * (count - 1) + last, record_length)
+                return [DataPiece(number, count, record, offset, record_length, b"".join(parts[1::2]))]
+        return _decode_runs(parts[0::2], parts[1::2])
+    except DecodeError:
+        return []
+
+
+def _decode_runs(headers: Sequence[bytes], pieces: Sequence[bytes]) -> list[DataPiece]:
+    """One piece for each run of packets that follow one another: where some are missing, or others between them."""
+    fields = list(map(_DATA_FIELDS.unpack, headers))
+    prefix = fields[0][0]
+    runs: list[DataPiece] = []
+    begin = 0
+    for index in range(1, len(fields) + 1):
+        if index < len(fields):
+            _, number, record, offset, record_length = fields[index - 1]
+            if fields[index] == (prefix, number + 1, record, offset + len(pieces[index - 1]), record_length):
+                continue
+        own, number, record, offset, record_length = fields[begin]
+        data = b"".join(pieces[begin:index])
+        if own != prefix:
+            raise DecodeError("something else among DATA packets")
+        _check(number + index - begin, offset, len(data), record_length)
+        runs.append(DataPiece(number, index - begin, record, offset, record_length, data))
+        begin = index
+    return runs
 
 
 def sealed_header(prefix: bytes, packet_number: int) -> bytes:
