@@ -60,12 +60,16 @@ class _Run:
         self.start = self.end = self.size = self.count = 0
         self.source: tuple[str, int] = ("", 0)
 
+    @property
+    def segment_size(self) -> int:
+        return self.size if self.count > 1 else 0
+
     def takes(self, length: int, source: tuple[str, int]) -> bool:
         return self.count > 0 and length <= self.size and source == self.source
 
     def begin(self, length: int, source: tuple[str, int]) -> None:
         """A new one, with the datagram that was just read behind the old one, or (0) with none."""
-        self.start = self.end if length and self.end <= RUN_SIZE else 0
+        self.start = self.end if length else 0
         self.end = self.start + length
         self.size, self.count, self.source = length, int(length > 0), source
 
@@ -91,7 +95,7 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
         self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
-        self._view = memoryview(bytearray(RUN_SIZE + 2 * READ_SIZE))
+        self._view = memoryview(bytearray(RUN_SIZE + READ_SIZE))
         self._refused = 0
         self.truncated = 0  # reads that the kernel cut; dropped
 
@@ -170,15 +174,19 @@ class UdpSocket:
                     continue
                 length = 0  # the run is full, or ends with a shorter one
             if run.count:
-                yield view[run.start : run.end], run.size, self._source(run.source)
+                yield view[run.start : run.end], run.segment_size, self._source(run.source)
                 bursts += 1
             if segment_size:
                 yield view[run.end : run.end + length], segment_size, self._source(source)
                 bursts += 1
                 length = 0
             run.begin(length, source)
+            if run.end > RUN_SIZE:
+                yield view[run.start : run.end], 0, self._source(source)
+                bursts += 1
+                run.begin(0, source)
         if run.count:
-            yield view[run.start : run.end], run.size, self._source(run.source)
+            yield view[run.start : run.end], run.segment_size, self._source(run.source)
 
     def _send_offloaded(self, transmit: Transmit, destination: tuple[str, int]) -> None:
         ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]

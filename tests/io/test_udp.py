@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
@@ -96,9 +98,7 @@ def test_environment_turns_offload_off(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not sock.uses_offload
         data = numbered(10, 1200, 7)
         sock.send(Transmit(other.address, (data,), 1200))
-        reads = read(other, len(data))
-        assert len(reads) == 10
-        assert all(size == 0 for _, size, _ in reads)
+        assert datagrams(read(other, len(data))) == [data[start : start + 1200] for start in range(0, len(data), 1200)]
 
 
 class RefusingSocket:
@@ -203,6 +203,36 @@ def test_buffers_are_enlarged_and_fragments_forbidden() -> None:
 def test_a_call_reads_a_bounded_batch() -> None:
     with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
         for index in range(udp.BATCH + 5):
-            sock.send(Transmit(sock.address, (bytes([index]),)))
-        assert [data[0] for data, _, _ in sock.receive()] == list(range(udp.BATCH))
-        assert [data[0] for data, _, _ in sock.receive()] == list(range(udp.BATCH, udp.BATCH + 5))
+            sock.send(Transmit(sock.address, (bytes([index]) * (index + 1),)))  # ever longer ones make no burst
+        first = [data[0] for data, _, _ in sock.receive()]
+        assert first == list(range(len(first)))
+        assert udp.BATCH <= len(first) <= udp.BATCH + 1
+        assert [data[0] for data, _, _ in sock.receive()] == list(range(len(first), udp.BATCH + 5))
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 7, 1200, 1201, 1472, 9000])), max_size=150))
+@settings(deadline=None, max_examples=50)
+def test_what_comes_one_by_one_keeps_its_order_its_bounds_and_its_sources(sent: list[tuple[bool, int]]) -> None:
+    with (
+        contextlib.closing(UdpSocket.bind("127.0.0.1")) as receiver,
+        contextlib.closing(UdpSocket.bind("127.0.0.1")) as one,
+        contextlib.closing(UdpSocket.bind("127.0.0.1")) as two,
+    ):
+        expected = []
+        for number, (is_one, size) in enumerate(sent):
+            sender, data = one if is_one else two, number.to_bytes(1, "big") * size
+            assert sender.send(Transmit(receiver.address, (data,)))
+            expected.append((data, sender.address))
+        reads = read(receiver, sum(size for _, size in sent))
+        found = [(each, source) for data, size, source in reads for each in datagrams([(data, size, source)])]
+        assert found == expected
+        assert all(len(data) <= udp.RUN_SIZE + 9000 and len(data) <= (size or 9000) * 64 for data, size, _ in reads)
+
+
+@linux_only
+def test_what_comes_one_by_one_is_one_burst() -> None:
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        data = numbered(43, 1472, 500)
+        for start in range(0, len(data), 1472):
+            sock.send(Transmit(sock.address, (data[start : start + 1472],)))
+        assert read(sock, len(data)) == [(data, 1472, sock.address)]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from harness import Program, make_file, sha256, stage
+from harness import Program, hash_of, make_file, stage
 
 from netlab.events import (
     BlackholeOff,
@@ -54,7 +54,7 @@ def transfer(
         receiver.wait_for('"event": "progress"')
         yield sender, receiver
         assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
-    assert sha256(out / "file") == digest
+    assert hash_of(out / "file") == digest
     assert "Traceback" not in sender.err + receiver.err
 
 

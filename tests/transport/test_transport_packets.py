@@ -59,8 +59,7 @@ def test_a_whole_record_fits_one_super_packet_at_the_smallest_datagram() -> None
 def test_burst_round_trip(number: int, count: int, payload: int, offset: int, data: st.DataObject) -> None:
     last = data.draw(st.integers(1, min(payload, packets.MAX_CIPHERTEXT - offset - (count - 1) * payload)))
     burst = encode(number, offset, count, payload, last)
-    piece = packets.decode_burst(memoryview(burst), payload + packets.DATA_HEADER)
-    assert piece is not None
+    [piece] = packets.decode_burst(memoryview(burst), payload + packets.DATA_HEADER)
     assert (piece.packet_number, piece.packets, piece.record, piece.offset) == (number, count, 77, offset)
     assert piece.data == CIPHERTEXT[offset : offset + (count - 1) * payload + last]
     assert piece.record_length == len(CIPHERTEXT)
@@ -70,7 +69,35 @@ def test_burst_round_trip(number: int, count: int, payload: int, offset: int, da
 def test_a_burst_with_one_changed_header_bit_is_not_one_run(index: int, byte: int, bit: int) -> None:
     burst = bytearray(encode(1000, 0, 10, 100, 100))
     burst[index * 124 + byte] ^= 1 << bit
-    assert packets.decode_burst(burst, 124) is None
+    assert len(packets.decode_burst(burst, 124)) != 1
+
+
+@given(
+    numbers=st.lists(st.integers(0, 43), min_size=2, max_size=64), last=st.integers(1, 1448), seed=st.integers(0, 2**32)
+)
+def test_what_came_one_by_one_is_taken_apart_as_if_it_had_not_been_put_together(
+    numbers: list[int], last: int, seed: int
+) -> None:
+    """Any packets of a record, in any order, the last of them perhaps shorter: as the socket coalesces them."""
+    numbers = sorted(numbers) if seed % 2 else numbers
+    whole = [encode(1000 + number, number * 1400, 1, 1400, 1400) for number in numbers[:-1]]
+    datagrams = [*whole, encode(1000 + numbers[-1], numbers[-1] * 1400, 1, 1400, min(last, 1400))]
+    pieces = packets.decode_burst(b"".join(datagrams), 1424)
+    one_by_one = [packets.decode_data(datagram) for datagram in datagrams]
+    assert [piece.packet_number for piece in pieces] == [
+        each.packet_number
+        for index, each in enumerate(one_by_one)
+        if index == 0 or each.packet_number != one_by_one[index - 1].packet_number + 1
+    ]
+    assert sum(piece.packets for piece in pieces) == len(datagrams)
+    assert b"".join(piece.data for piece in pieces) == b"".join(bytes(each.data) for each in one_by_one)
+    assert all(piece.offset == (piece.packet_number - 1000) * 1400 for piece in pieces)
+
+
+def test_a_burst_with_something_else_in_it_is_left_to_be_taken_one_by_one() -> None:
+    burst = encode(1000, 0, 10, 100, 100)
+    assert packets.decode_burst(burst[:124] + b"\xd1" + burst[125:], 124) == []
+    assert packets.decode_burst(burst[:124] + b"\xd1" + bytes(123) + burst[248:], 124) == []
 
 
 @given(st.binary(max_size=200), st.integers(1, 100))
