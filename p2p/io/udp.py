@@ -198,7 +198,12 @@ class UdpSocket:
             if error.errno not in _GSO_REFUSED:
                 raise
             self.uses_offload = False  # this kernel, or the card below it, does not want it: never again
-            self._send_each(transmit, destination)
+            try:
+                self._send_each(transmit, destination)
+            except OSError as each:
+                # Older kernels say EINVAL for segments above the interface's MTU; that is no reason to give it up.
+                self.uses_offload = each.errno == errno.EMSGSIZE
+                raise
 
     def _send_each(self, transmit: Transmit, destination: tuple[str, int]) -> None:
         """One call a datagram. Those that find the socket full after the first are lost, as on the wire."""

@@ -136,6 +136,20 @@ def test_a_refused_burst_goes_out_unsegmented_and_offload_stays_off(error: int) 
 
 
 @linux_only
+def test_a_burst_refused_for_its_length_leaves_offload_on() -> None:
+    """A kernel that calls segments above the interface's MTU an invalid argument, and single datagrams too long."""
+
+    class NarrowSocket(RefusingSocket):
+        def sendmsg(self, buffers: object, ancillary: list[object], flags: int, address: object) -> int:  # noqa: ARG002
+            raise OSError(errno.EINVAL if ancillary else errno.EMSGSIZE, "refused")
+
+    sender = UdpSocket(NarrowSocket(OSError(), bursts_only=False))  # type: ignore[arg-type]
+    assert sender.send(Transmit(Address("127.0.0.1", 9), (bytes(6000),), 1472)) is SendResult.TOO_BIG
+    assert sender.uses_offload
+    sender.close()
+
+
+@linux_only
 def test_too_big_for_the_interface() -> None:
     with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
         assert sock.send(Transmit(sock.address, (bytes(65_535),))) is SendResult.TOO_BIG

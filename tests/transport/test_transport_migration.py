@@ -18,7 +18,7 @@ from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.transport.connection import MAX_RECORD, Connection
 from p2p.core.transport.events import IdleTimedOut, PathMtuChanged, PeerMoved
-from p2p.core.transport.frames import PathChallenge, PathResponse, Ping, decode_frames
+from p2p.core.transport.frames import PathChallenge, PathResponse, Ping, Segment, decode_frames
 from p2p.core.transport.migration import (
     AMPLIFICATION,
     CANDIDATE_INTERVAL,
@@ -171,11 +171,13 @@ def test_a_data_packet_from_elsewhere_never_moves_anything() -> None:
     world = World(to_bob=list(RECORDS))
     world.run_for(0.3)
     world.bob.link.is_cut = world.alice.link.is_cut = True
+    dropped = world.bob.connection.stats.packets_dropped
     for number in range(1, 50):
         newest = (10**6 + number).to_bytes(8, "big")
         forged = bytes([DATA]) + keys("alice", "bob").id_out[:7] + newest + bytes(6) + b"\xf8\x10" + bytes(100)
         world.deliver(False, forged, 0, MALLORY)
         world.deliver(False, forged * 3, len(forged), MALLORY)
+    assert world.bob.connection.stats.packets_dropped == dropped + 49 * 4
     world.run_for(0.1)
     assert sent_to(world, MALLORY) == []
 
@@ -280,6 +282,16 @@ def test_an_idle_connection_moves_with_its_keep_alive() -> None:
     world.run_for(20)
     assert moves(world, True) == [PeerMoved(HOST[False])]
     assert not [event for event in world.alice.events + world.bob.events if isinstance(event, IdleTimedOut)]
+
+
+def test_a_packet_that_is_not_counted_as_received_is_still_no_news_when_it_is_replayed() -> None:
+    world = World()
+    beyond = Segment(10**6, 0, 100, bytes(100))
+    datagram = bytes(world.alice.connection._sender.send_frames([beyond], START).buffers[0])
+    world.deliver(False, datagram)
+    world.deliver(False, datagram, 0, MALLORY)
+    world.run_for(1)
+    assert sent_to(world, MALLORY) == []
 
 
 def test_without_entropy_it_stays_where_it_is() -> None:
@@ -426,3 +438,28 @@ def test_whatever_happens_strangers_get_three_times_what_they_sent_at_most(
         for address in places[1:]:
             assert address in answered or sent[address] <= AMPLIFICATION * received[address]
         assert migration.remote == BOB or migration.remote in answered
+
+
+@pytest.mark.parametrize("has_answered", [False, True])
+def test_the_newest_packet_from_the_old_address_ends_it(has_answered: bool) -> None:
+    migration = machine()
+    migration.on_packet(MALLORY, 100, START, 0.1, False)
+    questions = asked(migration)
+    if has_answered:
+        migration.on_response(MALLORY, questions[MALLORY], START + 0.01)
+    migration.on_packet(BOB, 100, START + 0.02, 0.1, False)
+    assert (migration.remote, migration.state, migration.poll_timeout()) == (BOB, State.SETTLED, None)
+    assert migration.on_response(MALLORY, questions[MALLORY], START + 0.03) is None
+
+
+def test_few_addresses_are_asked_in_a_row() -> None:
+    migration = machine()
+    victims = [Address("203.0.113.200", port) for port in range(1, 200)]
+    for victim in victims[:100]:
+        migration.on_packet(victim, 100, START, 0.1, False)
+        polled(migration)
+    assert migration._candidate is not None
+    assert migration._candidate.address == victims[MAX_CANDIDATES - 1]
+    for victim in victims[100:]:
+        migration.on_packet(victim, 100, START + CANDIDATE_INTERVAL, 0.1, False)
+    assert migration._candidate.address == victims[100]
