@@ -36,6 +36,7 @@ class Path:
     burst: float = 0.0  # mean length of a burst of losses, in packets; 0: independent losses
     reorder: float = 0.0  # chance that a packet is held back
     reorder_delay: float = 0.0  # seconds
+    overtake: float = 0.0  # chance that a packet skips the delay behind the queue, and all that are in it
     ack_loss: float = 0.0
     policer_rate: float | None = None  # a token bucket that drops what exceeds it, with no queue
     policer_depth: float = 0.0
@@ -221,7 +222,8 @@ class Simulation:
         for begin in range(0, len(data), size):
             datagram = data[begin : begin + size]
             if (at := flow.path.carry(len(datagram), self.now)) is not None:
-                arrivals.append((at + flow.delay, datagram))
+                overtakes = flow.path.overtake and flow.path.random.random() < flow.path.overtake
+                arrivals.append((at if overtakes else at + flow.delay, datagram))
         for at, burst, segment_size in coalesce(arrivals):
             heapq.heappush(self._arrivals, (at, next(self._order), flow, True, burst, segment_size))
 

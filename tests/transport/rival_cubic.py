@@ -110,6 +110,9 @@ class Cubic:
         self._recovery_start, self._hystart = undo.recovery_start, undo.slow_start
         self._epoch = None
 
+    def on_reordering(self, now: float) -> None:
+        """Its model has no round trip."""
+
     def on_datagram_size(self, size: int) -> None:
         self._size = size
         self._window = max(self._window, float(MIN_WINDOW * size))

@@ -178,3 +178,22 @@ def test_the_log_takes_exactly_what_was_asked(seed: int, takes: list[tuple[int, 
         assert found == {key: model.pop(key) for key in sorted(model) if start <= key < start + length}
         assert log.bytes == sum(size for _, size in model.values())
         assert sum(each.count for each in log) == len(model)
+
+
+def test_what_overtook_the_others_does_not_measure_the_round_trip() -> None:
+    made = recovery()
+    for number in range(1, 31):
+        made.on_sent(run(number, sent_at=1.0 + number / 1000))
+    made.on_ack(((20, 21), (0, 1)), 0.0, 1.07, BUSY)  # 20 comes by a way of 50 ms, and those before it seem lost
+    outcome = made.on_ack(((0, 16),), 0.0, 1.115, BUSY)
+    assert outcome.is_reordered
+    assert outcome.sample is None or outcome.sample.rtt == pytest.approx(0.1)
+    outcome = made.on_ack(((30, 31), (0, 21)), 0.0, 1.12, BUSY)
+    assert not outcome.is_reordered
+    assert outcome.sample is not None
+    assert outcome.sample.rtt == pytest.approx(0.101)  # that of 19, which came in the midst of others; not 30's 0.09
+    for number in range(31, 50):
+        made.on_sent(run(number, sent_at=2.0 + number / 1000))
+    outcome = made.on_ack(((49, 50), (0, 45)), 0.0, 2.144, BUSY)
+    assert outcome.sample is not None
+    assert outcome.sample.rtt == pytest.approx(0.1)  # that of 44, not that of 49

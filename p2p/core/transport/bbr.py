@@ -158,6 +158,9 @@ class Bbr:
         if self._undo is not None:
             self._bounds, self._undo = self._undo, None
 
+    def on_reordering(self, now: float) -> None:  # noqa: ARG002
+        self._rtt.forget()
+
     def on_ack(self, sample: AckSample) -> None:
         self._rounds.on_ack(sample)
         self._round_delivered += sample.bytes_acked

@@ -100,19 +100,28 @@ class AckAggregation:
 class MinRtt:
     """The lowest round-trip time in 10 s (section 4.1.4), seconds, and the lowest of the last few samples."""
 
-    __slots__ = ("_recent", "seen_at", "value")
+    __slots__ = ("_is_void", "_recent", "seen_at", "value")
 
     def __init__(self) -> None:
         self.value = math.inf
         self.seen_at = -math.inf
         self._recent: deque[float] = deque(maxlen=RECENT_RTTS)
+        self._is_void = False
 
     @property
     def recent(self) -> float:
         return min(self._recent, default=math.inf)
 
+    def forget(self) -> None:
+        """The next sample is the minimum, whatever was before."""
+        self._recent.clear()
+        self._is_void = True
+
     def on_sample(self, rtt: float, now: float) -> None:
         self._recent.append(rtt)
+        if self._is_void:
+            self._is_void = False
+            self.value, self.seen_at = rtt, now
         if rtt <= self.value * SAME_RTT:
             self.seen_at = now
             self.value = min(self.value, rtt)

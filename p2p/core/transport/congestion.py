@@ -59,6 +59,9 @@ class CongestionController(Protocol):
         """Everything declared lost since the last congestion event began has arrived after all."""
         ...
 
+    def on_reordering(self, now: float) -> None:
+        """Packets overtake each other: round trips measured so far may be those of the quick ones."""
+
     def on_datagram_size(self, size: int) -> None:
         """The path MTU search changed the size of datagrams."""
         ...

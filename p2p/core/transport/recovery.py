@@ -12,6 +12,9 @@ PACKET_THRESHOLD = 3  # RFC 9002 section 6.1.1
 TIME_THRESHOLD = 9 / 8  # RFC 9002 section 6.1.2
 PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
 MAX_PACKET_THRESHOLD = 1 << 16  # packets; where reordering reaches so far, time alone decides (RFC 8985 section 6.2)
+# Packets that arrived without a gap, so that the last of them has not overtaken the others: where reordering was seen,
+# only such measure the round trip. RFC 9002 section 5.1 takes the largest, which is then the one that was early.
+UNBROKEN = 8
 MAX_TIME_THRESHOLD = 2.0  # and the time threshold: a whole round trip more, as RFC 8985 section 6.2 allows
 PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
 # Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then
@@ -30,6 +33,7 @@ class AckOutcome:
     lost: list[Run] = field(default_factory=list)
     sample: AckSample | None = None
     is_persistent: bool = False
+    is_reordered: bool = False  # the first time that something overtook something: round trips before may be too short
     is_spurious: bool = False  # every loss of the last congestion event turned out not to be one
 
 
@@ -47,6 +51,7 @@ class Recovery:
         self._loss_time: float | None = None
         self._packet_threshold = PACKET_THRESHOLD
         self._time_threshold = TIME_THRESHOLD
+        self._has_reordering = False
         self._unrefuted_losses = 0  # packets of the last congestion event that did not turn out to have arrived
         self.pto_count = 0
         self.delivered = 0
@@ -80,10 +85,14 @@ class Recovery:
         oldest_lost = self._lost.oldest
         floor = oldest.first if oldest is not None else ranges[0][1]
         floor = min(floor, oldest_lost.first) if oldest_lost is not None else floor
+        unbroken: Run | None = None  # the newest packets that arrived in the midst of others
         for start, end in ranges:
             if end <= floor:
                 break
-            outcome.acked += self.sent.take(start, end)
+            taken = self.sent.take(start, end)
+            outcome.acked += taken
+            if unbroken is None and taken and end - start >= UNBROKEN:
+                unbroken = taken[-1]
             if oldest_lost is not None:
                 outcome.late += self._lost.take(start, end)
         if not outcome.acked and not outcome.late:
@@ -102,16 +111,23 @@ class Recovery:
                 self._largest_acked = newest.end - 1
                 self._largest_acked_sent_at = newest.sent_at
                 is_largest = newest.end == ranges[0][1]  # RFC 9002 section 5.1
-                if delay is not None and is_largest and newest.sent_at >= self._trusted_from:
-                    self._rtt.update(now - newest.sent_at, delay)
-                    rtt_sample = self._rtt.latest
-                    if self._first_sample_at is None:
-                        self._first_sample_at = now
+                if delay is not None and is_largest and not self._has_reordering:
+                    rtt_sample = self._measure(newest, delay, now)
+            if unbroken is not None and delay is not None and self._has_reordering:
+                rtt_sample = self._measure(unbroken, delay if unbroken.end == ranges[0][1] else 0.0, now)
         outcome.lost = self._detect(now)
         outcome.is_persistent = self._is_persistent(outcome.lost, previous_at, first_acked_at)
         if outcome.acked:
             outcome.sample = self._sample(outcome.acked, newest, rtt_sample, now, busy_since)
         return outcome
+
+    def _measure(self, run: Run, delay: float, now: float) -> float | None:
+        if run.sent_at < self._trusted_from:
+            return None
+        self._rtt.update(now - run.sent_at, delay)
+        if self._first_sample_at is None:
+            self._first_sample_at = now
+        return self._rtt.latest
 
     def handle_timeout(self, now: float) -> list[Run]:
         """Declares runs lost whose time is up. Returns them."""
@@ -158,6 +174,9 @@ class Recovery:
 
     def _on_late(self, outcome: AckOutcome, largest: int, now: float) -> None:
         """Reordering, not loss: be slower to judge from now on (RFC 9002 section 6.1 allows adaptive thresholds)."""
+        if not self._has_reordering:
+            self._has_reordering = outcome.is_reordered = True
+            self._rtt.forget_min()
         distance = largest - min(run.first for run in outcome.late)
         self._packet_threshold = max(self._packet_threshold, min(distance + 1, MAX_PACKET_THRESHOLD))
         waited = (now - min(run.sent_at for run in outcome.late)) / max(self._rtt.smoothed, GRANULARITY)

@@ -316,6 +316,8 @@ class Sender:
             self.outgoing.on_acked(run)
         if outcome.lost:
             self._on_lost(outcome.lost, now)
+        if outcome.is_reordered:
+            self.controller.on_reordering(now)
         if outcome.is_spurious:
             self.controller.on_spurious_congestion_event(now)
         if outcome.is_persistent:
