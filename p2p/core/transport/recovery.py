@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from p2p.core.transport.congestion import AckSample
-from p2p.core.transport.rtt import GRANULARITY, INITIAL_RTT, RttEstimator
+from p2p.core.transport.rtt import GRANULARITY, INITIAL_RTT, MAX_ACK_DELAY, RttEstimator
 from p2p.core.transport.sent import Run, SentLog
 
 PACKET_THRESHOLD = 3  # RFC 9002 section 6.1.1
@@ -13,8 +14,13 @@ TIME_THRESHOLD = 9 / 8  # RFC 9002 section 6.1.2
 PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
 MAX_PACKET_THRESHOLD = 1 << 16  # packets; where reordering reaches so far, time alone decides (RFC 8985 section 6.2)
 # Packets that arrived without a gap, so that the last of them has not overtaken the others: where reordering was seen,
-# only such measure the round trip. RFC 9002 section 5.1 takes the largest, which is then the one that was early.
+# such measure the round trip. RFC 9002 section 5.1 takes the largest, which is then the one that was early.
 UNBROKEN = 8
+UNBROKEN_PATIENCE = 8.0  # round trips without any, and the largest has to do: where most packets are lost
+# A long time that may be old news, because acknowledgements before it were lost: more than so many times the shortest
+# round trip seen, with none before it in such a part of it.
+MAX_STRETCH = 3.0
+SILENCE = 0.25
 MAX_TIME_THRESHOLD = 2.0  # and the time threshold: a whole round trip more, as RFC 8985 section 6.2 allows
 PROBES = 2  # packets a PTO sends; RFC 9002 section 6.2.4
 # Seconds between one pair of probes and the next: on a path that loses four packets in five two dozen pairs then
@@ -33,7 +39,7 @@ class AckOutcome:
     lost: list[Run] = field(default_factory=list)
     sample: AckSample | None = None
     is_persistent: bool = False
-    is_reordered: bool = False  # the first time that something overtook something: round trips before may be too short
+    is_reordered: bool = False  # only now are round trips measured by packets that overtook no others
     is_spurious: bool = False  # every loss of the last congestion event turned out not to be one
 
 
@@ -51,7 +57,10 @@ class Recovery:
         self._loss_time: float | None = None
         self._packet_threshold = PACKET_THRESHOLD
         self._time_threshold = TIME_THRESHOLD
-        self._has_reordering = False
+        self._has_reordering = False  # something declared lost has arrived after all
+        self._unbroken_at = -math.inf  # when such packets last measured the round trip
+        self._shortest = math.inf  # seconds, of any sample
+        self._heard_at = now  # the acknowledgement before this one
         self._unrefuted_losses = 0  # packets of the last congestion event that did not turn out to have arrived
         self.pto_count = 0
         self.delivered = 0
@@ -90,11 +99,11 @@ class Recovery:
             if end <= floor:
                 break
             taken = self.sent.take(start, end)
+            late = self._lost.take(start, end) if oldest_lost is not None else []
             outcome.acked += taken
-            if unbroken is None and taken and end - start >= UNBROKEN:
-                unbroken = taken[-1]
-            if oldest_lost is not None:
-                outcome.late += self._lost.take(start, end)
+            outcome.late += late
+            if unbroken is None and (taken or late) and end - start >= UNBROKEN:
+                unbroken = max((*taken[-1:], *late[-1:]), key=_first)
         if not outcome.acked and not outcome.late:
             return outcome
         self.pto_count = 0
@@ -111,20 +120,31 @@ class Recovery:
                 self._largest_acked = newest.end - 1
                 self._largest_acked_sent_at = newest.sent_at
                 is_largest = newest.end == ranges[0][1]  # RFC 9002 section 5.1
-                if delay is not None and is_largest and not self._has_reordering:
+                is_needed = now > self._unbroken_at + UNBROKEN_PATIENCE * self._rtt.smoothed
+                if delay is not None and is_largest and is_needed:
                     rtt_sample = self._measure(newest, delay, now)
-            if unbroken is not None and delay is not None and self._has_reordering:
-                rtt_sample = self._measure(unbroken, delay if unbroken.end == ranges[0][1] else 0.0, now)
+        if self._has_reordering and unbroken is not None and delay is not None and self._is_fresh(unbroken, now):
+            if self._unbroken_at == -math.inf:
+                outcome.is_reordered = True
+                self._rtt.forget_min()
+            self._unbroken_at = now
+            rtt_sample = self._measure(unbroken, delay if unbroken.end == ranges[0][1] else 0.0, now)
+        self._heard_at = now
         outcome.lost = self._detect(now)
         outcome.is_persistent = self._is_persistent(outcome.lost, previous_at, first_acked_at)
         if outcome.acked:
             outcome.sample = self._sample(outcome.acked, newest, rtt_sample, now, busy_since)
         return outcome
 
+    def _is_fresh(self, run: Run, now: float) -> bool:
+        rtt = now - run.sent_at
+        return rtt <= MAX_STRETCH * self._shortest or now - self._heard_at <= max(SILENCE * rtt, 2 * MAX_ACK_DELAY)
+
     def _measure(self, run: Run, delay: float, now: float) -> float | None:
         if run.sent_at < self._trusted_from:
             return None
         self._rtt.update(now - run.sent_at, delay)
+        self._shortest = min(self._shortest, self._rtt.latest)
         if self._first_sample_at is None:
             self._first_sample_at = now
         return self._rtt.latest
@@ -174,9 +194,7 @@ class Recovery:
 
     def _on_late(self, outcome: AckOutcome, largest: int, now: float) -> None:
         """Reordering, not loss: be slower to judge from now on (RFC 9002 section 6.1 allows adaptive thresholds)."""
-        if not self._has_reordering:
-            self._has_reordering = outcome.is_reordered = True
-            self._rtt.forget_min()
+        self._has_reordering = True
         distance = largest - min(run.first for run in outcome.late)
         self._packet_threshold = max(self._packet_threshold, min(distance + 1, MAX_PACKET_THRESHOLD))
         waited = (now - min(run.sent_at for run in outcome.late)) / max(self._rtt.smoothed, GRANULARITY)
@@ -243,3 +261,7 @@ class Recovery:
             delivery_rate=(self.delivered - newest.delivered) / interval if is_sound else None,
             app_limited=busy_since < newest.sent_at,
         )
+
+
+def _first(run: Run) -> int:
+    return run.first
