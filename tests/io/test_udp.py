@@ -222,6 +222,10 @@ def test_a_call_reads_a_bounded_batch() -> None:
         assert first == list(range(len(first)))
         assert udp.BATCH <= len(first) <= udp.BATCH + 1
         assert [data[0] for data, _, _ in sock.receive()] == list(range(len(first), udp.BATCH + 5))
+        for _ in range(udp.READS + 5):
+            sock.send(Transmit(sock.address, (b"x",)))  # and those of one size few
+        assert sum(len(data) for data, _, _ in sock.receive()) == udp.READS
+        assert sum(len(data) for data, _, _ in sock.receive()) == 5
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([1, 7, 1200, 1201, 1472, 9000])), max_size=150))
