@@ -118,13 +118,15 @@ body:has(#by-time:checked) .scale.time, body:has(#by-rate:checked) .scale.rate,
 body:has(#by-path:checked) .scale.path { display: flex; }
 .time i { background: linear-gradient(90deg, var(--cool), var(--warm)); }
 .rate i { background: linear-gradient(90deg, var(--weak), var(--strong)); }
-.table { overflow-x: auto; padding: 4px 4px 150px; margin: 0 -4px -110px; }
+.table { overflow: auto; max-height: 100vh; padding: 4px 4px 150px; margin: 0 -4px -110px; }
 table { border-collapse: separate; border-spacing: 3px; }
 caption { text-align: left; color: var(--soft); padding: 8px 0; }
+caption span { position: sticky; left: 4px; display: inline-block; max-width: min(90ch, calc(100vw - 64px)); }
 th { font-weight: 600; }
 tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: right;
   padding: 4px 10px 4px 0; }
-thead th { text-align: center; vertical-align: bottom; padding: 0 4px 6px; width: 104px; }
+thead th { position: sticky; top: 0; z-index: 4; background: var(--paper); text-align: center; vertical-align: bottom;
+  padding: 0 4px 6px; width: 104px; }
 td { position: relative; width: 104px; height: 66px; padding: 5px; text-align: center; border-radius: 7px;
   font-variant-numeric: tabular-nums; background: color-mix(in oklab, var(--cool), var(--warm) var(--slow, 0%)); }
 body:has(#by-rate:checked) td:not(.no, .none) {
@@ -187,9 +189,9 @@ _PAGE = """<!doctype html>
 <i class="box" style="background:var(--relay)"></i> relay <i class="box no"></i> no path</div>
 <div class="table">
 <table>
-<caption>Rows: the NAT of the sender, alice. Columns: the NAT of the receiver, bob, who starts second. Each cell:
+<caption><span>Rows: the NAT of the sender, alice. Columns: the NAT of the receiver, bob, who starts second. Each cell:
 path, seconds from bob’s start (the program’s own start included) until he has a path, rate. Hover for detail, or
-use Tab and the arrow keys.</caption>
+use Tab and the arrow keys.</span></caption>
 <thead><tr><td class="none"></td>{heads}</tr></thead>
 <tbody>
 {body}
