@@ -42,7 +42,7 @@ class PeerConfig:
     udp_candidates: Sequence[Address]
     tcp_candidates: Sequence[Address]
     entries: Sequence[Entry] = ()
-    receive_window: int = 256
+    receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
 
 
