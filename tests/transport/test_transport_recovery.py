@@ -195,3 +195,8 @@ def test_what_overtook_the_others_does_not_measure_the_round_trip() -> None:
     outcome = made.on_ack(((49, 50), (0, 45)), 0.0, 2.144, BUSY)
     assert outcome.sample is not None
     assert outcome.sample.rtt == pytest.approx(0.1)  # that of 44, not that of 49
+    made.restart()  # another path, on which nothing has overtaken anything yet
+    made.on_sent(run(60, sent_at=2.2))
+    outcome = made.on_ack(((60, 61),), 0.0, 2.22, BUSY)
+    assert outcome.sample is not None
+    assert outcome.sample.rtt == pytest.approx(0.02)

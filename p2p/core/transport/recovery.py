@@ -183,6 +183,7 @@ class Recovery:
     def restart(self) -> None:
         """Another path: what was learnt of reordering on the old one holds no more, and losses there are over."""
         self._packet_threshold, self._time_threshold = PACKET_THRESHOLD, TIME_THRESHOLD
+        self._has_reordering, self._unbroken_at, self._shortest = False, -math.inf, math.inf
         self._first_sample_at = None
         self._lost = SentLog()
         self._unrefuted_losses = 0
