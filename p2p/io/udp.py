@@ -147,7 +147,7 @@ class UdpSocket:
         """At most BATCH bursts, and a few more: data (valid until the next step), segment size (0: one) and source.
 
         What the kernel did not coalesce is coalesced here: datagrams of one size from one source, read one behind the
-        other, are one burst. Taking apart 43 of them one by one takes Python 15 times as long as a burst of 43.
+        other, are one burst. To take apart 43 of them one by one takes three times as long (bench.hot_path).
         """
         view = self._view
         run = _Run()
