@@ -5,10 +5,14 @@ in more keeps a table of its bindings, learnt from packets *after* source NAT, a
 mapping. Per half of :class:`netlab.nat.Lifetime`, because a mapping lives as long as its longest flow:
 
     inside   external port -> host . port      whom a packet to W:port is for
-    allowed  remote address . external port    ADF: who may send there
+    allowed  remote address . external port -> host . port
+                                               ADF: who may send there, and whom it is for
     outside  host . port -> external port      EIM: the port to leave by, also when only strangers' flows are left
     taken    external port                     EIM that keeps ports: not to be kept by a second host
     held     external port . host . port       who has a mapping there: a port given twice is for the newest of them
+    known    remote address . external port . host . port
+                                               ADF: the same for each remote address; one who never wrote there
+                                               from that port does not hear from it
 
 A limit of conntrack: a host with another mapping towards a stranger (ADM, APDM) sees the stranger's
 packet, when it comes by way of the first mapping, from another port than it was sent from.
@@ -42,7 +46,7 @@ def learnt(nat: Nat, *, guarded: bool = True) -> tuple[str, ...]:
         return ()
     kinds = ["map inside", "set held"]
     if nat.filtering is Filtering.ADDRESS_DEPENDENT:
-        kinds.append("set allowed")
+        kinds += ["map allowed", "set known"]
     if _keeps(nat, guarded):
         kinds.append("map outside")
         if nat.port_preservation:
@@ -55,13 +59,17 @@ def filters(nat: Nat, wan_address: IPv4Address, *, guarded: bool = True) -> str:
     names = learnt(nat, guarded=guarded)
     if not names:
         return ""
-    learning = [_forget(), *_learn(names)]
+    learning = [*_forget(nat), *_learn(names)]
     chains = [_chain("learn", f"filter hook postrouting priority {AFTER_NAT}", learning)]
     if _keeps(nat, guarded):
         kept = _keep(nat, wan_address)
         chains.append(_chain("keep", f"nat hook postrouting priority {BEFORE_SOURCE_NAT}", kept))
     deliver = [f"dnat ip to udp dport map @inside_{way}" for way in WAYS]
-    chains.append(_chain("deliver", "", deliver))
+    admit = [f"dnat ip to ip saddr . udp dport map @allowed_{way}" for way in WAYS]
+    if nat.hairpinning or nat.filtering is Filtering.ENDPOINT_INDEPENDENT:
+        chains.append(_chain("deliver", "", deliver))
+    if nat.filtering is Filtering.ADDRESS_DEPENDENT:
+        chains.append(_chain("admit", "", admit))
     chains.append(_chain("open", f"nat hook prerouting priority {AFTER_EXPLICIT}", _open(nat, wan_address)))
     return f"table {TABLE} {{\n{''.join(_memories(names, nat.lifetime))}{''.join(chains)}}}\n"
 
@@ -81,9 +89,10 @@ def _memories(names: Sequence[str], lifetime: Lifetime) -> Iterator[str]:
     types = {
         "inside": "inet_service : ipv4_addr . inet_service",
         "outside": "ipv4_addr . inet_service : inet_service",
-        "allowed": "ipv4_addr . inet_service",
+        "allowed": "ipv4_addr . inet_service : ipv4_addr . inet_service",
         "taken": "inet_service",
         "held": "inet_service . ipv4_addr . inet_service",
+        "known": "ipv4_addr . inet_service . ipv4_addr . inet_service",
     }
     for kind, name in map(str.split, names):
         memory, way = name.split("_", 1)
@@ -96,15 +105,21 @@ def _chain(name: str, base: str, rules: Iterable[str]) -> str:
     return f"\tchain {name} {{\n{head}{''.join(f'{chr(9) * 2}{rule}{chr(10)}' for rule in rules)}\t}}\n"
 
 
-def _forget() -> str:
+def _forget(nat: Nat) -> Iterator[str]:
     """conntrack gives one port to two of the inside who write to different strangers: it belongs to the newest.
 
     Only what begins there takes it over: a further flow from the same place must not shorten the life of
     those before it.
     """
     place = "ct original ip saddr . ct original proto-src"
-    others = " ".join(f"ct reply proto-dst . {place} != @held_{way}" for way in WAYS)
-    delete = " ".join(f"delete @inside_{way} {{ ct reply proto-dst : {place} }}" for way in WAYS)
+    yield _take_over("ct reply proto-dst", place, "inside", "held")
+    if nat.filtering is Filtering.ADDRESS_DEPENDENT:
+        yield _take_over("ct original ip daddr . ct reply proto-dst", place, "allowed", "known")
+
+
+def _take_over(key: str, place: str, memory: str, holders: str) -> str:
+    others = " ".join(f"{key} . {place} != @{holders}_{way}" for way in WAYS)
+    delete = " ".join(f"delete @{memory}_{way} {{ {key} : {place} }}" for way in WAYS)
     return f"meta l4proto udp ct status snat ct state new {others} {delete}"
 
 
@@ -113,16 +128,18 @@ def _learn(names: Sequence[str]) -> Iterator[str]:
     begun_inside = {
         "inside": "{ ct reply proto-dst : ct original ip saddr . ct original proto-src }",
         "outside": "{ ct original ip saddr . ct original proto-src : ct reply proto-dst }",
-        "allowed": "{ ct original ip daddr . ct reply proto-dst }",
+        "allowed": "{ ct original ip daddr . ct reply proto-dst : ct original ip saddr . ct original proto-src }",
         "taken": "{ ct reply proto-dst }",
         "held": "{ ct reply proto-dst . ct original ip saddr . ct original proto-src }",
+        "known": "{ ct original ip daddr . ct reply proto-dst . ct original ip saddr . ct original proto-src }",
     }
     let_in = {
         "inside": "{ ct original proto-dst : ct reply ip saddr . ct reply proto-src }",
         "outside": "{ ct reply ip saddr . ct reply proto-src : ct original proto-dst }",
-        "allowed": "{ ct original ip saddr . ct original proto-dst }",
+        "allowed": "{ ct original ip saddr . ct original proto-dst : ct reply ip saddr . ct reply proto-src }",
         "taken": "{ ct original proto-dst }",
         "held": "{ ct original proto-dst . ct reply ip saddr . ct reply proto-src }",
+        "known": "{ ct original ip saddr . ct original proto-dst . ct reply ip saddr . ct reply proto-src }",
     }
     for way in WAYS:
         memories = [memory for memory in begun_inside if any(name.endswith(f" {memory}_{way}") for name in names)]
@@ -154,8 +171,6 @@ def _open(nat: Nat, wan_address: IPv4Address) -> Iterator[str]:
         case Filtering.ENDPOINT_INDEPENDENT:
             yield f"{from_outside} ct mark set {FROM_OUTSIDE} goto deliver"
         case Filtering.ADDRESS_DEPENDENT:
-            for way in WAYS:
-                allowed = f"ip saddr . udp dport @allowed_{way}"
-                yield f"{from_outside} {allowed} ct mark set {FROM_OUTSIDE} goto deliver"
+            yield f"{from_outside} ct mark set {FROM_OUTSIDE} goto admit"
         case Filtering.ADDRESS_AND_PORT_DEPENDENT:
             pass  # what conntrack does by itself

@@ -133,6 +133,24 @@ def test_a_port_given_to_two_belongs_to_who_came_last(netlab) -> None:
     assert passes(stranger, mapped, newest, other)
 
 
+def test_who_takes_over_a_port_does_not_hear_from_whom_the_other_one_wrote_to(netlab) -> None:
+    """Address-dependent filtering is of the mapping's own packets, whoever had that port before."""
+    nat = replace(SYMMETRIC_SEQUENTIAL, filtering=Filtering.ADDRESS_DEPENDENT)
+    running = netlab(two_nats(nat, NONE))
+    alice, server = running.host("alice"), running.host("server")
+    here, there = server.addresses[:2]
+    old, old_friend = bound(alice, alice.address), bound(server, there)
+    mapped = seen(old, old_friend)
+    known = bound(server, here)  # where conntrack may give out the same port again
+    for _ in range(SEQUENCE_LENGTH):
+        newest = bound(alice, alice.address)
+        again = seen(newest, known)
+    assert again == mapped
+    assert not passes(bound(server, there), mapped, newest, known)
+    assert passes(bound(server, here), mapped, newest, known)
+    assert old.recv(16) == b"may I?"  # both keep the port: the remote address tells them apart
+
+
 def test_answering_a_stranger_opens_no_other_port(netlab) -> None:
     """The stranger's port is no port of ours: nobody who sends there may be sent on to him."""
     running = netlab(two_nats(FULL_CONE, NONE))
