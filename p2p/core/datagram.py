@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from p2p.core.address import Address
+
+# Local ends of a path, by number; others are sockets that a machine asked for (p2p/core/punch), from 1 up.
+MAIN: Final = 0  # the UDP socket that talks to the server
+TUNNEL: Final = -1  # the TCP connection to the server; each datagram is a frame in it
 
 Buffer = bytes | bytearray | memoryview
 
@@ -16,9 +21,11 @@ class Transmit:
 
     The payload is the concatenation of `buffers`. With `segment_size` > 0 it is cut into datagrams
     of that many bytes (only the last may be shorter), as UDP_SEGMENT does; 0 means one datagram.
+    `local` is the socket that it leaves by: MAIN, TUNNEL, or the number of another one.
     """
 
     destination: Address
     buffers: Sequence[Buffer]
     segment_size: int = 0
     ttl: int | None = None
+    local: int = MAIN

@@ -8,16 +8,26 @@ from hypothesis import strategies as st
 
 from p2p.core.address import Address
 from p2p.core.errors import CallerError, DecodeError
+from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.punch.checks import Answer, Check, decode
-from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind, Mapping
+from p2p.core.punch.description import MAX_CANDIDATES, UNTOLD, Candidate, Description, Kind
 
 KEY = bytes(range(32))
 TRANSACTION = bytes(range(0xA0, 0xAC))
 
 addresses = st.builds(Address, st.ip_addresses().map(str), st.integers(0, 65535))
-told = st.sampled_from([Kind.HOST, Kind.SERVER_REFLEXIVE, Kind.HOST_TCP])
+told = st.sampled_from([kind for kind in Kind if kind not in UNTOLD])
 candidates = st.lists(st.builds(Candidate, told, addresses), max_size=MAX_CANDIDATES).map(tuple)
-descriptions = st.builds(Description, st.sampled_from(Mapping), candidates)
+ports = st.tuples(st.integers(1, 65535), st.integers(1, 65535)).map(lambda pair: range(min(pair), max(pair) + 1))
+nats = st.builds(
+    NatReport,
+    st.sampled_from(Mapping),
+    st.booleans(),
+    st.integers(-(1 << 15), (1 << 15) - 1),
+    ports | st.just(range(0)),
+    st.integers(0, 65535),
+)
+descriptions = st.builds(Description, nats, candidates, st.booleans(), st.booleans())
 transactions = st.binary(min_size=12, max_size=12)
 checks = st.builds(Check, transactions, st.booleans()) | st.builds(Answer, transactions, addresses)
 
@@ -27,7 +37,7 @@ def test_descriptions_round_trip(description: Description) -> None:
     assert Description.decode(description.encode()) == description
 
 
-@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda data: b"\x01\x01\x02" + data))
+@given(st.binary(max_size=80) | st.binary(max_size=80).map(lambda data: b"\x02\x01\x02" + data))
 def test_arbitrary_bytes_are_a_description_or_a_decode_error(data: bytes) -> None:
     try:
         description = Description.decode(data)
@@ -80,23 +90,27 @@ def test_golden_vectors() -> None:
     body = "c1" + "a0a1a2a3a4a5a6a7a8a9aaab" + "06" + "b295" + "82a2a91da6a7a8a9aaaba0a1a2a3a4a4"
     assert six.encode(KEY).hex() == body + _tag(bytes.fromhex(body)).hex()
     description = Description(
-        Mapping.ENDPOINT_INDEPENDENT,
+        NatReport(Mapping.ADDRESS_AND_PORT_DEPENDENT, True, -2, range(10240, 11264), 10300),
         (Candidate(Kind.HOST, Address("10.0.0.1", 5000)), Candidate(Kind.HOST_TCP, Address("::1", 80))),
+        has_opened=True,
+        takes_relay=False,
     )
     host, tcp = "01" + "04" + "1388" + "0a000001", "03" + "06" + "0050" + "00" * 15 + "01"
-    assert description.encode().hex() == "01" + "01" + "02" + host + tcp
+    nat = "03" + "01" + "fffe" + "2800" + "2bff" + "283c"
+    assert description.encode().hex() == "02" + "03" + nat + "02" + host + tcp
 
 
 def test_caps() -> None:
-    candidate = Candidate(Kind.HOST, Address("10.0.0.1", 5000))
+    candidate, nothing = Candidate(Kind.HOST, Address("10.0.0.1", 5000)), b"\x02\x00" + NatReport().encode()
     with pytest.raises(CallerError, match="17"):
-        Description(Mapping.UNKNOWN, (candidate,) * 17).encode()
-    with pytest.raises(CallerError, match="peer-reflexive"):
-        Description(Mapping.UNKNOWN, (Candidate(Kind.PEER_REFLEXIVE, Address("10.0.0.1", 1)),)).encode()
+        Description(NatReport(), (candidate,) * 17).encode()
     with pytest.raises(DecodeError, match="17"):
-        Description.decode(b"\x01\x00\x11" + candidate_bytes() * 17)
-    with pytest.raises(DecodeError, match="peer-reflexive"):
-        Description.decode(b"\x01\x00\x01\x04" + candidate_bytes()[1:])
+        Description.decode(nothing + b"\x11" + candidate_bytes() * 17)
+    for kind in UNTOLD:
+        with pytest.raises(CallerError, match="relayed"):
+            Description(NatReport(), (Candidate(kind, Address("10.0.0.1", 1)),)).encode()
+        with pytest.raises(DecodeError, match="in a description"):
+            Description.decode(nothing + b"\x01" + bytes([kind]) + candidate_bytes()[1:])
 
 
 def candidate_bytes() -> bytes:

@@ -79,7 +79,7 @@ class Connecting:
             ),
             random_bytes,
         )
-        udp = [c for c in remote.candidates if c.kind is not Kind.HOST_TCP]
+        udp = [c for c in remote.candidates if c.kind not in (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)]
         self._agent = punch.PunchAgent(
             role is Role.SENDER, derive(f"check {me}"), derive(f"check {other}"), udp, random_bytes
         )
@@ -198,7 +198,7 @@ class Connecting:
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
-            local, remote = self._local.mapping, self._remote.mapping
+            local, remote = self._local.nat, self._remote.nat
             heard = self._agent.was_heard
             reason = explain.no_path(local, remote, heard=heard)
             self._events.append(NoPath(reason, explain.no_path(remote, local, heard=heard)))

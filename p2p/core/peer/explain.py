@@ -6,7 +6,8 @@ from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import ExitCode
-from p2p.core.punch.description import Kind, Mapping
+from p2p.core.nat_report import Mapping, NatReport
+from p2p.core.punch.description import Kind
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.session.messages import Reason
@@ -122,16 +123,15 @@ def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
 _SHARED_ENDS = (ExitCode.WRONG_CODE, ExitCode.REFUSED, ExitCode.NO_PATH, ExitCode.INTEGRITY, ExitCode.STORAGE)
 
 
-def no_path(local: Mapping, remote: Mapping, *, heard: bool) -> str:
-    dependent = Mapping.DESTINATION_DEPENDENT
-    if Mapping.NO_UDP in (local, remote):
-        where = "your network" if local is Mapping.NO_UDP else "the other side's network"
+def no_path(local: NatReport, remote: NatReport, *, heard: bool) -> str:
+    if Mapping.NO_UDP in (local.mapping, remote.mapping):
+        where = "your network" if local.mapping is Mapping.NO_UDP else "the other side's network"
         return f"No direct path: {where} blocks UDP. Try from another network, or allow outgoing UDP there"
-    if local is dependent and remote is dependent:
+    if local.is_dependent and remote.is_dependent:
         why = "both routers give a new port to each destination (symmetric NAT): neither can be told where to aim"
-    elif dependent in (local, remote):
-        whose = "your router gives" if local is dependent else "the other side's router gives"
-        other = "the other side's" if local is dependent else "your"
+    elif local.is_dependent or remote.is_dependent:
+        whose = "your router gives" if local.is_dependent else "the other side's router gives"
+        other = "the other side's" if local.is_dependent else "your"
         why = f"{whose} a new port to each destination (symmetric NAT) and {other} router lets only known ports in"
     elif heard:
         why = "packets came from the other side but none of ours arrived; a firewall on the way lets nothing out"
@@ -163,7 +163,10 @@ def udp_path(kind: Kind, rtt: float) -> str:
         Kind.HOST: "no NAT between",
         Kind.SERVER_REFLEXIVE: "punched",
         Kind.PEER_REFLEXIVE: "punched, port learned from the other side's check",
+        Kind.MAPPED: "port opened by the router",
+        Kind.RELAYED: "forwarded by the server",
         Kind.HOST_TCP: "TCP",  # never a path over UDP
+        Kind.REFLEXIVE_TCP: "TCP",
     }[kind]
     return f"direct UDP {rtt * 1000:.0f} ms ({how})"
 

@@ -10,8 +10,9 @@ from typing import assert_never
 from p2p.core.address import Address, is_private
 from p2p.core.datagram import Transmit
 from p2p.core.errors import DecodeError, ExitCode, Failure
+from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
-from p2p.core.punch.description import Candidate, Description, Kind, Mapping
+from p2p.core.punch.description import Candidate, Description, Kind
 from p2p.core.rendezvous import client as rendezvous
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
@@ -281,7 +282,7 @@ class Meeting:
         mapping = Mapping.UNKNOWN
         if second is not None:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
-        return Description(mapping, tuple(candidates))
+        return Description(NatReport(mapping), tuple(candidates))
 
     def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:

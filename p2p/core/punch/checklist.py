@@ -20,7 +20,7 @@ MAX_PEER_REFLEXIVE: Final = MAX_CANDIDATES
 ANSWERS_PER_SECOND: Final = 25.0  # to one address; a peer that paces its checks asks for fewer
 ANSWER_BURST: Final = 10.0
 
-_RANK: Final = {Kind.HOST: 0, Kind.SERVER_REFLEXIVE: 1, Kind.PEER_REFLEXIVE: 1}
+_RANK: Final = {Kind.HOST: 0, Kind.SERVER_REFLEXIVE: 1, Kind.PEER_REFLEXIVE: 1, Kind.MAPPED: 1}
 
 
 class State(Enum):

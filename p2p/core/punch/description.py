@@ -9,21 +9,15 @@ from typing import Final, TypeVar
 
 from p2p.core.address import Address, encode_address
 from p2p.core.errors import CallerError, DecodeError
+from p2p.core.nat_report import NatReport
 from p2p.core.wire import Reader
 
-VERSION: Final = 1
+VERSION: Final = 2
+OPENED: Final = 0x01
+NO_RELAY: Final = 0x02
 MAX_CANDIDATES: Final = 16  # a machine has few addresses; each costs the other side up to a dozen checks
 
 Member = TypeVar("Member", bound=IntEnum)
-
-
-class Mapping(IntEnum):
-    """NAT mapping behaviour (RFC 4787 section 4.1) as far as two ports of one server can tell."""
-
-    UNKNOWN = 0
-    ENDPOINT_INDEPENDENT = 1
-    DESTINATION_DEPENDENT = 2
-    NO_UDP = 3
 
 
 class Kind(IntEnum):
@@ -33,6 +27,12 @@ class Kind(IntEnum):
     SERVER_REFLEXIVE = 2
     HOST_TCP = 3
     PEER_REFLEXIVE = 4  # learned from a check; never in a description
+    MAPPED = 5  # opened by the router at our request (NAT-PMP, PCP, UPnP): lets anybody in
+    REFLEXIVE_TCP = 6  # the address that the server's TCP port saw; for simultaneous open
+    RELAYED = 7  # the server, which forwards to the peer; each side knows it by itself; never in a description
+
+
+UNTOLD: Final = (Kind.PEER_REFLEXIVE, Kind.RELAYED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +45,26 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """version(1) mapping(1) count(1) candidate*"""
+    """version(1) flags(1) nat(10) count(1) candidate*
 
-    mapping: Mapping
+    `has_opened`: packets that open our NAT are out, so the other side may send in earnest. `takes_relay`: whether we
+    would let the server forward what finds no other path.
+    """
+
+    nat: NatReport
     candidates: tuple[Candidate, ...]
+    has_opened: bool = False
+    takes_relay: bool = True
 
     def encode(self) -> bytes:
         """Raises CallerError for more than 16 candidates or one that cannot be told."""
         if len(self.candidates) > MAX_CANDIDATES:
             raise CallerError(f"{len(self.candidates)} candidates; {MAX_CANDIDATES} are allowed")
-        if any(candidate.kind is Kind.PEER_REFLEXIVE for candidate in self.candidates):
-            raise CallerError("a peer-reflexive candidate is not told to the peer it was learned from")
+        if any(candidate.kind in UNTOLD for candidate in self.candidates):
+            raise CallerError("a peer-reflexive or relayed candidate is not told to the peer")
+        flags = (OPENED if self.has_opened else 0) | (0 if self.takes_relay else NO_RELAY)
         parts = [bytes([candidate.kind]) + encode_address(candidate.address) for candidate in self.candidates]
-        return bytes([VERSION, self.mapping, len(parts)]) + b"".join(parts)
+        return bytes([VERSION, flags]) + self.nat.encode() + bytes([len(parts)]) + b"".join(parts)
 
     @classmethod
     def decode(cls, data: bytes) -> Description:
@@ -65,12 +72,14 @@ class Description:
         reader = Reader(data)
         if (version := reader.uint(1)) != VERSION:
             raise DecodeError(f"description of version {version}")
-        mapping, count = _member(Mapping, reader.uint(1)), reader.uint(1)
+        if (flags := reader.uint(1)) & ~(OPENED | NO_RELAY):
+            raise DecodeError(f"unknown flags {flags:#x}")
+        nat, count = NatReport.read(reader), reader.uint(1)
         if count > MAX_CANDIDATES:
             raise DecodeError(f"{count} candidates; {MAX_CANDIDATES} are allowed")
         candidates = tuple(_candidate(reader) for _ in range(count))
         reader.end()
-        return cls(mapping, candidates)
+        return cls(nat, candidates, has_opened=bool(flags & OPENED), takes_relay=not flags & NO_RELAY)
 
 
 def reachable(address: Address) -> bool:
@@ -83,8 +92,8 @@ def reachable(address: Address) -> bool:
 
 def _candidate(reader: Reader) -> Candidate:
     kind = _member(Kind, reader.uint(1))
-    if kind is Kind.PEER_REFLEXIVE:
-        raise DecodeError("peer-reflexive candidate in a description")
+    if kind in UNTOLD:
+        raise DecodeError(f"{kind.name.lower()} candidate in a description")
     return Candidate(kind, reader.address())
 
 
