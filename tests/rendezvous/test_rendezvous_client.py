@@ -35,7 +35,7 @@ from p2p.core.rendezvous.messages import (
     encode,
     push_transaction,
 )
-from p2p.core.rendezvous.server import Limits
+from p2p.core.rendezvous.server_events import Limits
 from p2p.core.role import Role
 
 SENDER, RECEIVER = Role

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hmac
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
+from p2p.core.rendezvous.cookies import CookieJar
 from p2p.core.rendezvous.messages import (
-    COOKIE_SIZE,
     HEADER_SIZE,
     LEASE,
     NO_PEER,
@@ -39,105 +37,20 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, prefix
-from p2p.core.role import Role
+from p2p.core.rendezvous.server_events import (
+    Counters,
+    Departed,
+    Event,
+    Expired,
+    Limits,
+    Moved,
+    Paired,
+    Refused,
+    ServerTransmit,
+    Waiting,
+)
 
-COOKIE_SLOT = 60.0  # seconds of one cookie secret; the one before is accepted too, so a cookie lives 60 to 120 s
 UNSUPPORTED = encode(Unsupported(VERSION, VERSION))  # the same bytes greet whoever connects by TCP
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What strangers can make the server hold and carry."""
-
-    entries: int = 100_000  # 0.6 kB each: 60 MB when full
-    entries_per_network: int = 256  # per IPv4 /24 or IPv6 /56: an office behind one NAT, not a flood
-    forward_rate: int = 8 * 1024  # bytes per second and seat: a session needs about 2 kB in all
-    forward_burst: int = 16 * 1024  # bytes a seat may forward at once
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    datagrams: int = 0
-    malformed: int = 0
-    unsupported: int = 0  # headers of another version
-    cookies: int = 0
-    joins: int = 0  # first ones and renewals
-    paired: int = 0
-    refused: int = 0
-    left: int = 0
-    expired: int = 0
-    forwarded: int = 0
-    forwarded_bytes: int = 0
-    throttled: int = 0  # FORWARD above the rate of its seat
-    undeliverable: int = 0  # FORWARD without a peer to take it
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTransmit:
-    """One datagram. `port_index` is the `port_index` of the datagram that it answers, or of the last JOIN."""
-
-    port_index: int
-    destination: Address
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A peer took a seat; the other seat of the room is free."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """A peer took the second seat of a room."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A peer came again from another address."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A peer got no seat. `pairing` is None when its names could not be read."""
-
-    reason: RefusedReason
-    pairing: Pairing | None
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Departed:
-    """A peer gave up its seat."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """A peer did not come again within its lease."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-Event: TypeAlias = Waiting | Paired | Moved | Refused | Departed | Expired
 
 
 class RendezvousServer:
@@ -151,11 +64,11 @@ class RendezvousServer:
         self,
         random_bytes: Callable[[int], bytes],
         ports: tuple[int, int] = (8080, 8081),
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
     ) -> None:
         self.counters = Counters()
         self._ports = ports
-        self._limits = limits
+        self._limits = limits or Limits()
         self._cookies = CookieJar(random_bytes)
         self._seats = Seats()
         self._transmits: deque[ServerTransmit] = deque()
@@ -337,36 +250,6 @@ class RendezvousServer:
         self._transmits.append(ServerTransmit(port_index, destination, encode(message)))
 
 
-class CookieJar:
-    """Cookies: a keyed hash over the source address, under a secret that changes with every slot."""
-
-    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
-        self._random_bytes = random_bytes
-        self._slot_end = -1e18  # before any clock reading: the first use draws both secrets
-        self._secret = self._previous = b""
-
-    def bake(self, address: Address, now: float) -> bytes:
-        self._rotate(now)
-        return _cookie(self._secret, address)
-
-    def is_valid(self, cookie: bytes, address: Address, now: float) -> bool:
-        self._rotate(now)
-        return any(hmac.compare_digest(cookie, _cookie(key, address)) for key in (self._secret, self._previous))
-
-    def _rotate(self, now: float) -> None:
-        if now < self._slot_end:
-            return
-        is_next_slot = now < self._slot_end + COOKIE_SLOT
-        self._previous = self._secret if is_next_slot else self._random_bytes(32)
-        self._secret = self._random_bytes(32)
-        self._slot_end = self._slot_end + COOKIE_SLOT if is_next_slot else now + COOKIE_SLOT
-
-
 def peer_tag(client: bytes) -> bytes:
     """The public name of one run: what the friend may know of `client`. It outlives a restart of the server."""
     return blake2b(client, digest_size=PEER_TAG_SIZE, person=b"p2p peer tag").digest()
-
-
-def _cookie(key: bytes, address: Address) -> bytes:
-    text = f"{address.host} {address.port}".encode()  # ten times as fast to make as the address on the wire
-    return blake2b(text, digest_size=COOKIE_SIZE, key=key, person=b"p2p cookie").digest()
