@@ -9,6 +9,7 @@ from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
+from p2p.core.prefix import prefix
 from p2p.core.rendezvous.cookies import CookieJar
 from p2p.core.rendezvous.messages import (
     HEADER_SIZE,
@@ -36,7 +37,7 @@ from p2p.core.rendezvous.messages import (
     push_transaction,
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
-from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, prefix
+from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of
 from p2p.core.rendezvous.server_events import (
     Counters,
     Departed,
