@@ -50,8 +50,8 @@ NatEvent: TypeAlias = NatFound | FilteringFound | HairpinFound
 class NatProbe:
     """Asks every endpoint of the server from the main socket, then, where ports depend on it, from scratch sockets.
 
-    1. MAIN to `server`, whose answer names its endpoints, and to `stun_servers`; 2. MAIN to the other endpoints,
-    and one scratch socket to the first; 3. if what they see differs, all scratch sockets in one burst, so that nearly nothing
+    1. MAIN to `server`, whose answer names its endpoints, and to `stun_servers`; 2. MAIN to the other endpoints, one
+    scratch socket to the first; 3. if what they see differs, all scratch sockets in one burst, so that nearly nothing
     comes between their mappings.
     A NAT that does not look at the destination costs 5 datagrams (3 with one address), any other 12.
     """
