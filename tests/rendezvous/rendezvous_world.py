@@ -10,7 +10,7 @@ from math import inf
 from typing import TypeVar
 
 from p2p.core.address import Address
-from p2p.core.rendezvous import client as c
+from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous import server_events as s
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Message, NamePair, Pairing, decode

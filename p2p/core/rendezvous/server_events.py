@@ -41,7 +41,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class ServerTransmit:
-    """One datagram. `port_index` is the `port_index` of the datagram that it answers, or of the last JOIN."""
+    """One datagram. `port_index` is that of the datagram which it answers, or of the last JOIN."""
 
     port_index: int
     destination: Address
@@ -102,4 +102,25 @@ class Expired:
     address: Address
 
 
-Event: TypeAlias = Waiting | Paired | Moved | Refused | Departed | Expired
+@dataclass(frozen=True, slots=True)
+class RelayOpened:
+    """Two peers have their datagrams forwarded; `pairing`, `role` and `address` are those of one of them."""
+
+    pairing: Pairing
+    role: Role
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RelayClosed:
+    """No more of that. `carried` is bytes, all headers included, since the two met; `seconds` it was open."""
+
+    pairing: Pairing
+    role: Role
+    address: Address
+    carried: int
+    seconds: float
+    is_used_up: bool
+
+
+Event: TypeAlias = Waiting | Paired | Moved | Refused | Departed | Expired | RelayOpened | RelayClosed
