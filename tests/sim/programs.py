@@ -39,7 +39,7 @@ class SimServer:
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
         for index, port in enumerate(SERVER_PORTS):
             self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
-        self.host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
+        self.host.tcp[SERVER_PORTS[0]] = lambda _: None
 
     def stop(self) -> None:
         self.host.udp.clear()

@@ -41,7 +41,7 @@ class Met:
 
 @dataclass(frozen=True, slots=True)
 class ProbeServer:
-    """The server is silent: see whether it answers on TCP. Said again as long as it stays silent."""
+    """The server is silent: see whether it listens on TCP. Said again as long as it stays silent."""
 
 
 MeetingEvent = events.PeerEvent | Met | ProbeServer
@@ -109,7 +109,7 @@ class Meeting:
         self._advance(now)
 
     def handle_server_on_tcp(self) -> None:
-        """The server answers on TCP while UDP stays unanswered."""
+        """The server's TCP port is open while its UDP port stays unanswered."""
         if not self._answered:
             self._fail(ExitCode.NO_PATH, explain.udp_blocked(self._server))
 

@@ -160,7 +160,10 @@ class Peer:
             self.fail(failure, "its machine lets no packets out any more", now)
 
     def handle_connected(self, connection: int, now: float) -> None:
-        if self._connecting is not None:
+        if connection == PROBE_CONNECTION:
+            self._tcp_actions.append(Close(connection))
+            self._meeting.handle_server_on_tcp()
+        elif self._connecting is not None:
             self._connecting.handle_connected(connection, now)
         self._advance(now)
 
@@ -172,11 +175,7 @@ class Peer:
         self._advance(now)
 
     def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
-        if connection == PROBE_CONNECTION:
-            self._tcp_actions.append(Close(connection))
-            if bytes(data[:3]) == b"p2p":
-                self._meeting.handle_server_on_tcp()
-        elif connection == self._tcp_number and self._tcp is not None:
+        if connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_data(data, now)
         elif self._connecting is not None:
             self._connecting.handle_tcp_data(connection, data, now)
