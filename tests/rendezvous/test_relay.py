@@ -23,7 +23,7 @@ from p2p.core.rendezvous.messages import (
     RelayState,
     encode,
 )
-from p2p.core.rendezvous.relay import BURST, HEADERS, IDLE, Passage, RelayLimits
+from p2p.core.rendezvous.relay import BURST, CONSENT, HEADERS, IDLE, Passage, RelayLimits
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.rendezvous.server_events import RelayClosed, RelayOpened
@@ -149,8 +149,8 @@ def test_it_ends_with_either_seat() -> None:
 def test_it_ends_when_one_asks_no_more() -> None:
     desk = RelayDesk()
     desk.open()
-    for _ in range(4):
-        desk.wait(LEASE / 3)
+    for _ in range(7):
+        desk.wait(CONSENT / 6)
         desk.join("a", A, ALICE, SENDER)
         desk.join("b", B, BOB, RECEIVER)
         desk.ask("a", A)
@@ -368,14 +368,14 @@ def test_nothing_ever_goes_to_who_did_not_ask_and_nothing_is_left_behind(
                     each
                     for each in senders
                     if where.get(each ^ 1) == passage[:2]
-                    and min(asked.get(each, -1e9), asked.get(each ^ 1, -1e9)) > desk.now - LEASE
+                    and min(asked.get(each, -1e9), asked.get(each ^ 1, -1e9)) > desk.now - CONSENT
                 ]
                 assert allowed
                 assert 0 < passage.length <= second * 1000
         else:
             desk.wait(first)
     desk.wait(LEASE)
-    desk.wait(LEASE)
+    desk.wait(CONSENT)
     table = vars(desk.server)["_relay"]
     for name in ("_sides", "_by_source", "_open", "_hungry", "changes"):
         assert not vars(table)[name], name
