@@ -296,6 +296,8 @@ class Meeting:
                 self._is_met = True
                 self._deadline = None
                 self._events.append(Met(keys, self._description, remote, verification))
+            case session.Updated():
+                pass  # a friend whose description never changes says so once
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
                     self._leave_at = now + BURNT_LINGER
