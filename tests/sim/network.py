@@ -12,6 +12,7 @@ from enum import Enum, auto
 from p2p.core.address import Address
 
 SOCKET_BUFFER = 256 * 1024  # bytes that a TCP connection holds
+TTL = 64
 LINK_DELAY = 0.010  # seconds one way, host to host
 
 
@@ -184,7 +185,7 @@ class Network:
             self.now, _, action = heapq.heappop(self._queue)
             action()
 
-    def send(self, host: Host, port: int, destination: Address, data: bytes) -> None:
+    def send(self, host: Host, port: int, destination: Address, data: bytes, ttl: int = TTL) -> None:
         """A datagram from a host's port; what becomes of it is decided on its way."""
         if not host.is_up:
             return
