@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from blake3 import blake3
-from sim.network import Host, Network, TcpPipe
+from sim.network import TTL, Host, Network, TcpPipe
 
 from p2p.core.address import Address
 from p2p.core.errors import ExitCode, Failure
@@ -169,7 +169,7 @@ class SimPeer:
             self._drive_files(now)
         while (transmit := self.peer.poll_transmit(now)) is not None:
             for datagram in _datagrams(transmit.buffers, transmit.segment_size):
-                self._network.send(self._host, self._port, transmit.destination, datagram)
+                self._network.send(self._host, self._port, transmit.destination, datagram, transmit.ttl or TTL)
         while (event := self.peer.poll_event()) is not None:
             self.events.append(event)
             if isinstance(event, events.Offered):
