@@ -13,7 +13,7 @@ from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.punch.description import Description, Kind
+from p2p.core.punch.description import Description, Kind, usable
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transport.connection import Connection, ConnectionKeys
@@ -79,7 +79,8 @@ class Connecting:
             ),
             random_bytes,
         )
-        udp = [c for c in remote.candidates if c.kind not in (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)]
+        self._usable = usable(remote.candidates, local.candidates)
+        udp = [c for c in self._usable if c.kind not in (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)]
         self._agent = punch.PunchAgent(
             role is Role.SENDER, derive(f"check {me}"), derive(f"check {other}"), udp, random_bytes
         )
@@ -93,7 +94,7 @@ class Connecting:
     # command
 
     def start(self, now: float) -> None:
-        tcp = [c.address for c in self._remote.candidates if c.kind is Kind.HOST_TCP]
+        tcp = [c.address for c in self._usable if c.kind is Kind.HOST_TCP]
         self._lan.start(tcp, now)
         self._punch_at = now + (HEAD_START if tcp else 0.0)
 
