@@ -13,7 +13,8 @@ from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
 from p2p.core.punch.description import Candidate, Description, Kind
-from p2p.core.rendezvous import client as rendezvous
+from p2p.core.rendezvous import events as rendezvous
+from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.session import events as session
@@ -170,7 +171,7 @@ class Meeting:
 
     def _join_as(self, pairing: Pairing) -> None:
         self._pairing = pairing
-        self._client = rendezvous.RendezvousClient(self._server, pairing, self._role, self._random_bytes)
+        self._client = RendezvousClient(self._server, pairing, self._role, self._random_bytes)
         self._session = Session(self._role, self._secret, _context(pairing), self._random_bytes)
 
     def _advance(self, now: float) -> None:
@@ -188,7 +189,7 @@ class Meeting:
         if self._is_met and not isinstance(event, rendezvous.Message):
             return  # keys are agreed on: what becomes of our seat now ends nothing any more
         match event:
-            case rendezvous.Mapped(first, second):
+            case rendezvous.Mapped(first, second, _):
                 self._mapped = (first, second)
                 self._begin(now)
             case rendezvous.Waiting(mapped):
@@ -228,8 +229,8 @@ class Meeting:
                 self._events.append(events.ServerAnswering())
             case rendezvous.Outdated(version):
                 self._fail(ExitCode.INTERNAL, explain.outdated("the server", version))
-            case rendezvous.Gone():
-                pass  # we left on purpose
+            case rendezvous.Gone() | rendezvous.Relayed():
+                pass  # we left on purpose; no relay was asked for
             case _:
                 assert_never(event)
 
@@ -296,6 +297,8 @@ class Meeting:
                 self._is_met = True
                 self._deadline = None
                 self._events.append(Met(keys, self._description, remote, verification))
+            case session.Updated():
+                pass  # a friend whose description never changes says so once
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
                     self._leave_at = now + BURNT_LINGER

@@ -103,9 +103,9 @@ def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Cand
     """The remote candidates that a machine with these local ones can send to, in their order.
 
     Link-local ones on each interface on which we have such an address too; others if we have any address of that
-    version: a check of what we have no route to would take the turn of one that can succeed.
+    version, or know of none at all: a check of what we have no route to would take the turn of one that can succeed.
     """
-    ours = versions(local)
+    ours = versions(local) if local else {4, 6}
     zones = list(dict.fromkeys(zone for each in local if (zone := split_zone(each.address.host)[1])))
     found = []
     for each in remote:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import RefusedReason
+from p2p.core.datagram import MAIN
+from p2p.core.rendezvous.messages import RefusedReason, RelayState
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +15,12 @@ class Mapped:
     """Our server-reflexive address as seen from the server's two ports.
 
     `second` is None when the alternate port has not answered in a second; if it does later, or the
-    address changes, Mapped comes again.
+    address changes, Mapped comes again. With `local` TUNNEL it is that of our TCP connection, and tells nothing of UDP.
     """
 
     first: Address
     second: Address | None
+    local: int = MAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,19 @@ class Message:
 
     peer_tag: bytes
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """How the relay stands that we asked for; said at every answer, so every few seconds.
+
+    `rate` (bytes a second) and `left` (bytes) are what both directions together may carry, headers included; 0: no
+    limit.
+    """
+
+    state: RelayState
+    rate: int
+    left: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,7 @@ Event: TypeAlias = (
     | Paired
     | PeerLeft
     | Message
+    | Relayed
     | Contested
     | Refused
     | Silent
