@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from p2p.core.address import Address
+from p2p.io.addresses import from_socket, to_socket
 
 RECEIVE_BATCH = 64  # datagrams of one socket before the others, the deadlines and the answers get their turn
 LONGEST_DATAGRAM = 2048  # bytes; every message is shorter, and what is cut here is malformed anyway
@@ -50,19 +51,16 @@ class UdpPort:
             except OSError as error:  # an ICMP error to something sent before: nothing was lost
                 log.debug("receiving: %s", error)
                 continue
-            yield data, Address(source[0].removeprefix("::ffff:"), source[1]), _local_address(ancillary)
+            yield data, from_socket(source), _local_address(ancillary)
 
     def send(self, data: bytes, destination: Address, local: bytes) -> None:
         """Raises OSError."""
-        host = destination.host
-        if self._is_v6 and ":" not in host:
-            host = f"::ffff:{host}"
         ancillary = []
         if local and self._is_v6:
             ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, IN6_PKTINFO.pack(local, 0))]
         elif local:
             ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, IN_PKTINFO.pack(0, local, bytes(4)))]
-        self.socket.sendmsg([data], ancillary, 0, (host, destination.port))
+        self.socket.sendmsg([data], ancillary, 0, to_socket(destination, is_v6=self._is_v6))
 
 
 def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:

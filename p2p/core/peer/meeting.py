@@ -12,7 +12,8 @@ from p2p.core.datagram import Transmit
 from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
-from p2p.core.punch.description import Candidate, Description, Kind
+from p2p.core.peer.eyeballs import Eyeballs
+from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind
 from p2p.core.rendezvous import events as rendezvous
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
@@ -54,16 +55,21 @@ class Meeting:
         self,
         *,
         role: Role,
-        server: Address,
+        servers: Sequence[Address],
         next_pairing: Callable[[int], Pairing],
         secret: bytes | None,
         udp_candidates: Sequence[Address],
         tcp_candidates: Sequence[Address],
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time."""
+        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
+
+        `servers`: the addresses of one server, at least one, in the order in which to try them.
+        """
         self._role = role
-        self._server = server
+        self._server = servers[0]
+        self._eyeballs = Eyeballs(servers, random_bytes)
+        self._is_asking = False
         self._next_pairing = next_pairing
         self._secret = secret
         self._udp_candidates = udp_candidates
@@ -91,6 +97,11 @@ class Meeting:
         """Whether the seat was given up, and the server told as well as can be."""
         return self._over and self._leave_at is None and self._client.is_closed
 
+    @property
+    def server(self) -> Address:
+        """The address of the server that is used."""
+        return self._server
+
     def why_nobody_came(self, seconds: float) -> str:
         """What to say after a wait of so many seconds."""
         if not self._answered:
@@ -100,7 +111,8 @@ class Meeting:
     # input
 
     def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        self._client.handle_datagram(data, source, now)
+        if not self._eyeballs.handle_datagram(data, source, now):
+            self._client.handle_datagram(data, source, now)
         self._advance(now)
 
     def handle_server_refused(self, now: float) -> None:
@@ -114,6 +126,8 @@ class Meeting:
             self._fail(ExitCode.NO_PATH, explain.udp_blocked(self._server))
 
     def handle_timeout(self, now: float) -> None:
+        if (at := self._eyeballs.poll_timeout()) is not None and at <= now:
+            self._eyeballs.handle_timeout(now)
         if (at := self._client.poll_timeout()) is not None and at <= now:
             self._client.handle_timeout(now)
         if (at := self._session.poll_timeout()) is not None and at <= now:
@@ -134,7 +148,7 @@ class Meeting:
 
     def start(self, now: float) -> None:
         self._deadline = now + SERVER_DEADLINE
-        self._client.start(now)
+        self._eyeballs.start(now)
         self._advance(now)
 
     def bye(self, code: ExitCode, reason: str, now: float) -> None:
@@ -142,12 +156,14 @@ class Meeting:
         self._session.bye(code, reason, now)
         self._leave_at = now + BYE_LINGER
         self._over = True
+        self._eyeballs.stop()
         self._deadline = None
         self._advance(now)
 
     def leave(self, now: float) -> None:
         """Gives up the seat, at once or when what has to be said before is said."""
         self._over = True
+        self._eyeballs.stop()
         self._deadline = None
         if self._leave_at is None:
             self._client.leave(now)
@@ -155,7 +171,7 @@ class Meeting:
     # output
 
     def poll_transmit(self) -> Transmit | None:
-        return self._client.poll_transmit()
+        return self._eyeballs.poll_transmit() or self._client.poll_transmit()
 
     def poll_event(self) -> MeetingEvent | None:
         return self._events.popleft() if self._events else None
@@ -164,7 +180,8 @@ class Meeting:
         speaks = not self._over or self._leave_at is not None
         session_timeout = self._session.poll_timeout() if speaks else None
         agreeing = None if self._over else self._agreeing_until
-        timeouts = (self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, agreeing)
+        asking = self._eyeballs.poll_timeout()
+        timeouts = (asking, self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, agreeing)
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
@@ -175,6 +192,12 @@ class Meeting:
         self._session = Session(self._role, self._secret, _context(pairing), self._random_bytes)
 
     def _advance(self, now: float) -> None:
+        if self._eyeballs.chosen is not None and not self._is_asking and not self._over:
+            self._is_asking = True
+            if self._eyeballs.chosen != self._server:
+                self._server = self._eyeballs.chosen
+                self._join_as(self._pairing)
+            self._client.start(now)
         while (event := self._client.poll_event()) is not None:
             self._handle_client_event(event, now)
         while (happened := self._session.poll_event()) is not None:
@@ -278,12 +301,12 @@ class Meeting:
     def _describe(self, first: Address, second: Address | None) -> Description:
         candidates = [Candidate(Kind.HOST, address) for address in self._udp_candidates]
         candidates += [Candidate(Kind.HOST_TCP, a) for a in self._tcp_candidates if is_private(a.host)]
-        reflexive = [first] if second is None or second == first else [first, second]
+        reflexive = list(dict.fromkeys([first, second or first, *self._eyeballs.reflexive.values()]))
         candidates += [Candidate(Kind.SERVER_REFLEXIVE, a) for a in reflexive if a not in self._udp_candidates]
         mapping = Mapping.UNKNOWN
         if second is not None:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
-        return Description(NatReport(mapping), tuple(candidates))
+        return Description(NatReport(mapping), tuple(candidates[:MAX_CANDIDATES]))
 
     def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:

@@ -29,14 +29,15 @@ PROBE_CONNECTION = -2  # the number of the TCP connection that asks whether the 
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """What one run needs to know. `server` is its first port; candidates are our own host addresses.
+    """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
+    which to try them; candidates are our own host addresses.
 
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
     role: Role
-    server: Address
+    servers: Sequence[Address]
     next_pairing: Callable[[int], Pairing]
     secret: bytes | None
     udp_candidates: Sequence[Address]
@@ -54,7 +55,7 @@ class Peer:
         self._random_bytes = random_bytes
         self._meeting = Meeting(
             role=config.role,
-            server=config.server,
+            servers=config.servers,
             next_pairing=config.next_pairing,
             secret=config.secret,
             udp_candidates=config.udp_candidates,
@@ -307,7 +308,7 @@ class Peer:
                 self._events.append(events.Connecting(verification))
                 self._connecting.start(now)
             case ProbeServer():
-                self._tcp_actions.append(Connect(PROBE_CONNECTION, self._config.server))
+                self._tcp_actions.append(Connect(PROBE_CONNECTION, self._meeting.server))
             case _ if self._delivery is None:
                 self._pass_on(event, now)
 
