@@ -14,7 +14,7 @@ from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.punch.description import Description, Kind, usable
+from p2p.core.punch.description import Description, Kind, usable, versions
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transport.connection import Connection, ConnectionKeys
@@ -100,6 +100,10 @@ class Connecting:
 
     def start(self, now: float) -> None:
         candidates = usable(self._remote.candidates, self._local.candidates)
+        if not candidates:
+            self._punch_failed = True  # nothing can be tried, so nothing is waited for
+            self._choose(now)
+            return
         tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP]
         self._lan.start(tcp, now)
         self._punch_at = now + (HEAD_START if tcp else 0.0)
@@ -207,10 +211,13 @@ class Connecting:
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
-            local, remote = self._local.nat, self._remote.nat
-            heard = self._agent.was_heard
-            reason = explain.no_path(local, remote, heard=heard)
-            self._events.append(NoPath(reason, explain.no_path(remote, local, heard=heard)))
+            self._events.append(NoPath(self._why(self._local, self._remote), self._why(self._remote, self._local)))
+
+    def _why(self, local: Description, remote: Description) -> str:
+        ours, theirs = versions(local.candidates), versions(remote.candidates)
+        if not ours & theirs:
+            return explain.no_common_version(ours, theirs)
+        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard)
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True
@@ -221,7 +228,8 @@ class Connecting:
     def _choose_udp(self, connection: Connection, selected: punch.Selected) -> None:
         self._over = True
         self._lan.drop_all()
-        path = PathChosen(PathKind.UDP, selected.address, selected.rtt, explain.udp_path(selected.kind, selected.rtt))
+        words = explain.udp_path(selected.kind, selected.rtt, selected.address)
+        path = PathChosen(PathKind.UDP, selected.address, selected.rtt, words)
         self._events.append(Chosen(UdpLink(connection), path, None))
 
 

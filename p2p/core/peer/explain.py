@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import assert_never
 
 from p2p.core.address import Address
@@ -158,7 +159,17 @@ def connection_closed() -> str:
     return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
 
 
-def udp_path(kind: Kind, rtt: float) -> str:
+def no_common_version(local: Set[int], remote: Set[int]) -> str:
+    """Of the Internet Protocol; `local` and `remote` have one each, or none."""
+    names = {4: "IPv4 only", 6: "IPv6 only"}
+    ours, theirs = (names.get(next(iter(each), 0), "no address outside itself") for each in (local, remote))
+    return (
+        f"No direct path: your network has {ours}, the other side's {theirs}, and the two cannot speak to each other. "
+        "Put one side on a network that has both"
+    )
+
+
+def udp_path(kind: Kind, rtt: float, address: Address) -> str:
     how = {
         Kind.HOST: "no NAT between",
         Kind.SERVER_REFLEXIVE: "punched",
@@ -168,7 +179,8 @@ def udp_path(kind: Kind, rtt: float) -> str:
         Kind.HOST_TCP: "TCP",  # never a path over UDP
         Kind.REFLEXIVE_TCP: "TCP",
     }[kind]
-    return f"direct UDP {rtt * 1000:.0f} ms ({how})"
+    version = "IPv6, " if ":" in address.host else ""
+    return f"direct UDP {rtt * 1000:.0f} ms ({version}{how})"
 
 
 TCP_PATH = "direct TCP (LAN)"
