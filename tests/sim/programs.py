@@ -114,7 +114,7 @@ class SimPeer:
         entries = [Entry(i, len(data), 0, 0o644, name) for i, (name, data) in enumerate((files or {}).items())]
         config = PeerConfig(
             role=role,
-            server=server,
+            servers=[server],
             next_pairing=lambda _: pairing,
             secret=secret,
             udp_candidates=[Address(host.address, port)],

@@ -16,7 +16,7 @@ from p2p.core.peer.events import PathChosen, PathKind
 from p2p.core.peer.outlook import why_not_direct
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.punch.description import Description, Kind
+from p2p.core.punch.description import Description, Kind, usable, versions
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transport.connection import Connection, ConnectionKeys
@@ -114,7 +114,8 @@ class Connecting:
     # command
 
     def start(self, now: float) -> None:
-        tcp = [c.address for c in self._remote.candidates if c.kind is Kind.HOST_TCP and self._is_wanted(c.address)]
+        candidates = usable(self._remote.candidates, self._local.candidates)
+        tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP and self._is_wanted(c.address)]
         self._lan.start(tcp, now)
         self._open_tcp(now)
         self._punch_at = now + (HEAD_START if tcp and self._is_one_site else 0.0)
@@ -134,6 +135,8 @@ class Connecting:
     def relay_refused(self, why: str) -> None:
         """There is, or will be, no relay; `why` as half a sentence."""
         self._relay_refusal = why
+        if not usable(self._remote.candidates, self._local.candidates):
+            self._punch_failed = True  # nothing can be tried, so nothing is waited for
 
     def abandon(self) -> None:
         """Drops every connection that was being tried."""
@@ -284,10 +287,13 @@ class Connecting:
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
-            local, remote = self._local.nat, self._remote.nat
-            heard, relay = self._agent.was_heard, self._relay_refusal
-            reason = explain.no_path(local, remote, heard=heard, relay=relay)
-            self._events.append(NoPath(reason, explain.no_path(remote, local, heard=heard, relay=relay)))
+            self._events.append(NoPath(self._why(self._local, self._remote), self._why(self._remote, self._local)))
+
+    def _why(self, local: Description, remote: Description) -> str:
+        ours, theirs = versions(local.candidates), versions(remote.candidates)
+        if not ours & theirs:
+            return explain.no_common_version(ours, theirs, relay=self._relay_refusal)
+        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard, relay=self._relay_refusal)
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True

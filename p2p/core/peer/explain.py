@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import assert_never
 
 from p2p.core.address import Address, is_private
@@ -152,6 +153,16 @@ def connection_closed() -> str:
     return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
 
 
+def no_common_version(local: Set[int], remote: Set[int], *, relay: str) -> str:
+    """Of the Internet Protocol; `local` and `remote` have one each, or none. `relay`: as for `no_path`."""
+    names = {4: "IPv4 only", 6: "IPv6 only"}
+    ours, theirs = (names.get(next(iter(each), 0), "no address outside itself") for each in (local, remote))
+    return (
+        f"No path: your network has {ours}, the other side's {theirs}, and the two cannot speak to each other; "
+        f"{relay}. Put one side on a network that has both"
+    )
+
+
 def udp_path(selected: Selected, reason: str) -> str:
     """`reason`: why a relayed path is not a direct one."""
     milliseconds = f"{selected.rtt * 1000:.0f} ms"
@@ -170,7 +181,8 @@ def udp_path(selected: Selected, reason: str) -> str:
             how = "port opened by the router"
         case _:
             assert_never(selected.how)
-    return f"direct UDP {milliseconds} ({how})"
+    version = "IPv6, " if ":" in selected.address.host else ""
+    return f"direct UDP {milliseconds} ({version}{how})"
 
 
 def tcp_path(address: Address) -> str:

@@ -13,6 +13,7 @@ from p2p.core.datagram import MAIN, TUNNEL, Transmit
 from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
+from p2p.core.peer.eyeballs import Eyeballs
 from p2p.core.peer.own import OwnDescription
 from p2p.core.punch.description import Description
 from p2p.core.rendezvous import events as rendezvous
@@ -84,7 +85,7 @@ class Meeting:
         self,
         *,
         role: Role,
-        server: Address,
+        servers: Sequence[Address],
         next_pairing: Callable[[int], Pairing],
         secret: bytes | None,
         udp_candidates: Sequence[Address],
@@ -92,9 +93,14 @@ class Meeting:
         takes_relay: bool,
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time."""
+        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
+
+        `servers`: the addresses of one server, at least one, in the order in which to try them.
+        """
         self._role = role
-        self._server = server
+        self._server = servers[0]
+        self._eyeballs = Eyeballs(servers, random_bytes)
+        self._is_asking = False
         self._next_pairing = next_pairing
         self._secret = secret
         self._own = OwnDescription(udp_candidates, tcp_candidates, takes_relay=takes_relay)
@@ -127,6 +133,11 @@ class Meeting:
         """Whether the seat was given up, and the server told as well as can be."""
         return self._over and self._leave_at is None and self._client.is_closed
 
+    @property
+    def server(self) -> Address:
+        """The address of the server that is used."""
+        return self._server
+
     def why_nobody_came(self, seconds: float) -> str:
         """What to say after a wait of so many seconds."""
         if not self._answered:
@@ -136,7 +147,8 @@ class Meeting:
     # input
 
     def handle_datagram(self, data: bytes, source: Address, now: float, local: int) -> None:
-        self._client.handle_datagram(data, source, now, local)
+        if local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
+            self._client.handle_datagram(data, source, now, local)
         self._advance(now)
 
     def handle_server_refused(self, now: float) -> None:
@@ -151,6 +163,10 @@ class Meeting:
         self._local = TUNNEL
         self._own.nat = NatReport(Mapping.NO_UDP)
         self._own.reflexive = ()
+        self._eyeballs.stop()
+        if not self._is_asking:
+            self._is_asking = True
+            self._client.start(now)
         self._client.use(TUNNEL, now)
         self._advance(now)
 
@@ -170,6 +186,8 @@ class Meeting:
         self._tell(now)
 
     def handle_timeout(self, now: float) -> None:
+        if (at := self._eyeballs.poll_timeout()) is not None and at <= now:
+            self._eyeballs.handle_timeout(now)
         if (at := self._client.poll_timeout()) is not None and at <= now:
             self._client.handle_timeout(now)
         if (at := self._session.poll_timeout()) is not None and at <= now:
@@ -195,7 +213,7 @@ class Meeting:
     def start(self, now: float) -> None:
         self._deadline = now + SERVER_DEADLINE
         self._tunnel_at = now + TUNNEL_AFTER
-        self._client.start(now)
+        self._eyeballs.start(now)
         self._advance(now)
 
     def tell_opened(self, now: float) -> None:
@@ -219,12 +237,14 @@ class Meeting:
         self._session.bye(code, reason, now)
         self._leave_at = now + BYE_LINGER
         self._over = True
+        self._eyeballs.stop()
         self._deadline = None
         self._advance(now)
 
     def leave(self, now: float) -> None:
         """Gives up the seat, at once or when what has to be said before is said."""
         self._over = True
+        self._eyeballs.stop()
         self._deadline = None
         if self._leave_at is None:
             self._client.leave(now)
@@ -232,7 +252,7 @@ class Meeting:
     # output
 
     def poll_transmit(self) -> Transmit | None:
-        return self._client.poll_transmit()
+        return self._eyeballs.poll_transmit() or self._client.poll_transmit()
 
     def poll_event(self) -> MeetingEvent | None:
         return self._events.popleft() if self._events else None
@@ -241,7 +261,8 @@ class Meeting:
         speaks = not self._over or self._leave_at is not None
         session_timeout = self._session.poll_timeout() if speaks else None
         ours = () if self._over else (self._agreeing_until, self._tunnel_at)
-        timeouts = (self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, *ours)
+        asking = self._eyeballs.poll_timeout()
+        timeouts = (asking, self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, *ours)
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
@@ -252,6 +273,12 @@ class Meeting:
         self._session = Session(self._role, self._secret, _context(pairing), self._random_bytes)
 
     def _advance(self, now: float) -> None:
+        if self._eyeballs.chosen is not None and not self._is_asking and not self._over:
+            self._is_asking = True
+            if self._eyeballs.chosen != self._server:
+                self._server = self._eyeballs.chosen
+                self._join_as(self._pairing)
+            self._client.start(now)
         while (event := self._client.poll_event()) is not None:
             self._handle_client_event(event, now)
         while (happened := self._session.poll_event()) is not None:
@@ -366,7 +393,7 @@ class Meeting:
             return
         if self._uses_tunnel:
             return
-        self._own.reflexive = [first] if second is None or second == first else [first, second]
+        self._own.reflexive = list(dict.fromkeys([first, second or first, *self._eyeballs.reflexive.values()]))
         mapping = Mapping.UNKNOWN
         if second is not None:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT

@@ -31,7 +31,8 @@ HTTPS = 443  # where the server may listen by TCP as well: what lets anything ou
 
 @dataclass(frozen=True, slots=True)
 class PeerConfig:
-    """What one run needs to know. `server` is its first port; candidates are our own host addresses.
+    """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
+    which to try them; candidates are our own host addresses.
 
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `takes_relay`: whether the server may forward what finds no direct path.
@@ -39,7 +40,7 @@ class PeerConfig:
     """
 
     role: Role
-    server: Address
+    servers: Sequence[Address]
     next_pairing: Callable[[int], Pairing]
     secret: bytes | None
     udp_candidates: Sequence[Address]
@@ -58,7 +59,7 @@ class Peer:
         self._random_bytes = random_bytes
         self._meeting = Meeting(
             role=config.role,
-            server=config.server,
+            servers=config.servers,
             next_pairing=config.next_pairing,
             secret=config.secret,
             udp_candidates=config.udp_candidates,
@@ -72,7 +73,7 @@ class Peer:
         self._tcp: TcpLink | None = None
         self._tcp_number: int | None = None
         self._tcp_actions: deque[Action] = deque()
-        self._tunnel = Tunnel(_tcp_ports(config.server))
+        self._tunnel = Tunnel(_tcp_ports(config.servers))
         self._socket_actions: deque[SocketAction] = deque()
         self._events: deque[events.PeerEvent] = deque()
         self._machine: TransferSender | TransferReceiver = (
@@ -198,7 +199,7 @@ class Peer:
     def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
         if connection < 0:
             for datagram in self._tunnel.handle_data(connection, data):
-                self.handle_datagram(datagram, 0, self._config.server, now, TUNNEL)
+                self.handle_datagram(datagram, 0, self._meeting.server, now, TUNNEL)
         elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_data(data, now)
         elif self._connecting is not None:
@@ -414,5 +415,5 @@ class Peer:
                 self._connecting.abandon()
 
 
-def _tcp_ports(server: Address) -> list[Address]:
-    return [server] if server.port == HTTPS else [server, Address(server.host, HTTPS)]
+def _tcp_ports(servers: Sequence[Address]) -> list[Address]:
+    return list(dict.fromkeys([*servers, *(Address(server.host, HTTPS) for server in servers)]))
