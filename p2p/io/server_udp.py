@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer
+from p2p.io.addresses import from_socket, to_socket
 from p2p.io.udp import (
     GSO_REFUSED,
     IP_MTU_DISCOVER,
@@ -83,22 +84,19 @@ class UdpPort:
                 log.debug("receiving: %s", error)
                 continue
             segment_size, local = _about(ancillary)
-            yield self._view[:length], segment_size, Address(source[0].removeprefix("::ffff:"), source[1]), local
+            yield self._view[:length], segment_size, from_socket(source), local
             received += length
             if received >= BATCH_BYTES:
                 return
 
     def send(self, data: Buffer, segment_size: int, destination: Address, local: bytes) -> None:
         """`data` is datagrams of `segment_size` bytes (0: one). Raises OSError."""
-        host = destination.host
-        if self._is_v6 and ":" not in host:
-            host = f"::ffff:{host}"
         ancillary = []
         if local and self._is_v6:
             ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, IN6_PKTINFO.pack(local, 0))]
         elif local:
             ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, IN_PKTINFO.pack(0, local, bytes(4)))]
-        to = host, destination.port
+        to = to_socket(destination, is_v6=self._is_v6)
         if not 0 < segment_size < len(data):
             self.socket.sendmsg([data], ancillary, 0, to)
             return
