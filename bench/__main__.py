@@ -75,7 +75,7 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
     if "files" in options.parts:
         made += many.rows(world, options.files)
     if "relay" in options.parts:
-        made += relay.rows(world, 0.5 if options.short else 1.0)
+        made += relay.rows(world, short=options.short)
     if "resources" in options.parts:
         made += resources.rows(world, options.waiting, options.sparse)
     return made

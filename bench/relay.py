@@ -17,9 +17,11 @@ from bench.rows import Group, Row, Sample
 from bench.world import Net, World
 
 PYTHON = sys.executable
+SEARCHING = 1.0  # seconds for which each rate of the search is held
+SHARING = 3.0  # seconds in which pairs contend
 GB = 1e9
 UNLIMITED = ("--relay-rate", "0", "--relay-total", "0", "--relay-bytes", "0")
-NOTE = "one process; super-packets of 43 datagrams, or of 4; lost: what was sent and did not arrive"
+NOTE = "one process; bursts of 43 datagrams, or of 4; Jain and lost: beside a greedy pair, of the others"
 GROUP = Group("relay", "The server's relay", "Gbit/s", NOTE, ("jain", "lost", "server_cpu"), chart=False)
 
 
@@ -66,22 +68,19 @@ def jain(rates: list[float]) -> float:
     return sum(rates) ** 2 / (len(rates) * squares) if squares else 0.0
 
 
-def rows(world: World, seconds: float) -> list[Row]:
-    """Each rate is held for `seconds`."""
+def rows(world: World, *, short: bool) -> list[Row]:
+    """In the short form only what no machine's speed decides: who gets how much of the total."""
     small = ("--segments", "4")
-    loads = {
-        "1 pair, without loss": Load(world, seconds, 1),
-        "100 pairs, without loss": Load(world, seconds, 100),
-        "1 pair, bursts of 4, without loss": Load(world, seconds, 1, small),
-        "100 pairs, bursts of 4, without loss": Load(world, seconds, 100, small),
-        "100 pairs offer 2 Gbit/s, total 1": Load(world, 3 * seconds, 100, (*small, "--offer", "2"), ()),
-        "99 offer 0.5, one 1.5, total 1: the 99": Load(
-            world,
-            3 * seconds,
-            100,
-            (*small, "--offer", "0.5", "--greedy", "1.5"),
-            ("--relay-rate", "0"),
-            1,
-        ),
+    free = {
+        "1 pair, without loss": Load(world, SEARCHING, 1),
+        "100 pairs, without loss": Load(world, SEARCHING, 100),
+        "1 pair, bursts of 4, without loss": Load(world, SEARCHING, 1, small),
+        "100 pairs, bursts of 4, without loss": Load(world, SEARCHING, 100, small),
     }
+    greedy = ("--offer", "0.5", "--greedy", "1.5")
+    crowded = {
+        "100 pairs offer 2, total 1": Load(world, SHARING, 100, (*small, "--offer", "2"), ()),
+        "99 offer 0.5, one 1.5, total 1": Load(world, SHARING, 100, (*small, *greedy), ("--relay-rate", "0"), 1),
+    }
+    loads = crowded if short else free | crowded
     return [Row(GROUP, name, partial(Load.run, load)) for name, load in loads.items()]

@@ -147,3 +147,11 @@ def test_a_peer_that_resets_in_mid_sentence_is_forgotten(hall: Hall) -> None:
     hall.turn()
     hall.tunnels.send(FIRST_CONNECTION, b"late")
     assert len(hall.tunnels) == 0
+
+
+def test_what_the_selector_said_of_a_connection_that_ended_since_is_void(hall: Hall) -> None:
+    hall.connect().sendall(frame(b"late"))
+    ((key, _),) = vars(hall.tunnels)["_selector"].select(PATIENCE)
+    hall.tunnels.close()
+    key.data(selectors.EVENT_READ | selectors.EVENT_WRITE)
+    assert hall.taken == []
