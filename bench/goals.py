@@ -62,7 +62,7 @@ GOALS = (
     Goal(r"^wan: .*queue 4 BDP$", "loaded", most=1.25, ceiling=2.0, words="RTT under load / idle"),
     Goal(r"^wan: .*reordered$", reference=r"^wan: 200 Mbit/s, 50 ms, 0 %$", least=0.9, floor=0.6),
     Goal(r"^files-.*: p2p$", reference=OWN, least=0.5, floor=0.08),
-    Goal(r"^relay: 100 pairs.*without loss$", least=1.0, floor=0.1),
+    Goal(r"^relay: 100 pairs.*without loss$", least=1.0),
     Goal(r"^relay: 100 pairs offer", "jain", least=0.99, floor=0.9, words="Jain's index"),
     Goal(r"^relay: 99 offer", "lost", most=0.01, ceiling=0.3, words="lost by those below their share"),
     Goal(r"^start: .*--help$", most=0.15),

@@ -186,6 +186,7 @@ def test_another_run_of_the_friend_has_a_volume_of_its_own() -> None:
     desk = RelayDesk(RelayLimits(pair_rate=0, pair_bytes=1000, total_rate=0))
     desk.open()
     desk.burst(A)
+    desk.heard()
     assert desk.ask("a", A) is RelayState.USED_UP
     desk.say(Leave(b"transact", secret("b")), B)
     assert desk.ask("a", A) is RelayState.ALONE
