@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
-from p2p.core.rendezvous.messages import Nameplate
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress

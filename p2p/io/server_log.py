@@ -6,7 +6,7 @@ import logging
 from typing import assert_never
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
+from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.rendezvous.seats import prefix
 from p2p.core.rendezvous.server import Departed, Event, Expired, Moved, Paired, Refused, Waiting
 from p2p.core.role import Role

@@ -10,27 +10,30 @@ from typing import assert_never
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.errors import CallerError, DecodeError, VersionError
-from p2p.core.rendezvous import messages
-from p2p.core.rendezvous.events import (
+from p2p.core.introduction import (
+    MAX_PAYLOAD,
     Answering,
     Contested,
     Event,
     Gone,
     Mapped,
     Message,
+    NamePair,
     Outdated,
     Paired,
+    Pairing,
     PeerLeft,
     Refused,
+    RefusedReason,
     ServerUnreachable,
     Silent,
     Waiting,
 )
+from p2p.core.rendezvous import messages
 from p2p.core.rendezvous.messages import (
     CLIENT_SIZE,
     COOKIE_SIZE,
     LEASE,
-    MAX_PAYLOAD,
     TRANSACTION_SIZE,
     Cookie,
     Forward,
@@ -40,9 +43,6 @@ from p2p.core.rendezvous.messages import (
     Joined,
     Leave,
     Left,
-    NamePair,
-    Pairing,
-    RefusedReason,
     SeatState,
     Unsupported,
     decode,

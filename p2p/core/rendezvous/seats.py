@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import LEASE, NamePair, Nameplate, Pairing
+from p2p.core.introduction import NamePair, Nameplate, Pairing
+from p2p.core.rendezvous.messages import LEASE
 from p2p.core.role import Role
 
 Place: TypeAlias = tuple[str, str] | tuple[Role, str]

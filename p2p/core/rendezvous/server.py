@@ -11,6 +11,7 @@ from typing import TypeAlias, assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
+from p2p.core.introduction import NamePair, Pairing, RefusedReason
 from p2p.core.rendezvous.messages import (
     COOKIE_SIZE,
     HEADER_SIZE,
@@ -28,9 +29,6 @@ from p2p.core.rendezvous.messages import (
     Leave,
     Left,
     Message,
-    NamePair,
-    Pairing,
-    RefusedReason,
     SeatState,
     Unsupported,
     decode,

@@ -8,7 +8,7 @@ from enum import Enum, auto
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.core.rendezvous.events import Answering, Mapped, ServerUnreachable, Silent
+from p2p.core.introduction import Answering, Mapped, ServerUnreachable, Silent
 from p2p.core.rendezvous.messages import TRANSACTION_SIZE, Cookie, Hello, encode
 from p2p.core.timers import Timers
 
