@@ -9,12 +9,13 @@ from typing import assert_never
 
 from p2p.core.address import Address, is_private
 from p2p.core.datagram import Transmit
+from p2p.core.discovery.discovery import Discovery
 from p2p.core.errors import DecodeError, ExitCode, Failure
+from p2p.core.introduction import Introduction, Nameplate, Pairing, RefusedReason, pairing_context
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
 from p2p.core.punch.description import Candidate, Description, Kind
 from p2p.core.rendezvous import client as rendezvous
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.session import events as session
 from p2p.core.session.keys import SessionKeys
@@ -42,31 +43,38 @@ class Met:
 class ProbeServer:
     """The server is silent: see whether it answers on TCP. Said again as long as it stays silent."""
 
+    server: Address
+
 
 MeetingEvent = events.PeerEvent | Met | ProbeServer
 
 
 class Meeting:
-    """Composes the rendezvous client and the session."""
+    """Composes whoever introduces us to the other side (the server, or the network) and the session."""
 
     def __init__(
         self,
         *,
         role: Role,
-        server: Address,
+        server: Address | None,
         next_pairing: Callable[[int], Pairing],
         secret: bytes | None,
         udp_candidates: Sequence[Address],
         tcp_candidates: Sequence[Address],
+        udp_port: int,
         random_bytes: Callable[[int], bytes],
     ) -> None:
-        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time."""
+        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
+
+        Without a `server` the other side is looked for on our own network; `udp_port` is then our UDP socket's.
+        """
         self._role = role
         self._server = server
         self._next_pairing = next_pairing
         self._secret = secret
         self._udp_candidates = udp_candidates
         self._tcp_candidates = tcp_candidates
+        self._udp_port = udp_port
         self._random_bytes = random_bytes
         self._events: deque[MeetingEvent] = deque()
         self._attempt = 0
@@ -90,9 +98,12 @@ class Meeting:
         """Whether the seat was given up, and the server told as well as can be."""
         return self._over and self._leave_at is None and self._client.is_closed
 
-    def why_nobody_came(self, seconds: float) -> str:
+    def why_nobody_came(self, seconds: float, now: float) -> str:
         """What to say after a wait of so many seconds."""
-        if not self._answered:
+        if isinstance(self._client, Discovery):
+            client = self._client
+            return explain.nobody_on_this_network(seconds, others=client.neighbours(now), version=client.heard_version)
+        if self._server is not None and not self._answered:
             return explain.server_unreachable(self._server, refused=self._refused)
         return explain.nobody_came(seconds)
 
@@ -104,12 +115,13 @@ class Meeting:
 
     def handle_server_refused(self, now: float) -> None:
         """The server's host says that nothing listens on its port (a TCP reset)."""
-        self._client.handle_error(now)
+        if isinstance(self._client, rendezvous.RendezvousClient):
+            self._client.handle_error(now)
         self._advance(now)
 
     def handle_server_on_tcp(self) -> None:
         """The server answers on TCP while UDP stays unanswered."""
-        if not self._answered:
+        if self._server is not None and not self._answered:
             self._fail(ExitCode.NO_PATH, explain.udp_blocked(self._server))
 
     def handle_timeout(self, now: float) -> None:
@@ -126,13 +138,15 @@ class Meeting:
                 self._events.append(events.PeerSilent(AGREEING_PATIENCE))
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
+            assert self._server is not None
             self._fail(ExitCode.NO_PEER, explain.server_unreachable(self._server, refused=self._refused))
         self._advance(now)
 
     # command
 
     def start(self, now: float) -> None:
-        self._deadline = now + SERVER_DEADLINE
+        if self._server is not None:
+            self._deadline = now + SERVER_DEADLINE
         self._client.start(now)
         self._advance(now)
 
@@ -170,8 +184,12 @@ class Meeting:
 
     def _join_as(self, pairing: Pairing) -> None:
         self._pairing = pairing
-        self._client = rendezvous.RendezvousClient(self._server, pairing, self._role, self._random_bytes)
-        self._session = Session(self._role, self._secret, _context(pairing), self._random_bytes)
+        self._client: Introduction = (
+            Discovery(pairing, self._role, self._udp_port, self._random_bytes)
+            if self._server is None
+            else rendezvous.RendezvousClient(self._server, pairing, self._role, self._random_bytes)
+        )
+        self._session = Session(self._role, self._secret, pairing_context(pairing), self._random_bytes)
 
     def _advance(self, now: float) -> None:
         while (event := self._client.poll_event()) is not None:
@@ -216,8 +234,8 @@ class Meeting:
                 self._fail(*explain.refused(reason, self._pairing, self._role))
             case rendezvous.Silent(seconds):
                 self._events.append(events.ServerSilent(seconds, self._answered, self._refused))
-                if not self._answered and not self._refused:
-                    self._events.append(ProbeServer())
+                if self._server is not None and not self._answered and not self._refused:
+                    self._events.append(ProbeServer(self._server))
                 if self._answered and self._deadline is None:
                     self._deadline = now + SERVER_LOST_DEADLINE
             case rendezvous.ServerUnreachable():
@@ -264,21 +282,20 @@ class Meeting:
         self._client.start(now)
 
     def _begin(self, now: float) -> None:
-        if self._peer_tag is None or self._mapped is None or self._over:
+        if self._peer_tag is None or self._over or (self._mapped is None and self._server is not None):
             return
         if self._begun_with == self._peer_tag:
             return
         self._begun_with = self._peer_tag
         self._agreeing_until = now + AGREEING_PATIENCE
-        first, second = self._mapped
-        self._description = self._describe(first, second)
+        self._description = self._describe(*(self._mapped or (None, None)))
         self._session.begin(self._description.encode(), now)
 
-    def _describe(self, first: Address, second: Address | None) -> Description:
+    def _describe(self, first: Address | None, second: Address | None) -> Description:
         candidates = [Candidate(Kind.HOST, address) for address in self._udp_candidates]
         candidates += [Candidate(Kind.HOST_TCP, a) for a in self._tcp_candidates if is_private(a.host)]
-        reflexive = [first] if second is None or second == first else [first, second]
-        candidates += [Candidate(Kind.SERVER_REFLEXIVE, a) for a in reflexive if a not in self._udp_candidates]
+        reflexive = [a for a in dict.fromkeys((first, second)) if a is not None and a not in self._udp_candidates]
+        candidates += [Candidate(Kind.SERVER_REFLEXIVE, a) for a in reflexive]
         mapping = Mapping.UNKNOWN
         if second is not None:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
@@ -314,13 +331,3 @@ class Meeting:
     def _fail(self, code: ExitCode, message: str) -> None:
         if not self._over:
             self._events.append(events.Failed(Failure(code, message)))
-
-
-def _context(pairing: Pairing) -> tuple[bytes, ...]:
-    match pairing:
-        case NamePair(me, friend):
-            return tuple(sorted((me.encode(), friend.encode())))
-        case Nameplate(text):
-            return (text.encode(),)
-        case _:
-            assert_never(pairing)

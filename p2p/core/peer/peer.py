@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer, Transmit
+from p2p.core.discovery import messages as discovery
 from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.introduction import Pairing
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import TcpLink, UdpLink
 from p2p.core.peer.connecting import Chosen, Connecting, NoPath
 from p2p.core.peer.delivery import Delivery, FileAction
 from p2p.core.peer.meeting import Meeting, MeetingEvent, Met, ProbeServer
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.rendezvous.messages import Pairing
+from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.role import Role
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
@@ -23,7 +25,7 @@ from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import Action, Close, Connect
 
-RENDEZVOUS_FIRST_BYTE = ord("p")
+INTRODUCTION_FIRST_BYTES = (rendezvous.MAGIC[0], discovery.MAGIC[0])
 PROBE_CONNECTION = -2  # the number of the TCP connection that asks whether the server is alive
 
 
@@ -31,16 +33,19 @@ PROBE_CONNECTION = -2  # the number of the TCP connection that asks whether the 
 class PeerConfig:
     """What one run needs to know. `server` is its first port; candidates are our own host addresses.
 
+    Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
+
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
     role: Role
-    server: Address
+    server: Address | None
     next_pairing: Callable[[int], Pairing]
     secret: bytes | None
     udp_candidates: Sequence[Address]
     tcp_candidates: Sequence[Address]
+    udp_port: int = 0
     entries: Sequence[Entry] = ()
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
@@ -59,6 +64,7 @@ class Peer:
             secret=config.secret,
             udp_candidates=config.udp_candidates,
             tcp_candidates=config.tcp_candidates,
+            udp_port=config.udp_port,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -124,7 +130,7 @@ class Peer:
 
     def give_up(self, seconds: float, now: float) -> None:
         """Nobody came in so many seconds."""
-        failure = Failure(ExitCode.NO_PEER, self._meeting.why_nobody_came(seconds))
+        failure = Failure(ExitCode.NO_PEER, self._meeting.why_nobody_came(seconds, now))
         self.fail(failure, "it gave up waiting", now)
 
     # input
@@ -134,11 +140,11 @@ class Peer:
         if not data:
             return
         first = data[0]
-        is_mixed = self._udp is None or first in (RENDEZVOUS_FIRST_BYTE, CHECK, ANSWER)
+        is_mixed = self._udp is None or first in (*INTRODUCTION_FIRST_BYTES, CHECK, ANSWER)
         if 0 < segment_size < len(data) and is_mixed:  # UDP_GRO looks at addresses and lengths only
             for start in range(0, len(data), segment_size):
                 self.handle_datagram(data[start : start + segment_size], 0, source, now)
-        elif first == RENDEZVOUS_FIRST_BYTE:
+        elif first in INTRODUCTION_FIRST_BYTES:
             self._meeting.handle_datagram(bytes(data), source, now)
         elif self._udp is not None and first not in (CHECK, ANSWER):
             self._udp.handle_datagram(data, segment_size, source, now)
@@ -300,8 +306,8 @@ class Peer:
                 )
                 self._events.append(events.Connecting(verification))
                 self._connecting.start(now)
-            case ProbeServer():
-                self._tcp_actions.append(Connect(PROBE_CONNECTION, self._config.server))
+            case ProbeServer(server):
+                self._tcp_actions.append(Connect(PROBE_CONNECTION, server))
             case _ if self._delivery is None:
                 self._pass_on(event, now)
 
