@@ -30,3 +30,28 @@ class Transmit:
     segment_size: int = 0
     ttl: int | None = None
     local: int = MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSockets:
+    """The caller is to open UDP sockets under the numbers from `first` on, on any port."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSockets:
+    """The caller is to close these."""
+
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class UseSocket:
+    """This one is to carry the files from now on: it is worth larger buffers."""
+
+    number: int
+
+
+SocketAction = OpenSockets | CloseSockets | UseSocket

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, TypeAlias, assert_never
+from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
@@ -66,18 +66,6 @@ class RefusedReason(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
-    """Our server-reflexive address as seen from the server's two ports; nobody says it where there is no server.
-
-    `second` is None when the alternate port has not answered in a second; if it does later, or the
-    address changes, Mapped comes again.
-    """
-
-    first: Address
-    second: Address | None
-
-
-@dataclass(frozen=True, slots=True)
 class Waiting:
     """We hold a seat; the friend is not there yet. `mapped`: where the server sees us, if there is a server."""
 
@@ -123,51 +111,15 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
-    """The server has not answered for so long. It is still being asked."""
-
-    since_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answering:
-    """The server answers (again), after Silent or ServerUnreachable."""
-
-
-@dataclass(frozen=True, slots=True)
-class ServerUnreachable:
-    """The server's machine says that nobody listens at the port. It is still being asked."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outdated:
-    """The end: the server speaks this version and not ours."""
-
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
 class Gone:
     """The end: we have left, with the server's answer or after a second without."""
 
 
-Event: TypeAlias = (
-    Mapped
-    | Waiting
-    | Paired
-    | PeerLeft
-    | Message
-    | Contested
-    | Refused
-    | Silent
-    | Answering
-    | ServerUnreachable
-    | Outdated
-    | Gone
-)
+Event: TypeAlias = Waiting | Paired | PeerLeft | Message | Contested | Refused | Gone
+Said_co = TypeVar("Said_co", covariant=True)
 
 
-class Introduction(Protocol):
+class Introduction(Protocol[Said_co]):
     """Finds the friend of one pairing, keeps our place, and carries small messages to the friend and back."""
 
     @property
@@ -192,7 +144,7 @@ class Introduction(Protocol):
 
     def poll_transmit(self) -> Transmit | None: ...
 
-    def poll_event(self) -> Event | None: ...
+    def poll_event(self) -> Said_co | None: ...
 
     def poll_timeout(self) -> float | None: ...
 

@@ -8,72 +8,19 @@ import os
 import selectors
 import signal
 import socket
-import struct
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 
-from p2p.core.address import Address
 from p2p.core.rendezvous.server import UNSUPPORTED, RendezvousServer
+from p2p.io.server_bind import bind
 from p2p.io.server_log import EventLog
+from p2p.io.server_udp import UdpPort
 
-RECEIVE_BATCH = 64  # datagrams of one socket before the others, the deadlines and the answers get their turn
 ACCEPT_BATCH = 16  # TCP connections likewise; each is answered and closed at once, so none is ever held
-TCP_BACKLOG = 64
-LONGEST_DATAGRAM = 2048  # bytes; every message is shorter, and what is cut here is malformed anyway
-RECEIVE_BUFFER = 4 << 20  # bytes of socket buffer asked for: some 5000 datagrams while the loop is busy
 SUMMARY_INTERVAL = 600.0  # seconds between two lines of counters
-PORT_ATTEMPTS = 20  # free UDP ports tried until one is free for TCP too (--port 0)
 MAX_ORIGINS = 512  # local addresses told apart; all of 127/8 is local, so the number is not the machine's choice
 
-# Linux, absent from `socket` before Python 3.14 (linux/in.h): a reply has to leave from the address that was asked.
-IP_PKTINFO = 8
-IN_PKTINFO = struct.Struct("=I4s4s")  # ifindex, local address, destination in the header
-IN6_PKTINFO = struct.Struct("=16sI")  # address, ifindex
-CAN_CHOOSE_SOURCE = sys.platform == "linux"
-
 log = logging.getLogger("p2p.server")
-
-
-class UdpPort:
-    """One UDP socket, and which of its local addresses a datagram was sent to."""
-
-    def __init__(self, bound: socket.socket, is_wildcard: bool) -> None:
-        self.socket = bound
-        self._is_v6 = bound.family == socket.AF_INET6
-        self._tells_destination = is_wildcard and CAN_CHOOSE_SOURCE
-        bound.setblocking(False)
-        with contextlib.suppress(OSError):
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        if self._tells_destination and self._is_v6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        elif self._tells_destination:
-            bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-
-    def receive(self) -> Iterator[tuple[bytes, Address, bytes]]:
-        """Up to RECEIVE_BATCH datagrams that are there: payload, source, local address (empty where not known)."""
-        space = socket.CMSG_SPACE(IN6_PKTINFO.size) if self._tells_destination else 0
-        for _ in range(RECEIVE_BATCH):
-            try:
-                data, ancillary, _, source = self.socket.recvmsg(LONGEST_DATAGRAM, space)
-            except BlockingIOError:
-                return
-            except OSError as error:  # an ICMP error to something sent before: nothing was lost
-                log.debug("receiving: %s", error)
-                continue
-            yield data, Address(source[0].removeprefix("::ffff:"), source[1]), _local_address(ancillary)
-
-    def send(self, data: bytes, destination: Address, local: bytes) -> None:
-        """Raises OSError."""
-        host = destination.host
-        if self._is_v6 and ":" not in host:
-            host = f"::ffff:{host}"
-        ancillary = []
-        if local and self._is_v6:
-            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, IN6_PKTINFO.pack(local, 0))]
-        elif local:
-            ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, IN_PKTINFO.pack(0, local, bytes(4)))]
-        self.socket.sendmsg([data], ancillary, 0, (host, destination.port))
 
 
 class ServerLoop:
@@ -88,7 +35,7 @@ class ServerLoop:
         self._events = events
         self._clock = clock
         with contextlib.ExitStack() as stack:
-            sockets = _bind(stack, host, port, alternate_port)
+            sockets = bind(stack, host, port, alternate_port)
             self._sockets = stack.pop_all()
         first, second, self._tcp = sockets
         self.host: str = first.getsockname()[0]
@@ -196,54 +143,3 @@ def stop_signals() -> Iterator[socket.socket]:
             for number, handler in zip(stops, before, strict=True):
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
-
-
-def _bind(
-    stack: contextlib.ExitStack, host: str, port: int, alternate_port: int | None
-) -> tuple[socket.socket, socket.socket, socket.socket]:
-    """The first port, the alternate port, and TCP at the first port's number. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
-    ip = str(address[0])
-    for attempt in range(PORT_ATTEMPTS):
-        first = _open(family, socket.SOCK_DGRAM, ip, port)
-        try:
-            tcp = _open(family, socket.SOCK_STREAM, ip, first.getsockname()[1])
-            break
-        except OSError:
-            first.close()
-            if port != 0 or attempt == PORT_ATTEMPTS - 1:
-                raise
-    stack.enter_context(first)
-    stack.enter_context(tcp)
-    if alternate_port is None:
-        alternate_port = 0 if port == 0 else port + 1
-    second = stack.enter_context(_open(family, socket.SOCK_DGRAM, ip, alternate_port))
-    return first, second, tcp
-
-
-def _open(family: int, kind: int, ip: str, port: int) -> socket.socket:
-    opened = socket.socket(family, kind)
-    try:
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if ip == "::" else 1)
-        if kind == socket.SOCK_STREAM:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind((ip, port))
-        if kind == socket.SOCK_STREAM:
-            opened.listen(TCP_BACKLOG)
-            opened.setblocking(False)
-    except OSError as error:
-        opened.close()
-        error.filename = f"{'TCP' if kind == socket.SOCK_STREAM else 'UDP'} port {port} of {ip}"
-        raise
-    return opened
-
-
-def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and len(data) == IN_PKTINFO.size:
-            return bytes(IN_PKTINFO.unpack(data)[1])
-        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and len(data) == IN6_PKTINFO.size:
-            address = bytes(IN6_PKTINFO.unpack(data)[0])
-            return b"" if address[0] == 0xFF else address  # nothing can be sent from a multicast address
-    return b""

@@ -78,8 +78,13 @@ class _Run:
 class UdpSocket:
     """A non-blocking UDP socket. `uses_offload` says whether super-packets go out whole."""
 
-    def __init__(self, sock: socket.socket, *, buffer_size: int = SOCKET_BUFFER) -> None:
-        """Takes over a bound AF_INET or AF_INET6 socket."""
+    def __init__(
+        self, sock: socket.socket, *, buffer_size: int = SOCKET_BUFFER, reads_like: UdpSocket | None = None
+    ) -> None:
+        """Takes over a bound AF_INET or AF_INET6 socket.
+
+        With `reads_like` it reads into the memory of that one, and what either has read is valid until the other reads.
+        """
         self._socket = sock
         self._is_v6 = sock.family == socket.AF_INET6
         sock.setblocking(False)
@@ -94,21 +99,27 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
             if self._is_v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
-        self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
-        self._view = memoryview(bytearray(RUN_SIZE + READ_SIZE))
+        self.enlarge_buffers(buffer_size)
+        self._view: memoryview = reads_like._view if reads_like else memoryview(bytearray(RUN_SIZE + READ_SIZE))
         self._refused = 0
         self.truncated = 0  # reads that the kernel cut; dropped
 
     @classmethod
-    def bind(cls, host: str = "0.0.0.0", port: int = 0, *, buffer_size: int = SOCKET_BUFFER) -> UdpSocket:
+    def bind(
+        cls,
+        host: str = "0.0.0.0",
+        port: int = 0,
+        *,
+        buffer_size: int = SOCKET_BUFFER,
+        reads_like: UdpSocket | None = None,
+    ) -> UdpSocket:
         """Raises OSError when the address cannot be had. "::" takes IPv4 as well."""
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             sock.bind((host, port))
-            return cls(sock, buffer_size=buffer_size)
+            return cls(sock, buffer_size=buffer_size, reads_like=reads_like)
         except OSError:
             sock.close()
             raise
@@ -118,6 +129,10 @@ class UdpSocket:
         """Where the socket is bound."""
         host, port = self._socket.getsockname()[:2]
         return Address(host, port)
+
+    def enlarge_buffers(self, buffer_size: int = SOCKET_BUFFER) -> None:
+        self.receive_buffer = _enlarge(self._socket, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
+        self.send_buffer = _enlarge(self._socket, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -10,11 +10,12 @@ from math import inf
 from typing import TypeVar
 
 from p2p.core.address import Address
-from p2p.core.rendezvous import client as c
-from p2p.core.rendezvous import server as s
+from p2p.core.rendezvous import events as c
+from p2p.core.rendezvous import server_events as s
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Message, NamePair, Pairing, decode
-from p2p.core.rendezvous.server import Limits, RendezvousServer
+from p2p.core.rendezvous.server import RendezvousServer
+from p2p.core.rendezvous.server_events import Limits
 from p2p.core.role import Role
 
 FIRST = Address("203.0.113.1", 8080)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import pytest
 
 from p2p.core.address import Address
-from p2p.core.rendezvous import client as c
+from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Cookie, Hello, Message, NamePair, Nameplate, Pairing, decode, encode
 from p2p.core.rendezvous.server import UNSUPPORTED

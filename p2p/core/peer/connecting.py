@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from p2p.core.address import Address
-from p2p.core.datagram import Buffer, Transmit
+from p2p.core.datagram import MAIN, Buffer, Transmit
+from p2p.core.nat_report import NatReport
 from p2p.core.peer import explain
 from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
@@ -79,9 +80,14 @@ class Connecting:
             ),
             random_bytes,
         )
-        udp = [c for c in remote.candidates if c.kind not in (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)]
+        # Without a word of the server in between nobody waits for the other's opener; without sockets nobody guesses.
         self._agent = punch.PunchAgent(
-            role is Role.SENDER, derive(f"check {me}"), derive(f"check {other}"), udp, random_bytes
+            role is Role.SENDER,
+            derive(f"check {me}"),
+            derive(f"check {other}"),
+            replace(local, nat=NatReport()),
+            replace(remote, nat=NatReport(), has_opened=True),
+            random_bytes,
         )
         self._punch_at: float | None = None
         self._punched: tuple[Connection, punch.Selected] | None = None
@@ -107,7 +113,7 @@ class Connecting:
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         """Checks and transport packets. After the choice it still answers checks whose answer was lost."""
         if data[0] in (CHECK, ANSWER):
-            self._agent.handle_datagram(bytes(data), source, now)
+            self._agent.handle_datagram(bytes(data), source, MAIN, now)
         elif self._punched is not None and not self._over:
             self._punched[0].handle_datagram(data, segment_size, source, now)
         elif not self._over and data[1:8] == self._connection_keys.id_in:
@@ -187,6 +193,8 @@ class Connecting:
                         connection.handle_datagram(*self._early.popleft(), now)
                 case punch.PunchFailed():
                     self._punch_failed = True
+                case punch.Opened():
+                    pass
         if not self._over:
             self._choose(now)
 

@@ -15,7 +15,8 @@ from p2p.core.introduction import Introduction, Nameplate, Pairing, RefusedReaso
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
 from p2p.core.punch.description import Candidate, Description, Kind
-from p2p.core.rendezvous import client as rendezvous
+from p2p.core.rendezvous import events as rendezvous
+from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.role import Role
 from p2p.core.session import events as session
 from p2p.core.session.keys import SessionKeys
@@ -115,7 +116,7 @@ class Meeting:
 
     def handle_server_refused(self, now: float) -> None:
         """The server's host says that nothing listens on its port (a TCP reset)."""
-        if isinstance(self._client, rendezvous.RendezvousClient):
+        if isinstance(self._client, RendezvousClient):
             self._client.handle_error(now)
         self._advance(now)
 
@@ -184,10 +185,10 @@ class Meeting:
 
     def _join_as(self, pairing: Pairing) -> None:
         self._pairing = pairing
-        self._client: Introduction = (
+        self._client: Introduction[rendezvous.Event] = (
             Discovery(pairing, self._role, self._udp_port, self._random_bytes)
             if self._server is None
-            else rendezvous.RendezvousClient(self._server, pairing, self._role, self._random_bytes)
+            else RendezvousClient(self._server, pairing, self._role, self._random_bytes)
         )
         self._session = Session(self._role, self._secret, pairing_context(pairing), self._random_bytes)
 
@@ -206,7 +207,7 @@ class Meeting:
         if self._is_met and not isinstance(event, rendezvous.Message):
             return  # keys are agreed on: what becomes of our seat now ends nothing any more
         match event:
-            case rendezvous.Mapped(first, second):
+            case rendezvous.Mapped(first, second, _):
                 self._mapped = (first, second)
                 self._begin(now)
             case rendezvous.Waiting(mapped):
@@ -246,8 +247,8 @@ class Meeting:
                 self._events.append(events.ServerAnswering())
             case rendezvous.Outdated(version):
                 self._fail(ExitCode.INTERNAL, explain.outdated("the server", version))
-            case rendezvous.Gone():
-                pass  # we left on purpose
+            case rendezvous.Gone() | rendezvous.Relayed():
+                pass  # we left on purpose; no relay was asked for
             case _:
                 assert_never(event)
 
@@ -313,6 +314,8 @@ class Meeting:
                 self._is_met = True
                 self._deadline = None
                 self._events.append(Met(keys, self._description, remote, verification))
+            case session.Updated():
+                pass  # a friend whose description never changes says so once
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
                     self._leave_at = now + BURNT_LINGER

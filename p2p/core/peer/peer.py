@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2p.core.address import Address
-from p2p.core.datagram import Buffer, Transmit
+from p2p.core.datagram import MAIN, Buffer, SocketAction, Transmit
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.introduction import Pairing
@@ -135,15 +135,17 @@ class Peer:
 
     # input
 
-    def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
-        """One read of the UDP socket: a datagram, or a burst of datagrams of `segment_size` bytes (0: one)."""
+    def handle_datagram(
+        self, data: Buffer, segment_size: int, source: Address, now: float, local: int = MAIN
+    ) -> None:
+        """One read of the UDP socket `local`: a datagram, or a burst of datagrams of `segment_size` bytes (0: one)."""
         if not data:
             return
         first = data[0]
         is_mixed = self._udp is None or first in (*INTRODUCTION_FIRST_BYTES, CHECK, ANSWER)
         if 0 < segment_size < len(data) and is_mixed:  # UDP_GRO looks at addresses and lengths only
             for start in range(0, len(data), segment_size):
-                self.handle_datagram(data[start : start + segment_size], 0, source, now)
+                self.handle_datagram(data[start : start + segment_size], 0, source, now, local)
         elif first in INTRODUCTION_FIRST_BYTES:
             self._meeting.handle_datagram(bytes(data), source, now)
         elif self._udp is not None and first not in (CHECK, ANSWER):
@@ -226,6 +228,10 @@ class Peer:
         if (transmit := self._meeting.poll_transmit()) is not None:
             return transmit
         return self._connecting.poll_transmit(now) if self._connecting is not None else None
+
+    def poll_socket_action(self) -> SocketAction | None:
+        """UDP sockets to open and to close."""
+        return None
 
     def poll_tcp_action(self) -> Action | None:
         if self._tcp_actions:

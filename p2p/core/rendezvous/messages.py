@@ -38,6 +38,15 @@ class SeatState(IntEnum):
     CONTESTED = 2  # waiting, and the friend asked in our role
 
 
+class RelayState(IntEnum):
+    """What the server says of the relay between our seat and the friend's."""
+
+    NONE = 0  # it forwards for nobody, or for no more pairs now
+    ALONE = 1  # the friend has not asked, or is not there
+    OPEN = 2
+    USED_UP = 3  # this pair has had all that it may
+
+
 class BadNames(DecodeError):
     """A JOIN whose names the server does not accept; `transaction` is what the refusal answers."""
 
@@ -134,6 +143,29 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """transaction(8) client(16)"""
+
+    TYPE: ClassVar[int] = 10
+    transaction: bytes
+    client: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """transaction(8) state(1) rate(4, kB/s) left(8, bytes)
+
+    `rate` and `left` are what both directions of this pair may carry together, headers included; 0 is no limit.
+    """
+
+    TYPE: ClassVar[int] = 11
+    transaction: bytes
+    state: RelayState
+    rate: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """lowest(1) highest(1): the versions that the server speaks"""
 
@@ -142,7 +174,9 @@ class Unsupported:
     highest: int
 
 
-Message: TypeAlias = Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Unsupported
+Message: TypeAlias = (
+    Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Relay | Relayed | Unsupported
+)
 
 
 def push_transaction(client: bytes) -> bytes:
@@ -188,6 +222,10 @@ def _encode_body(message: Message) -> bytes:
             return transaction + client
         case Left(transaction):
             return transaction
+        case Relay(transaction, client):
+            return transaction + client
+        case Relayed(transaction, state, rate, left):
+            return transaction + bytes([state]) + uint(rate, 4) + uint(left, 8)
         case Unsupported(lowest, highest):
             return bytes([lowest, highest])
         case _:
@@ -202,9 +240,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
                 raise DecodeError("padding is not zero")
             return Hello(transaction)
         case Cookie.TYPE:
-            return Cookie(
-                reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address()
-            )
+            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address())
         case Join.TYPE:
             return _decode_join(reader)
         case Joined.TYPE:
@@ -219,6 +255,11 @@ def _decode_body(kind: int, reader: Reader) -> Message:
             return Leave(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
         case Left.TYPE:
             return Left(reader.take(TRANSACTION_SIZE))
+        case Relay.TYPE:
+            return Relay(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
+        case Relayed.TYPE:
+            transaction, state = reader.take(TRANSACTION_SIZE), _member(RelayState, reader.uint(1))
+            return Relayed(transaction, state, reader.uint(4), reader.uint(8))
         case Unsupported.TYPE:
             return Unsupported(reader.uint(1), reader.uint(1))
         case _:
