@@ -74,9 +74,13 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """The friend is there. Another tag later is another run of the friend."""
+    """The friend is there. Another tag later is another run of the friend.
+
+    `address` is where its UDP socket is, when we know it: on our own network.
+    """
 
     peer_tag: bytes
+    address: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

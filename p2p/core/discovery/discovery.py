@@ -312,7 +312,7 @@ class Discovery:
                 self._friend = channel
                 self._timers.stop(Timer.ANNOUNCE)
                 self._initiator.stop()
-                self._events.append(Paired(channel.id))
+                self._events.append(Paired(channel.id, channel.address))
             case Relation.SAME_ROLE:
                 self._events.append(Contested(RefusedReason.SAME_ROLE))
             case Relation.RIVAL:

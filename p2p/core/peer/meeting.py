@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from p2p.core.address import Address, is_private
@@ -14,7 +14,7 @@ from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.introduction import Introduction, Nameplate, Pairing, RefusedReason, pairing_context
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
-from p2p.core.punch.description import Candidate, Description, Kind
+from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind
 from p2p.core.rendezvous import events as rendezvous
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.role import Role
@@ -81,6 +81,7 @@ class Meeting:
         self._attempt = 0
         self._mapped: tuple[Address, Address | None] | None = None
         self._peer_tag: bytes | None = None
+        self._peer_address: Address | None = None
         self._description: Description | None = None
         self._answered = False
         self._refused = False
@@ -216,9 +217,10 @@ class Meeting:
                 if not self._invited and not self._is_met:
                     self._invited = True
                     self._events.append(events.WaitingForPeer(self._pairing, mapped))
-            case rendezvous.Paired(peer_tag):
+            case rendezvous.Paired(peer_tag, address):
                 self._heard_server()
                 self._peer_tag = peer_tag
+                self._peer_address = address
                 self._events.append(events.PeerFound())
                 self._begin(now)
             case rendezvous.PeerLeft():
@@ -302,6 +304,14 @@ class Meeting:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
         return Description(NatReport(mapping), tuple(candidates))
 
+    def _with_seen_address(self, remote: Description) -> Description:
+        """Where the other side spoke to us from is an address of its socket, whether or not it knows that."""
+        seen = self._peer_address
+        known = [candidate.address for candidate in remote.candidates if candidate.kind is Kind.HOST]
+        if seen is None or seen in known or len(remote.candidates) >= MAX_CANDIDATES:
+            return remote
+        return replace(remote, candidates=(*remote.candidates, Candidate(Kind.HOST, seen)))
+
     def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:
             case session.Established(keys, description, verification):
@@ -313,7 +323,7 @@ class Meeting:
                     return
                 self._is_met = True
                 self._deadline = None
-                self._events.append(Met(keys, self._description, remote, verification))
+                self._events.append(Met(keys, self._description, self._with_seen_address(remote), verification))
             case session.Updated():
                 pass  # a friend whose description never changes says so once
             case session.WrongCode(tries, limit, burnt):
