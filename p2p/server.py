@@ -30,12 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with stop_signals() as signalled:  # before the line that says that we listen: then a signal is a clean stop
         try:
             events = EventLog(options.verbose)
-            loop = ServerLoop(options.host, options.port, options.alternate_port, events, time.monotonic)
+            loop = ServerLoop(
+                options.host, options.port, options.alternate_port, events, time.monotonic, alt_host=options.alt_host
+            )
         except (socket.gaierror, UnicodeError):
-            return _fail(USAGE, f"no address for the host {options.host!r}: pass one of this machine with --host")
+            return _fail(USAGE, _explain_hosts(options.host, options.alt_host))
         except OSError as error:
             return _fail(FAILED, _explain(error))
-        print(f"listening on {loop.host} ports {loop.ports[0]} and {loop.ports[1]}", flush=True)
+        print(f"listening on {' and '.join(loop.hosts)} ports {loop.ports[0]} and {loop.ports[1]}", flush=True)
         loop.run(signalled)
     return 0
 
@@ -54,6 +56,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--alternate-port", type=_port, metavar="N", help="second UDP port (default: the one after; 0: any)"
     )
+    parser.add_argument(
+        "--alt-host",
+        metavar="ADDR",
+        help="a second address of this machine: lets peers tell more of their NATs; needs --host with the first",
+    )
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--verbose", action="store_true", help="log more, and peers' addresses in full")
     level.add_argument("--quiet", action="store_true", help="log warnings and errors only")
@@ -62,6 +69,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")
     if options.port != 0 and options.port == options.alternate_port:
         parser.error("--port and --alternate-port are the same: peers need two different ones")
+    if options.alt_host is not None and options.host in ("0.0.0.0", "::"):
+        parser.error("--alt-host needs --host with the first address: all of them cannot be told apart")
+    if options.alt_host is not None and options.alt_host == options.host:
+        parser.error("--host and --alt-host are the same: peers learn nothing from one address twice")
     return options
 
 
@@ -69,6 +80,15 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > LAST_PORT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port: a number from 0 to {LAST_PORT}")
     return int(text)
+
+
+def _explain_hosts(host: str, alt_host: str | None) -> str:
+    if alt_host is None:
+        return f"no address for the host {host!r}: pass one of this machine with --host"
+    return (
+        f"no address for the hosts {host!r} and {alt_host!r}: pass two of this machine, of one IP version, "
+        "with --host and --alt-host"
+    )
 
 
 def _explain(error: OSError) -> str:

@@ -32,6 +32,17 @@ def bind(
     return first, second, tcp
 
 
+def bind_other_host(
+    stack: contextlib.ExitStack, alt_host: str, first: socket.socket, second: socket.socket
+) -> tuple[socket.socket, socket.socket]:
+    """The same two ports at another address of the same IP version. Raises OSError, also socket.gaierror."""
+    ports = [bound.getsockname()[1] for bound in (first, second)]
+    found = socket.getaddrinfo(alt_host, ports[0], family=first.family, type=socket.SOCK_DGRAM)
+    ip = str(found[0][4][0])
+    third, fourth = (stack.enter_context(open_socket(first.family, socket.SOCK_DGRAM, ip, port)) for port in ports)
+    return third, fourth
+
+
 def open_socket(family: int, kind: int, ip: str, port: int) -> socket.socket:
     opened = socket.socket(family, kind)
     try:

@@ -7,7 +7,7 @@ from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
-from p2p.core.rendezvous.seats import prefix
+from p2p.core.prefix import prefix
 from p2p.core.rendezvous.server_events import (
     Departed,
     Event,

@@ -1,4 +1,4 @@
-"""The rendezvous server's sockets: two UDP ports and a TCP greeting, in one `selectors` loop."""
+"""The rendezvous server's sockets: two UDP ports of one address or two, a TCP greeting, in one `selectors` loop."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 
+from p2p.core.address import Address
 from p2p.core.rendezvous.server import UNSUPPORTED, RendezvousServer
-from p2p.io.server_bind import bind
+from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
+from p2p.io.server_bind import bind, bind_other_host
 from p2p.io.server_log import EventLog
 from p2p.io.server_udp import UdpPort
 
@@ -26,25 +28,34 @@ log = logging.getLogger("p2p.server")
 class ServerLoop:
     """Binds on construction (raises OSError, also socket.gaierror), serves in `run`.
 
-    `alternate_port` None means the port after the first; 0 means any free one, as for `port`.
+    `alternate_port` None means the port after the first; 0 means any free one, as for `port`. `alt_host` is a second
+    address of this machine, of the same IP version, and `host` then no wildcard.
     """
 
     def __init__(
-        self, host: str, port: int, alternate_port: int | None, events: EventLog, clock: Callable[[], float]
+        self,
+        host: str,
+        port: int,
+        alternate_port: int | None,
+        events: EventLog,
+        clock: Callable[[], float],
+        *,
+        alt_host: str | None = None,
     ) -> None:
         self._events = events
         self._clock = clock
         with contextlib.ExitStack() as stack:
-            sockets = bind(stack, host, port, alternate_port)
+            first, second, self._tcp = bind(stack, host, port, alternate_port)
+            others = () if alt_host is None else bind_other_host(stack, alt_host, first, second)
             self._sockets = stack.pop_all()
-        first, second, self._tcp = sockets
-        self.host: str = first.getsockname()[0]
+        self.hosts: tuple[str, ...] = tuple(bound.getsockname()[0] for bound in (first, *others[:1]))
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
-        is_wildcard = self.host in ("0.0.0.0", "::")
-        self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second)]
+        is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
+        self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second, *others)]
         self._machine = RendezvousServer(os.urandom, self.ports)
+        self._stun = StunServer(Endpoints(self.ports, () if is_wildcard else self.hosts))
         # The machine's port_index: which socket, and which of the local addresses.
-        self._origins: list[tuple[int, bytes]] = [(0, b""), (1, b"")]
+        self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]
         self._origin_index = {origin: index for index, origin in enumerate(self._origins)}
         self._unsent = 0
         self._greeted = 0
@@ -82,7 +93,20 @@ class ServerLoop:
     def _receive(self, index: int) -> None:
         now = self._clock()
         for data, source, local in self._udp[index].receive():
-            self._machine.handle_datagram(data, source, self._origin(index, local), now)
+            if looks_like_stun(data):
+                self._answer_stun(data, source, index, local, now)
+            else:
+                self._machine.handle_datagram(data, source, self._origin(index, local), now)
+
+    def _answer_stun(self, data: bytes, source: Address, index: int, local: bytes, now: float) -> None:
+        answer = self._stun.handle_datagram(data, source, index, now)
+        if answer is None:
+            return
+        try:
+            self._udp[answer.index].send(answer.data, answer.destination, local)
+        except OSError as error:
+            self._unsent += 1
+            log.debug("sending: %s", error)
 
     def _flush(self) -> None:
         while (transmit := self._machine.poll_transmit()) is not None:
@@ -119,10 +143,11 @@ class ServerLoop:
                 self._greeted += 1
 
     def _counts(self) -> tuple[int, ...]:
-        return (*astuple(self._machine.counters), self._unsent, self._greeted)
+        return (*astuple(self._machine.counters), *astuple(self._stun.counters), self._unsent, self._greeted)
 
     def _summary(self) -> str:
-        names = [field.name.replace("_", " ") for field in fields(self._machine.counters)]
+        counters = (self._machine.counters, self._stun.counters)
+        names = [field.name.replace("_", " ") for each in counters for field in fields(each)]
         counts = zip([*names, "unsent", "greeted by TCP"], self._counts(), strict=True)
         happened = ", ".join(f"{name} {count}" for name, count in counts if count)
         return f"since the start: {happened or 'nothing happened'}; seats taken now: {len(self._machine)}"

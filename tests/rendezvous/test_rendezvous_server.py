@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_rendezvous_messages import ADDRESSES, MESSAGES, REQUESTS
 
 from p2p.core.address import Address
+from p2p.core.prefix import prefix
 from p2p.core.rendezvous.cookies import COOKIE_SLOT
 from p2p.core.rendezvous.messages import (
     LEASE,
@@ -33,7 +34,6 @@ from p2p.core.rendezvous.messages import (
     encode,
     push_transaction,
 )
-from p2p.core.rendezvous.seats import prefix
 from p2p.core.rendezvous.server import UNSUPPORTED, RendezvousServer, peer_tag
 from p2p.core.rendezvous.server_events import Limits
 from p2p.core.role import Role

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
 from p2p.core.introduction import NamePair, Nameplate, Pairing
+from p2p.core.prefix import prefix
 from p2p.core.rendezvous.messages import LEASE
 from p2p.core.role import Role
 
@@ -118,14 +118,6 @@ def place_of(pairing: Pairing, role: Role) -> Place:
 def opposite(place: Place) -> Place:
     first, second = place
     return (first.other, second) if isinstance(first, Role) else (second, first)
-
-
-def prefix(address: Address) -> str:
-    """The network that one customer is usually given: IPv4 /24, IPv6 /56, in text form."""
-    if ":" in address.host:
-        packed = ipaddress.IPv6Address(address.host).packed
-        return f"{ipaddress.IPv6Address(packed[:7] + bytes(9))}/56"
-    return address.host.rpartition(".")[0] + ".0/24"
 
 
 def _add(counts: dict[KeyT, int], key: KeyT, change: int) -> None:

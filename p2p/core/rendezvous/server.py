@@ -10,6 +10,7 @@ from typing import assert_never
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
 from p2p.core.introduction import NamePair, Pairing, RefusedReason
+from p2p.core.prefix import prefix
 from p2p.core.rendezvous.cookies import CookieJar
 from p2p.core.rendezvous.messages import (
     HEADER_SIZE,
@@ -38,7 +39,7 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.relay import Closed, Opened, Passage, RelayCounters, RelayLimits, RelayTable
-from p2p.core.rendezvous.seats import FIRST_CONNECTION, Place, Seat, Seats, opposite, place_of, prefix, source_of
+from p2p.core.rendezvous.seats import FIRST_CONNECTION, Place, Seat, Seats, opposite, place_of, source_of
 from p2p.core.rendezvous.server_events import (
     Counters,
     Departed,
