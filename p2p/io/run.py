@@ -112,10 +112,10 @@ def run(options: argparse.Namespace) -> ExitCode:
                 screen.say(f"{error.failure.message}. Telling {plan.friend}, if there ...")
             end = receiving or SendingEnd(())
         stack.callback(end.close)
-        udp = stack.enter_context(contextlib.closing(UdpSocket.bind()))
+        udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
-        hosts = local_addresses(server)
+        hosts = local_addresses([server])
         config = PeerConfig(
             role=plan.role,
             server=server,

@@ -14,7 +14,7 @@ from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.punch.description import Description, Kind
+from p2p.core.punch.description import Description, Kind, usable
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transport.connection import Connection, ConnectionKeys
@@ -99,7 +99,8 @@ class Connecting:
     # command
 
     def start(self, now: float) -> None:
-        tcp = [c.address for c in self._remote.candidates if c.kind is Kind.HOST_TCP]
+        candidates = usable(self._remote.candidates, self._local.candidates)
+        tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP]
         self._lan.start(tcp, now)
         self._punch_at = now + (HEAD_START if tcp else 0.0)
 
