@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER"),
-                        help="the rendezvous server; default: $P2P_SERVER")
+    parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER") or None,
+                        help="the rendezvous server; default: $P2P_SERVER; without one, this network is searched")
     code = parser.add_mutually_exclusive_group()
     code.add_argument("--code", default=os.environ.get("P2P_CODE"), help="the shared code; default: $P2P_CODE")
     code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")

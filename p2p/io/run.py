@@ -28,6 +28,7 @@ from p2p.io.files import Destination, FileError, Source, open_sources
 from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
 from p2p.io.memory import keep_freed_memory
+from p2p.io.multicast import MulticastGroups
 from p2p.io.screen import Screen
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
@@ -36,6 +37,8 @@ from p2p.io.worker import Worker
 DEFAULT_PORT = 8080
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
+LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
+LOOPBACK = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Plan:
     nameplate: str | None
     secret: str | None
     paths: tuple[str, ...]
-    server: str
+    server: str | None
     shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
 
     @property
@@ -57,11 +60,13 @@ class Plan:
     def pairing(self, attempt: int) -> Pairing:
         if self.names:
             return NamePair(*self.names)
+        if self.server is None:
+            attempt += LOCAL_ATTEMPT
         return Nameplate(self.nameplate or generate_nameplate(secrets.token_bytes, attempt))
 
     def invitation(self, nameplate: str | None) -> tuple[str, str | None]:
         """The other side's command, and the code to be told beside it."""
-        server = ["--server", self.server]
+        server = [] if self.server is None else ["--server", self.server]
         if self.names is None:
             words = ["recv", f"{nameplate}-{self.secret}" if self.shows_code else "CODE", *server]
             return "python -m p2p.peer " + shlex.join(words), None
@@ -76,7 +81,7 @@ class Plan:
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
     plan = _plan(options)
-    server = resolve(plan.server)
+    server = None if plan.server is None else resolve(plan.server)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -86,7 +91,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
-    if server is None:
+    if server is None and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -115,7 +120,12 @@ def run(options: argparse.Namespace) -> ExitCode:
         udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
-        hosts = local_addresses([server])
+        groups: MulticastGroups | None = None
+        if server is None:
+            groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
+            hosts = local_addresses([]) or local_addresses([LOOPBACK])
+        else:
+            hosts = local_addresses([server])
         config = PeerConfig(
             role=plan.role,
             server=server,
@@ -123,6 +133,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             secret=None if plan.secret is None else normalise_secret(plan.secret),
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
+            udp_port=udp.address.port,
             entries=[source.entry for source in sources],
             idle_timeout=options.idle_timeout,
         )
@@ -165,6 +176,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             on_tick=on_tick,
             patience=TELLING_PATIENCE if refusal is not None else options.timeout,
             impatience=refusal.failure if refusal is not None else None,
+            groups=groups,
         )
         try:
             code = loop.run()
@@ -240,8 +252,6 @@ def resolve(server: str) -> Address | None:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
-    if not options.server:
-        raise CallerError("no server given: pass --server HOST[:PORT] or set P2P_SERVER")
     code = _given_code(options)
     if options.command == "send":
         return _plan_send(options, code)
