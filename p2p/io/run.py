@@ -123,6 +123,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         groups: MulticastGroups | None = None
         if server is None:
             groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
+            if not groups.is_on_a_network:
+                screen.say("This machine is on no network. Waiting for one ...")
             hosts = local_addresses([]) or local_addresses([LOOPBACK])
         else:
             hosts = local_addresses([server])

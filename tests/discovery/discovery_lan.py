@@ -1,4 +1,4 @@
-"""A network in memory: machines with addresses, multicast to all of them, loss; no socket, one seed decides everything."""
+"""A network in memory: machines with addresses, multicast to all of them, loss; one seed decides everything."""
 
 from __future__ import annotations
 
