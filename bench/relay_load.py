@@ -19,9 +19,10 @@ from dataclasses import dataclass
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
+from p2p.core.introduction import NamePair
 from p2p.core.rendezvous import events
 from p2p.core.rendezvous.client import RendezvousClient
-from p2p.core.rendezvous.messages import NamePair, RelayState
+from p2p.core.rendezvous.messages import RelayState
 from p2p.core.role import Role
 from p2p.io.udp import UdpSocket
 

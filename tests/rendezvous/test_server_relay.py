@@ -15,9 +15,10 @@ from test_server_process import PATIENCE, Server, Talker, running
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
+from p2p.core.introduction import NamePair
 from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.frames import FrameReader, frame
-from p2p.core.rendezvous.messages import Cookie, Hello, NamePair, RelayState, Unsupported, decode, encode
+from p2p.core.rendezvous.messages import Cookie, Hello, RelayState, Unsupported, decode, encode
 from p2p.core.role import Role
 from p2p.io.udp import UdpSocket
 
