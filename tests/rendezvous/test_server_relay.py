@@ -14,7 +14,7 @@ from harness import Program
 from test_server_process import PATIENCE, Server, Talker, running
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import TUNNEL, Transmit
 from p2p.core.introduction import NamePair
 from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.frames import FrameReader, frame
@@ -91,6 +91,20 @@ class Pair:
         return found
 
 
+def move_to_tcp(talker: Talker, connection: socket.socket) -> None:
+    """Until its relay is open there."""
+    reader, machine = FrameReader(), talker.machine
+    talker.events.clear()
+    machine.use(TUNNEL, 0.0)
+    while not any(isinstance(event, c.Relayed) for event in talker.events):
+        while (transmit := machine.poll_transmit()) is not None:
+            connection.sendall(frame(b"".join(transmit.buffers)))
+        for datagram in reader.feed(connection.recv(65_536)):
+            machine.handle_datagram(datagram, Address("", 0), 0.0, TUNNEL)
+        while (event := machine.poll_event()) is not None:
+            talker.events.append(event)
+
+
 def test_what_the_kernel_coalesced_is_cut_apart_by_what_it_is() -> None:
     """A HELLO of 64 bytes amid datagrams of 64 bytes for the friend, in one super-packet."""
     with running("--host", "127.0.0.1") as server:
@@ -126,6 +140,18 @@ def test_a_burst_stays_a_burst_up_to_a_shorter_last_one() -> None:
             got = [(len(burst), size) for burst, size, _ in receiver.receive() if burst[0] == 0xD0]
         pair.close()
     assert got == [(50 * 1200 + 7, 1200)]
+
+
+def test_where_the_kernel_cuts_nothing_the_server_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P2P_NO_GSO", "1")
+    with running("--host", "127.0.0.1") as server:
+        pair = Pair(server)
+        with connect(server) as tunnel:
+            move_to_tcp(pair.alice, tunnel)
+            datagrams = [bytes([0xD0, number]) + bytes(998) for number in range(40)]
+            tunnel.sendall(b"".join(map(frame, datagrams)))
+            assert pair.heard_by_bob(40) == datagrams
+        pair.close()
 
 
 def test_strangers_are_not_forwarded_and_hear_nothing() -> None:
@@ -196,7 +222,9 @@ def refusal(*options: str) -> tuple[int, str]:
         (["--relay-rate", "fast"], "'fast' is not a number"),
         (["--relay-total", "-1"], "'-1' is not a number"),
         (["--relay-bytes", "nan"], "'nan' is not a number"),
-        (["--tcp-port", "8080"], "has opened already"),
+        (["--tcp-port", "8080"], "named twice"),
+        (["--tcp-port", "443", "--tcp-port", "443"], "named twice"),
+        (["--tcp-port", "0"], "that peers can know"),
         (["--tcp-port", "70000"], "not a port"),
     ],
 )
