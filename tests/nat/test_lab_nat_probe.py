@@ -13,7 +13,15 @@ import subprocess
 
 import pytest
 from harness import Program
-from nat_classifiers import ASK_LIMIT, CLIENTS, ask_natdiscovery, ask_stun, check_installed, natdiscovery_words, stun_words
+from nat_classifiers import (
+    ASK_LIMIT,
+    CLIENTS,
+    ask_natdiscovery,
+    ask_stun,
+    check_installed,
+    natdiscovery_words,
+    stun_words,
+)
 from probe_runner import Sockets
 
 from netlab.lab import Lab

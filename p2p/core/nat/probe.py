@@ -187,7 +187,7 @@ class NatProbe:
         self._no_udp_at = None
         self._is_silent = False
         if len(self._samples) >= MAX_KEPT:
-            del self._samples[0]
+            self._samples.remove(next(sample for sample in self._samples if sample.local != MAIN))
         self._samples.append(
             Sample(
                 question.number,
