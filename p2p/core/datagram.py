@@ -29,3 +29,31 @@ class Transmit:
     segment_size: int = 0
     ttl: int | None = None
     local: int = MAIN
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSockets:
+    """UDP sockets of the main one's family, on any port, are wanted under the numbers from `first` on.
+
+    What is sent by one that could not be opened is to be dropped.
+    """
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSockets:
+    """These will not be used any more."""
+
+    numbers: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class UseSocket:
+    """This one is to carry the files from now on: it is worth larger buffers."""
+
+    number: int
+
+
+SocketAction = OpenSockets | CloseSockets | UseSocket

@@ -16,6 +16,7 @@ from p2p.core.peer import events
 from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
+from p2p.io.sockets import UdpSockets
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import SendResult, UdpSocket
 from p2p.io.worker import Worker
@@ -51,7 +52,7 @@ class PeerLoop:
         `impatience` is how that ends, when there is a better reason than that nobody came.
         """
         self._peer = peer
-        self._udp = udp
+        self._sockets = UdpSockets(selector, udp, self._receive)
         self._tcp = tcp
         self._end = end
         self._worker = worker
@@ -74,9 +75,8 @@ class PeerLoop:
 
     def run(self) -> ExitCode:
         """Returns how it ended. Raises KeyboardInterrupt at the second Ctrl-C."""
-        self._selector.register(self._udp.fileno(), selectors.EVENT_READ, self._receive)
         self._selector.register(self._worker.fileno(), selectors.EVENT_READ, self._collect)
-        with self._signals():
+        with self._signals(), contextlib.closing(self._sockets):
             now = time.monotonic()
             if self._patience is not None:
                 self._deadline = now + self._patience
@@ -99,10 +99,12 @@ class PeerLoop:
 
     def _transmit(self, now: float) -> int:
         """Returns how many bursts went out."""
+        while (action := self._peer.poll_socket_action()) is not None:
+            self._sockets.handle(action)
         sent = 0
         while sent < TRANSMITS_A_TURN and (transmit := self._unsent or self._peer.poll_transmit(now)) is not None:
             try:
-                result = self._udp.send(transmit)
+                result = self._sockets.send(transmit)
             except OSError as error:
                 result = SendResult.SENT  # lost, as far as the machines are concerned
                 self._peer.handle_send_refused(transmit, error.strerror or str(error), now)
@@ -113,14 +115,8 @@ class PeerLoop:
             sent += 1
             if result is SendResult.TOO_BIG:
                 self._peer.handle_message_too_big(transmit, now)
-        self._watch_udp()
+        self._sockets.watch_writable(self._unsent.local if self._unsent is not None else None)
         return sent
-
-    def _watch_udp(self) -> None:
-        wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent is not None else 0)
-        key = self._selector.get_key(self._udp.fileno())
-        if key.events != wanted:
-            self._selector.modify(self._udp.fileno(), wanted, self._receive)
 
     def _drive_tcp(self, now: float) -> int:
         """Returns how many times buffers were handed to the kernel."""
@@ -137,16 +133,16 @@ class PeerLoop:
         self._tcp.pause(self._peer.paused_tcp)
         return moved
 
-    def _receive(self, mask: int) -> None:
+    def _receive(self, local: int, mask: int) -> None:
         if not mask & selectors.EVENT_READ:
             return
         for _ in range(READS_A_TURN):
-            batch = self._udp.receive()
+            batch = self._sockets[local].receive()
             now = time.monotonic()
             empty = True
             for data, segment_size, source in batch:
                 empty = False
-                self._peer.handle_datagram(data, segment_size, source, now)
+                self._peer.handle_datagram(data, segment_size, source, now, local)
             if empty:
                 return
             self._end.advance(self._peer, now)

@@ -8,7 +8,6 @@ import os
 import secrets
 import selectors
 import shlex
-import socket
 import sys
 import time
 import unicodedata
@@ -28,12 +27,12 @@ from p2p.io.files import Destination, FileError, Source, open_sources
 from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
 from p2p.io.memory import keep_freed_memory
+from p2p.io.resolve import resolve
 from p2p.io.screen import Screen
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 from p2p.io.worker import Worker
 
-DEFAULT_PORT = 8080
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
 
@@ -76,7 +75,7 @@ class Plan:
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
     plan = _plan(options)
-    server = resolve(plan.server)
+    servers = resolve(plan.server)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -86,8 +85,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
-    if server is None:
-        return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
+    if not servers:
+        return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -112,13 +111,13 @@ def run(options: argparse.Namespace) -> ExitCode:
                 screen.say(f"{error.failure.message}. Telling {plan.friend}, if there ...")
             end = receiving or SendingEnd(())
         stack.callback(end.close)
-        udp = stack.enter_context(contextlib.closing(UdpSocket.bind()))
+        udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
-        hosts = local_addresses(server)
+        hosts = local_addresses(servers)
         config = PeerConfig(
             role=plan.role,
-            server=server,
+            servers=servers,
             next_pairing=plan.pairing,
             secret=None if plan.secret is None else normalise_secret(plan.secret),
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
@@ -223,20 +222,6 @@ def _forget_typed_ahead() -> None:
         return
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-
-
-def resolve(server: str) -> Address | None:
-    """HOST[:PORT] as an address; None when the name is not known. Raises CallerError for a bad port."""
-    host, colon, port_text = server.rpartition(":")
-    if not colon:
-        host, port_text = server, str(DEFAULT_PORT)
-    if not port_text.isdecimal() or not 0 < int(port_text) < 65536 or not host:
-        raise CallerError(f"--server wants HOST or HOST:PORT with a port from 1 to 65535, not {server!r}")
-    try:
-        found = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):  # the latter for what can be no name: a..b
-        return None
-    return Address(str(found[0][4][0]), int(port_text))
 
 
 def _plan(options: argparse.Namespace) -> Plan:
