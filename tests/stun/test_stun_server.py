@@ -97,11 +97,14 @@ def test_a_response_port_is_answered_there_at_the_same_address_and_not_below_102
     assert server.handle_datagram(encode(Request(TRANSACTION, response_port=53)), CLIENT, 0, 0.0) is None
 
 
-def test_padding_comes_back_but_never_makes_the_answer_longer_than_the_request() -> None:
+def test_padding_comes_back_but_makes_the_answer_longer_than_neither_request_nor_packet() -> None:
     request = encode(Request(TRANSACTION, padding=1000))
     answer = StunServer(TWO).handle_datagram(request, CLIENT, 0, 0.0)
     assert answer is not None
     assert 900 < len(answer.data) <= len(request)
+    answer = StunServer(TWO).handle_datagram(encode(Request(TRANSACTION, padding=1500)), CLIENT, 0, 0.0)
+    assert answer is not None
+    assert 1200 < len(answer.data) <= 1232
 
 
 @given(st.one_of(successes, errors, st.builds(Indication, st.binary(min_size=12, max_size=12))))
