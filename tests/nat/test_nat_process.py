@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -21,17 +22,28 @@ from p2p.core.rendezvous.messages import Cookie, Hello, decode, encode
 GUARD = 20.0  # seconds
 
 
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as asking:
+        asking.bind(("::1", 0))
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def sockets_at(host: str) -> Iterator[Sockets]:
+    with contextlib.ExitStack() as stack:
+
+        def make() -> socket.socket:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            return stack.enter_context(socket.socket(family, socket.SOCK_DGRAM))
+
+        yield Sockets(make, host)
+
+
 @pytest.fixture
 def sockets() -> Iterator[Sockets]:
-    made: list[socket.socket] = []
-
-    def make() -> socket.socket:
-        made.append(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        return made[-1]
-
-    yield Sockets(make, "127.0.0.1")
-    for each in made:
-        each.close()
+    with sockets_at("127.0.0.1") as made:
+        yield made
 
 
 def serving(*options: str) -> tuple[Program, list[int]]:
@@ -46,7 +58,7 @@ def settle(sockets: Sockets, server: Address) -> tuple[NatProbe, NatFound]:
     probe.start(sockets.clock())
     found = sockets.until(probe, is_settled)[-1]
     assert isinstance(found, NatFound)
-    assert found.reflexive == (Address("127.0.0.1", main[MAIN]),)
+    assert found.reflexive == (Address(server.host, main[MAIN]),)
     return probe, found
 
 
@@ -84,6 +96,20 @@ def test_the_probe_sees_what_the_server_has(
         program.process.terminate()
         program.finish()
     assert "stun answered" in program.err
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 loopback here")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_over_ipv6(host: str) -> None:
+    program, ports = serving("--host", host)
+    try:
+        with sockets_at("::1") as sockets:
+            probe, found = settle(sockets, Address("::1", ports[0]))
+            assert found.report.mapping is Mapping.NOT_PORT_DEPENDENT
+            assert probe.endpoints == tuple(Address("::1", port) for port in ports)
+    finally:
+        program.process.terminate()
+        program.finish()
 
 
 def test_rendezvous_is_answered_on_every_socket_alike_and_from_it() -> None:
