@@ -171,3 +171,11 @@ def test_what_need_not_be_understood_is_passed_over_and_what_must_is_named() -> 
     data = bytearray(encode(Request(TRANSACTION)) + bytes.fromhex("ffff0001aa000000" + "7ffe0000"))
     data[3] = len(data) - 20
     assert decode(data) == Request(TRANSACTION, unknown=(0x7FFE,))
+
+
+@given(messages.filter(lambda message: len(encode(message)) > 20), st.integers(1, 3))
+def test_an_attribute_that_is_longer_than_the_message_is_refused(message: Message, missing: int) -> None:
+    data = bytearray(encode(message)[:-missing])
+    data[2:4] = (len(data) - 20).to_bytes(2, "big")
+    with pytest.raises(DecodeError):
+        decode(data)
