@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -86,13 +85,13 @@ def preserves_ports(samples: Iterable[Sample]) -> bool:
 def new_ports(samples: Iterable[Sample]) -> list[int]:
     """The external ports of mappings, each once, in the order in which the NAT gave them.
 
-    Those of the external address that most have, where a NAT has several (RFC 4787 section 4.1, "arbitrary" pooling).
+    Those of the newest one's external address: the others are of a time before it changed, or the NAT has several
+    (RFC 4787 section 4.1, "arbitrary" pooling), and each has its own ports.
     """
     ordered = sorted((sample for sample in samples if sample.is_in_order), key=lambda sample: sample.number)
-    hosts = Counter(sample.mapped.host for sample in ordered)
-    if not hosts:
+    if not ordered:
         return []
-    host, _ = hosts.most_common(1)[0]
+    host = ordered[-1].mapped.host
     return list(dict.fromkeys(sample.mapped.port for sample in ordered if sample.mapped.host == host))
 
 
