@@ -167,7 +167,7 @@ def test_no_answer_at_all_is_no_udp_in_time_and_taken_back_by_one() -> None:
     probe, start = probe_in(world), world.now
     assert settle(world, probe) == NatFound(NatReport(Mapping.NO_UDP), (), is_settled=True)
     assert world.now - start == pytest.approx(NO_UDP_AFTER)
-    assert len(world.sent) == 4
+    assert [at - start for at, _ in world.sent] == pytest.approx([0.0, 0.25, 0.75, 1.75])
     late = World(PRESERVING, delay=1.4)
     found = [event for event in late.run(started(late), 20.0) if isinstance(event, NatFound)]
     assert found[0].report.mapping is Mapping.NO_UDP
