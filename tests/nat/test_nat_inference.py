@@ -98,6 +98,13 @@ def test_a_stride_is_found_with_three_foreign_mappings_in_between(stride: int, g
         assert found == stride
 
 
+def test_a_port_whose_place_is_not_known_tells_what_is_no_multiple() -> None:
+    assert stride_of([40_001, 40_005, 40_009]) == 4
+    assert stride_of([40_001, 40_005, 40_009], [40_010]) == 1
+    assert stride_of([40_001, 40_005, 40_009], [40_007, 40_005]) == 2
+    assert stride_of([40_001, 40_005, 40_009], [1024]) == 4  # given before the NAT began anew
+
+
 @given(st.integers(1, 4), st.integers(4, 10), st.data())
 def test_a_nat_that_begins_anew_once_still_counts(stride: int, steps: int, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, steps))
