@@ -185,7 +185,6 @@ class NatProbe:
         question = answer.question
         self._awaited.pop(question.number, None)
         self._no_udp_at = None
-        self._is_silent = False
         if len(self._samples) >= MAX_KEPT:
             self._samples.remove(next(sample for sample in self._samples if sample.local != MAIN))
         self._samples.append(
