@@ -25,11 +25,11 @@ from itertools import pairwise
 from typing import Any, Final
 
 from p2p.core.address import Address
-from p2p.core.datagram import MAIN, Transmit
+from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, Transmit
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.punch.agent import PunchAgent
 from p2p.core.punch.description import Candidate, Description, Kind
-from p2p.core.punch.events import CloseSockets, Opened, OpenSockets, PunchFailed, Selected
+from p2p.core.punch.events import Opened, PunchFailed, Selected
 
 KEYS: Final = {True: bytes(32), False: bytes([1]) * 32}
 TRIES: Final = 5  # requests to one port of the server

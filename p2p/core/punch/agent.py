@@ -11,12 +11,12 @@ from enum import Enum, auto
 from typing import Final
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import CloseSockets, OpenSockets, Transmit
 from p2p.core.errors import DecodeError
 from p2p.core.punch.checklist import Allowance, CheckList, Entry, Pair, Seen
 from p2p.core.punch.checks import TRANSACTION, Answer, Check, decode
-from p2p.core.punch.description import Description, Kind
-from p2p.core.punch.events import CloseSockets, How, Opened, OpenSockets, PunchAction, PunchEvent, PunchFailed, Selected
+from p2p.core.punch.description import Description, Kind, usable
+from p2p.core.punch.events import How, Opened, PunchAction, PunchEvent, PunchFailed, Selected
 from p2p.core.punch.search import Search
 from p2p.core.punch.strategy import OPENER_TTL, aim, plan
 from p2p.core.timers import Timers
@@ -69,7 +69,7 @@ class PunchAgent:
         self._key_in = key_in
         self._local, self._remote = local, remote
         self._random_bytes = random_bytes
-        self._list = CheckList(remote.candidates)
+        self._list = CheckList(usable(remote.candidates, local.candidates))
         self._search = Search()
         self._started: float | None = None
         self._is_searching = False
@@ -112,7 +112,7 @@ class PunchAgent:
         """One of the descriptions has changed. What was begun for the old ones goes on, within the same caps."""
         before = self._aims()
         self._local, self._remote = local, remote
-        added = self._list.tell(remote.candidates, now)
+        added = self._list.tell(usable(remote.candidates, local.candidates), now)
         if self._started is None or not self._is_searching:
             return
         if not self._is_earnest:
