@@ -86,7 +86,7 @@ def test_two_nats_that_count(kind: str, foreign: float, median: float) -> None:
 
 
 def test_two_small_counters() -> None:
-    rate = Rate("small counter", "small counter, stride 4", 150)
+    rate = Rate("small counter", "small counter, stride 4", 100)
     assert rate.share >= 0.98
     assert rate.median <= 0.4
 
@@ -113,7 +113,7 @@ def test_a_small_pool_is_found_sooner() -> None:
 
 
 def test_two_small_pools_meet() -> None:
-    rate = Rate("carrier symmetric", "carrier symmetric", 50)
+    rate = Rate("carrier symmetric", "carrier symmetric", 40)
     assert rate.within(6.0) >= 0.98
     assert rate.median <= 2.0
     assert rate.hows == {How.BIRTHDAY}
