@@ -12,7 +12,7 @@ from typing import TypeVar
 from p2p.core.address import Address
 from p2p.core.datagram import MULTICAST
 from p2p.core.discovery.discovery import Discovery
-from p2p.core.discovery.messages import GROUP_PORT, Message, decode, encode
+from p2p.core.discovery.messages import GROUP_PORT, Announce, Message, decode, encode
 from p2p.core.introduction import Event, NamePair, Pairing
 from p2p.core.role import Role
 
@@ -94,6 +94,10 @@ class Lan:
                     assert (peer.machine.poll_timeout() or inf) > self.now, "a deadline that does not go away"
             self._drain()
         return True
+
+    def instance(self, peer: Peer) -> bytes:
+        """The random number that the peer announces."""
+        return self.sent_by(peer, Announce)[0].sender
 
     def sent_by(self, peer: Peer, kind: type[EventT]) -> list[EventT]:
         messages = [decode(data) for _, source, _, data in self.trace if source in peer.addresses]

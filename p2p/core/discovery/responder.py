@@ -75,7 +75,9 @@ class Responder:
             return None
         del self._runs[message.sender, message.nonce, source]
         relation = relation_of((self._us.role, self._us.seat), (run.role, seat))
-        return Channel(run.keys, Side.RESPONDER, source, relation, now)
+        channel = Channel(run.keys, Side.RESPONDER, source, relation, now)
+        channel.opened_by = message
+        return channel
 
     def _answer(self, message: Share) -> _Answered:
         """Raises InvalidShare."""
