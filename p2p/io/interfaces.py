@@ -85,7 +85,7 @@ def local_addresses(towards: Sequence[Address]) -> list[str]:
     Of several addresses in one network of one interface only the best is told. Loopback counts only when one of
     `towards` is on loopback itself: then both peers and the server are on this machine.
     """
-    routed = [source for each in towards if (source := _source_address(each)) is not None]
+    routed = [source for each in towards if (source := source_address(each)) is not None]
     on_loopback = any(ipaddress.ip_address(each.host).is_loopback for each in towards)
     return choose(machine_addresses(), routed, on_loopback=on_loopback)
 
@@ -196,7 +196,7 @@ def _ipv6_flags() -> dict[tuple[int, int], _Flag]:
     return {(int(each[0], 16), int(each[1], 16)): _Flag(int(each[4], 16)) for each in fields}
 
 
-def _source_address(towards: Address) -> str | None:
+def source_address(towards: Address) -> str | None:
     """Asks the routing table, without sending anything, which source address it would use."""
     is_v6 = ":" in towards.host
     try:

@@ -8,7 +8,6 @@ import os
 import secrets
 import selectors
 import shlex
-import socket
 import sys
 import time
 import unicodedata
@@ -29,12 +28,12 @@ from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
 from p2p.io.memory import keep_freed_memory
 from p2p.io.multicast import MulticastGroups
+from p2p.io.resolve import resolve
 from p2p.io.screen import Screen
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 from p2p.io.worker import Worker
 
-DEFAULT_PORT = 8080
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
@@ -81,7 +80,7 @@ class Plan:
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
     plan = _plan(options)
-    server = None if plan.server is None else resolve(plan.server)
+    servers = [] if plan.server is None else resolve(plan.server)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -91,8 +90,8 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
-    if server is None and plan.server is not None:
-        return _stop(screen, ExitCode.NO_PEER, f"No IPv4 address can be found for the server {escape(plan.server)}")
+    if plan.server is not None and not servers:
+        return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
         selector = stack.enter_context(selectors.DefaultSelector())
@@ -121,16 +120,14 @@ def run(options: argparse.Namespace) -> ExitCode:
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
         groups: MulticastGroups | None = None
-        if server is None:
+        if plan.server is None:
             groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
             if not groups.is_on_a_network:
                 screen.say("This machine is on no network. Waiting for one ...")
-            hosts = local_addresses([]) or local_addresses([LOOPBACK])
-        else:
-            hosts = local_addresses([server])
+        hosts = local_addresses(servers) or local_addresses([LOOPBACK])
         config = PeerConfig(
             role=plan.role,
-            server=server,
+            servers=servers,
             next_pairing=plan.pairing,
             secret=None if plan.secret is None else normalise_secret(plan.secret),
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
@@ -237,20 +234,6 @@ def _forget_typed_ahead() -> None:
         return
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-
-
-def resolve(server: str) -> Address | None:
-    """HOST[:PORT] as an address; None when the name is not known. Raises CallerError for a bad port."""
-    host, colon, port_text = server.rpartition(":")
-    if not colon:
-        host, port_text = server, str(DEFAULT_PORT)
-    if not port_text.isdecimal() or not 0 < int(port_text) < 65536 or not host:
-        raise CallerError(f"--server wants HOST or HOST:PORT with a port from 1 to 65535, not {server!r}")
-    try:
-        found = socket.getaddrinfo(host, int(port_text), socket.AF_INET, socket.SOCK_DGRAM)
-    except (OSError, UnicodeError):  # the latter for what can be no name: a..b
-        return None
-    return Address(str(found[0][4][0]), int(port_text))
 
 
 def _plan(options: argparse.Namespace) -> Plan:

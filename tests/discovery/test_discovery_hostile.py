@@ -127,7 +127,7 @@ def test_spoofed_sources_make_nobody_compute() -> None:
         name = chance.randbytes(8)
         for victim, role in ((sender, Role.RECEIVER), (receiver, Role.SENDER)):
             us = lan.instance(victim)
-            lan.inject(Announce(name, role, PORT), ghost, victim.addresses[0])
+            lan.multicast(Announce(name, role, PORT), ghost)
             lan.inject(Here(name, us, role), ghost, victim.addresses[0])
             lan.inject(Open(name, us, chance.randbytes(8)), ghost, victim.addresses[0])
             forged = Share(name, us, chance.randbytes(8), chance.randbytes(16), Role.SENDER, b"A" + bytes(32))

@@ -131,6 +131,12 @@ def test_whatever_both_describe_what_is_usable_can_be_sent_to(remote: list[Candi
         assert not local or any((":" in ours.address.host) == (":" in candidate.address.host) for ours in local)
 
 
+def test_what_a_translator_to_ipv4_shows_of_us_is_no_version_of_ours() -> None:
+    v4, ours = Candidate(Kind.HOST, Address("192.0.2.1", 7)), Candidate(Kind.HOST, Address("2001:db8::2", 9))
+    seen = Candidate(Kind.SERVER_REFLEXIVE, Address("198.51.100.1", 9))
+    assert usable([v4], [ours, seen]) == []
+
+
 def test_candidates_of_a_version_that_we_have_not_are_left_out() -> None:
     v4, v6, link = (Candidate(Kind.HOST, Address(host, 7)) for host in ("192.0.2.1", "2001:db8::1", "fe80::1"))
     ours4, ours6, here = (Candidate(Kind.HOST, Address(h, 9)) for h in ("192.0.2.2", "2001:db8::2", "fe80::2%eth0"))

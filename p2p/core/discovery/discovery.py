@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Final, assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import MULTICAST, Transmit
+from p2p.core.datagram import MAIN, MULTICAST, Transmit
 from p2p.core.discovery import channel as channels
 from p2p.core.discovery.budget import ANSWERS, MAX_SOURCES, TESTS, TESTS_PER_SOURCE, Bucket, Budget
 from p2p.core.discovery.channel import Channel, Relation
@@ -71,9 +71,6 @@ class State(Enum):
     YIELDING = auto()  # somebody was in our place before us: neither heard nor seen until he goes
     LEAVING = auto()
     CLOSED = auto()
-
-
-SEEKING = (State.WAITING, State.PAIRED, State.YIELDING)
 
 
 class Timer(Enum):
@@ -151,8 +148,11 @@ class Discovery:
 
     # input
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        """From the UDP socket, and announcements from the group's: `source` of the latter counts without its port."""
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
+        """From the UDP socket, or (`local`) from the groups, where only announcements are taken.
+
+        The port of an announcement's `source` does not count, for it says that of its peer's UDP socket.
+        """
         if self._state in (State.IDLE, State.CLOSED):
             return
         try:
@@ -162,7 +162,8 @@ class Discovery:
         except DecodeError:
             return
         else:
-            self._handle_message(message, source, now)
+            if isinstance(message, Announce) is (local == MULTICAST):
+                self._handle_message(message, source, now)
 
     def handle_timeout(self, now: float) -> None:
         for timer in self._timers.pop_expired(now):

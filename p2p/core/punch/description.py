@@ -94,9 +94,12 @@ def reachable(address: Address) -> bool:
 
 
 def versions(candidates: Iterable[Candidate]) -> set[int]:
-    """Of the Internet Protocol, 4 and 6: those that anything beyond one link can be sent with."""
-    ips = (ipaddress.ip_address(candidate.address.host) for candidate in candidates)
-    return {ip.version for ip in ips if ip.version == 4 or not ip.is_link_local}
+    """Of the Internet Protocol, 4 and 6: those in which the machine of these candidates can send beyond one link.
+
+    Its interfaces tell, not what the server saw: NAT64 gives an IPv6 host an IPv4 address in the eyes of others.
+    """
+    hosts = (each.address.host for each in candidates if each.kind in (Kind.HOST, Kind.HOST_TCP))
+    return {4 if ":" not in host else 6 for host in hosts if not _is_zoned(host)}
 
 
 def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Candidate]:
@@ -109,11 +112,16 @@ def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Cand
     zones = list(dict.fromkeys(zone for each in local if (zone := split_zone(each.address.host)[1])))
     found = []
     for each in remote:
-        if ipaddress.ip_address(each.address.host).is_link_local and ":" in each.address.host:
+        host = each.address.host
+        if _is_zoned(host):
             found += [Candidate(each.kind, address) for address in in_zones(each.address, zones)]
-        elif versions([each]) <= ours:
+        elif (4 if ":" not in host else 6) in ours:
             found.append(each)
     return found
+
+
+def _is_zoned(host: str) -> bool:
+    return ":" in host and ipaddress.ip_address(host).is_link_local
 
 
 def _candidate(reader: Reader) -> Candidate:
