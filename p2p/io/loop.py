@@ -20,7 +20,7 @@ from p2p.io.ends import End
 from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
 from p2p.io.tcp import TcpHub
-from p2p.io.udp import SendResult, UdpSocket
+from p2p.io.udp import SendResult
 from p2p.io.worker import Worker
 
 TICK = 0.1  # seconds between two looks at the progress
@@ -39,7 +39,7 @@ class PeerLoop:
         self,
         peer: Peer,
         *,
-        udp: UdpSocket,
+        sockets: UdpSockets,
         tcp: TcpHub,
         end: End,
         worker: Worker,
@@ -56,7 +56,8 @@ class PeerLoop:
         the other side without a server.
         """
         self._peer = peer
-        self._sockets = UdpSockets(selector, udp, self._receive)
+        self._sockets = sockets
+        sockets.on_readable = self._receive
         self._tcp = tcp
         self._end = end
         self._worker = worker

@@ -30,12 +30,14 @@ from p2p.io.memory import keep_freed_memory
 from p2p.io.multicast import MulticastGroups
 from p2p.io.resolve import resolve
 from p2p.io.screen import Screen
+from p2p.io.sockets import UdpSockets
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 from p2p.io.worker import Worker
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
+STUN_PORT = 3478  # RFC 8489 section 14.15
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -90,7 +92,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
-    if plan.server is not None and not servers:
+    if not servers and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -120,10 +122,11 @@ def run(options: argparse.Namespace) -> ExitCode:
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
         groups: MulticastGroups | None = None
-        if plan.server is None:
+        if not servers:
             groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
             if not groups.is_on_a_network:
                 screen.say("This machine is on no network. Waiting for one ...")
+        sockets = UdpSockets(selector, udp)
         hosts = local_addresses(servers) or local_addresses([LOOPBACK])
         config = PeerConfig(
             role=plan.role,
@@ -133,7 +136,10 @@ def run(options: argparse.Namespace) -> ExitCode:
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
             udp_port=udp.address.port,
+            scratch=sockets.open_scratch() if servers else {},
+            stun_servers=_stun_servers(options.stun) if servers else (),
             entries=[source.entry for source in sources],
+            takes_relay=not options.no_relay,
             idle_timeout=options.idle_timeout,
         )
         peer = Peer(config, secrets.token_bytes)
@@ -166,7 +172,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
         loop = PeerLoop(
             peer,
-            udp=udp,
+            sockets=sockets,
             tcp=tcp,
             end=end,
             worker=worker,
@@ -234,6 +240,12 @@ def _forget_typed_ahead() -> None:
         return
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+
+
+def _stun_servers(names: list[str]) -> list[Address]:
+    """IPv4 addresses, for it is IPv4 that has NATs. One that is not known is left out: others tell as much."""
+    found = [resolve(name, option="--stun", default_port=STUN_PORT)  for name in names]
+    return [address for addresses in found for address in addresses[:1] if ":" not in address.host]
 
 
 def _plan(options: argparse.Namespace) -> Plan:

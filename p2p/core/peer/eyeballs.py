@@ -32,10 +32,12 @@ class Eyeballs:
 
     The winner stands in `chosen`: at once where there is one address only, else with the first answer, or when nobody
     answers. After that one other address of the other version is asked, so that a peer whose seat is on IPv6 can name
-    its reflexive IPv4 address too: it stands in `reflexive`. Without a server it asks nobody.
+    its reflexive IPv4 address too: it stands in `reflexive`. Raises ValueError without an address.
     """
 
     def __init__(self, servers: Sequence[Address], random_bytes: Callable[[int], bytes]) -> None:
+        if not servers:
+            raise ValueError("a server has an address")
         self._servers = list(dict.fromkeys(servers))[:MAX_SERVERS]
         self._random_bytes = random_bytes
         self._attempts: list[_Attempt] = []
@@ -45,7 +47,7 @@ class Eyeballs:
         self.reflexive: dict[Address, Address] = {}  # how the server saw us, by its address
 
     def start(self, now: float) -> None:
-        if self.chosen is None and self._servers:
+        if self.chosen is None:
             self._attempts = [self._attempt(each, now + ATTEMPT_DELAY * n) for n, each in enumerate(self._servers)]
             self._give_up = now + GIVE_UP
             self.handle_timeout(now)
