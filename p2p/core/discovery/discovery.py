@@ -225,7 +225,8 @@ class Discovery:
             case Cookie():
                 self._initiator.handle_cookie(message, source, now)
             case Share():
-                self._responder.handle_share(message, source, now)
+                if self._responder.handle_share(message, source, now):
+                    self._neighbours.hear(message.sender, source, message.role, now)
             case Shared():
                 self._initiator.handle_shared(message, source, now)
                 while self._initiator.strangers:
