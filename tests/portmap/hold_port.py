@@ -10,21 +10,17 @@ import socket
 import sys
 import time
 
-from p2p.core.portmap.events import Protocol
 from p2p.io.port_mapper import PortMapper, find_router
 
 
-def say(event: object) -> None:
-    assert dataclasses.is_dataclass(event)
-    assert not isinstance(event, type)
-    plain = {"event": type(event).__name__, **dataclasses.asdict(event)}
-    print(json.dumps(plain, default=lambda value: value.value if isinstance(value, Protocol) else str(value)), flush=True)
+def say(name: str, **fields: object) -> None:
+    print(json.dumps({"event": name, **fields}, default=lambda protocol: protocol.value), flush=True)
 
 
 def main(port: str, lifetime: str, towards: str, reflexive: str | None = None) -> None:
     with selectors.DefaultSelector() as selector, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as inside:
         inside.bind(("0.0.0.0", int(port)))
-        selector.register(inside, selectors.EVENT_READ, lambda _: print(json.dumps({"event": "in", "data": inside.recv(64).decode()}), flush=True))
+        selector.register(inside, selectors.EVENT_READ, lambda _: say("in", data=inside.recv(64).decode()))
         mapper = PortMapper(selector, int(port), find_router(towards), lifetime=int(lifetime))
         try:
             mapper.start()
@@ -32,7 +28,7 @@ def main(port: str, lifetime: str, towards: str, reflexive: str | None = None) -
                 mapper.set_reflexive(reflexive)
             while True:
                 while (event := mapper.poll_event()) is not None:
-                    say(event)
+                    say(type(event).__name__, **dataclasses.asdict(event))
                 at = mapper.poll_timeout()
                 for key, mask in selector.select(None if at is None else max(0.0, at - time.monotonic())):
                     key.data(mask)
@@ -40,7 +36,7 @@ def main(port: str, lifetime: str, towards: str, reflexive: str | None = None) -
         finally:
             start = time.monotonic()
             mapper.close()
-            print(json.dumps({"event": "closed", "seconds": time.monotonic() - start}), flush=True)
+            say("closed", seconds=time.monotonic() - start)
 
 
 if __name__ == "__main__":

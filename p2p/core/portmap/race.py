@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
@@ -65,6 +66,7 @@ class PortMapping:
         self._is_guess = is_guess
         self._lifetime = lifetime
         self._nonce = random_bytes(pcp.NONCE_SIZE)
+        self._numbers = itertools.count(1)
         self._seen: str | None = None
         self._timers: Timers[Timer] = Timers()
         self._events: deque[Event] = deque()
@@ -181,7 +183,12 @@ class PortMapping:
             Protocol.PCP: PcpClient(self._gateway, self._client, port, lifetime, entropy, nonce=self._nonce),
             Protocol.NAT_PMP: NatPmpClient(self._gateway, port, lifetime, entropy),
             Protocol.UPNP: UpnpClient(
-                None if self._is_guess else self._gateway.host, self._client, port, lifetime, entropy
+                None if self._is_guess else self._gateway.host,
+                self._client,
+                port,
+                lifetime,
+                entropy,
+                numbers=self._numbers,
             ),
         }
         self._ready, self._reasons, self._again, self._behind = [], {}, {}, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import Enum, auto
 from typing import assert_never
 
@@ -54,7 +54,7 @@ class UpnpClient(MappingClient):
     """Searches the gateway, reads its description, and maps. One connection at a time, one request in each.
 
     `gateway` is the only device that is listened to; None: where it is not known, the first private address that
-    describes a gateway. `client` is our address towards it.
+    describes a gateway. `client` is our address towards it; `numbers` are for connections, and not used twice.
     """
 
     def __init__(
@@ -64,6 +64,8 @@ class UpnpClient(MappingClient):
         internal_port: int,
         lifetime: int,
         random_bytes: Callable[[int], bytes],
+        *,
+        numbers: Iterator[int],
     ) -> None:
         super().__init__(internal_port, lifetime, random_bytes)
         self._gateway = gateway
@@ -77,6 +79,7 @@ class UpnpClient(MappingClient):
         self._service: Service | None = None  # the first with a public address, or else the first
         self._host: str | None = None  # its external address
         self._step = Step.DESCRIPTION
+        self._numbers = numbers
         self._number = 0  # of the newest connection
         self._reader: ResponseReader | None = None  # of the open connection
         self._external_port = internal_port
@@ -212,7 +215,7 @@ class UpnpClient(MappingClient):
     def _exchange(self, step: Step, address: Address, request: bytes, now: float) -> None:
         self._close()
         self._step = step
-        self._number += 1
+        self._number = next(self._numbers)
         self._reader = ResponseReader()
         self._timers.set(Timer.ASK, now + EXCHANGE_PATIENCE)
         self._actions.append(Open(self._number, address, request))
