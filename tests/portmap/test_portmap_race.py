@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -334,10 +335,10 @@ PCP_MAP, NAT_PMP_MAP = b"\x02\x81", b"\x00\x81"
         (Protocol.PCP, patch(PCP_MAP, 36, b"\x06"), "another protocol"),
         (Protocol.PCP, patch(PCP_MAP, 40, b"\x11\x11"), "not ours"),
         (Protocol.PCP, patch(PCP_MAP, 42, bytes(2)), "no port"),
-        (Protocol.PCP, patch(PCP_MAP, 4, bytes(4)), "no time"),
+        (Protocol.PCP, patch(PCP_MAP, 4, bytes(4)), "too short"),
         (Protocol.NAT_PMP, patch(NAT_PMP_MAP, 8, b"\x11\x11"), "not ours"),
         (Protocol.NAT_PMP, patch(NAT_PMP_MAP, 10, bytes(2)), "no port"),
-        (Protocol.NAT_PMP, patch(NAT_PMP_MAP, 12, bytes(4)), "no time"),
+        (Protocol.NAT_PMP, patch(NAT_PMP_MAP, 12, bytes(4)), "too short"),
     ],
 )
 def test_lies_of_a_router_are_no_mapping(protocol: Protocol, lie: Callable[[bytes], bytes], word: str) -> None:
@@ -349,6 +350,23 @@ def test_lies_of_a_router_are_no_mapping(protocol: Protocol, lie: Callable[[byte
 def test_upnp_that_maps_to_another_machine_or_port_is_no_mapping(entry: tuple[str, int]) -> None:
     world = World(only(Protocol.UPNP, entry=entry)).start()
     assert "another machine or port" in reasons(world)[Protocol.UPNP]
+
+
+@pytest.mark.parametrize("protocol", [Protocol.PCP, Protocol.NAT_PMP])
+def test_a_router_that_answers_without_end_makes_us_say_and_send_no_more(protocol: Protocol) -> None:
+    world = World(only(protocol)).start()
+    sent = len(world.sent)
+    for number in range(1000):
+        epoch, port = struct.pack("!I", number * 7919 % 10_000), struct.pack("!H", 6000 + number)
+        for data in (
+            b"\0\x81\0\0" + epoch + struct.pack("!H", PORT) + port + struct.pack("!I", 3600),
+            b"\0\x80\0\0" + epoch + bytes([9, 9, 9, number % 256]),
+            b"\x02\x80\0\0" + bytes(4) + epoch + bytes(12),
+        ):
+            world.deliver(data, Address(GATEWAY, 5351))
+    world.run(world.now + 1)
+    assert len(world.said) == 1
+    assert len(world.sent) == sent
 
 
 def test_an_absurd_lease_is_renewed_within_a_day() -> None:

@@ -25,6 +25,8 @@ MIN_RENEWAL = 4.0  # seconds between two renewals that went unanswered; the same
 WATCH_INTERVAL = 120.0
 # ICMP errors until we believe that nobody listens: PCP and NAT-PMP share the port, and both are asked twice.
 REFUSALS = 4
+# Seconds; a shorter lease than this, and than was asked for, is not taken: we would be telling of nothing but its ends.
+MIN_LIFETIME = 30
 SILENT = "no answer"
 
 
@@ -151,13 +153,21 @@ class DatagramClient(MappingClient):
         self._gateway = gateway
         self._epoch = Epoch()
         self._question = Question.PROBE
+        self._is_open = False  # not answered yet, however late it is
         self._interval = FIRST_RETRY
         self._left = 0
         self._refusals = 0
 
-    @abstractmethod
     def handle_answer(self, data: bytes, now: float) -> None:
-        """A datagram from the gateway's port. Raises DecodeError for what is none of this protocol."""
+        """A datagram from the gateway's port. Raises DecodeError for what is none of this protocol.
+
+        Each question is answered once: a router cannot make us do or say more by answering more.
+        """
+        if self._is_open:
+            self._read_answer(data, now)
+
+    @abstractmethod
+    def _read_answer(self, data: bytes, now: float) -> None: ...
 
     @abstractmethod
     def _request(self, question: Question) -> bytes: ...
@@ -208,6 +218,7 @@ class DatagramClient(MappingClient):
 
     def _ask(self, question: Question, now: float) -> None:
         self._question = question
+        self._is_open = True
         self._interval = RELEASE_RETRY if question is Question.RELEASE else FIRST_RETRY
         self._left = ATTEMPTS
         self._complaint = None
@@ -238,20 +249,19 @@ class DatagramClient(MappingClient):
 
     def _handle_spoken(self, host: str | None, now: float) -> None:
         """The gateway answered a probe."""
+        if self._question is not Question.PROBE:
+            return
+        self._answered()
         if self._state is State.PROBING:
-            self._timers.stop(Timer.ASK)
             self._state = State.READY
             self._events.append(Ready(host))
-        elif self._state is State.MAPPED and self._question is Question.PROBE:
-            self._timers.stop(Timer.ASK)
-            if host is not None and self._granted is not None:
-                self._note_host(host, now)
+        elif self._state is State.MAPPED and host is not None and self._granted is not None:
+            if host != self._granted.external.host:
+                self._ask(Question.MAP, now)  # the address is a part of what we hold
 
-    def _note_host(self, host: str, now: float) -> None:
-        """The router's external address, of which a mapping that we hold is a part."""
-        assert self._granted is not None
-        if host != self._granted.external.host:
-            self._ask(Question.MAP, now)
+    def _answered(self) -> None:
+        self._is_open = False
+        self._timers.stop(Timer.ASK)
 
     def _handle_epoch(self, seconds: int, now: float) -> None:
         if self._epoch.has_restarted(seconds, now) and self._state is State.MAPPED:
@@ -267,20 +277,20 @@ class DatagramClient(MappingClient):
             return
         if internal != self._internal_port:
             self._complaint = f"it answered for port {internal}, which is not ours"
-        elif lifetime == 0:
-            self._complaint = "it granted a mapping for no time at all"
+        elif lifetime < min(self._lifetime, MIN_LIFETIME):
+            self._complaint = "it granted a mapping for too short a time"
         elif external.port == 0:
             self._complaint = "it granted no port"
         else:
-            self._timers.stop(Timer.ASK)
+            self._answered()
             self._grant(external, lifetime, now)
 
     def _handle_refused(self, words: str, again: float | None, now: float) -> None:
+        self._answered()
         match self._state:
             case State.PROBING | State.MAPPING:
                 self._deny(words, again)
             case State.MAPPED if self._question is Question.MAP:  # the lease goes on; perhaps the next renewal succeeds
-                self._timers.stop(Timer.ASK)
                 self._renew_later(now)
             case State.RELEASING:
                 self._released()

@@ -15,7 +15,7 @@ class NatPmpClient(DatagramClient):
 
     _host = "0.0.0.0"
 
-    def handle_answer(self, data: bytes, now: float) -> None:
+    def _read_answer(self, data: bytes, now: float) -> None:
         match nat_pmp.decode(data):
             case AddressAnswer(epoch, host):
                 self._handle_epoch(epoch, now)

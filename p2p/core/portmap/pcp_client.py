@@ -34,7 +34,7 @@ class PcpClient(DatagramClient):
         self._client = client
         self._nonce = nonce
 
-    def handle_answer(self, data: bytes, now: float) -> None:
+    def _read_answer(self, data: bytes, now: float) -> None:
         match pcp.decode(data):
             case Announced(epoch):
                 self._handle_epoch(epoch, now)

@@ -220,7 +220,7 @@ class PortMapping:
         while is_news:
             is_news = False
             for protocol, client in list(self._clients.items()):
-                while (event := client.poll_event()) is not None:
+                while self._clients[protocol] is client and (event := client.poll_event()) is not None:
                     is_news = True
                     self._hear(protocol, event, now)
         self._collect_outputs()
