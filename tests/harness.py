@@ -116,7 +116,8 @@ class Stage:
         arguments = ["-m", "p2p.server", "--host", self._server_host, "--port", str(port), *options]
         self.server = self._start(self._server_spawn, arguments)
         found = self.server.wait_for(r"listening on (\S+) ports (\d+) and (\d+)")
-        self.address = f"{self._server_host}:{found[2]}"
+        host = f"[{self._server_host}]" if ":" in self._server_host else self._server_host
+        self.address = f"{host}:{found[2]}"
         return self.server
 
     @property

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from p2p.core.errors import DecodeError
 
 
 class Address(NamedTuple):
-    """IP address in text form (no scope id, no brackets) and UDP or TCP port.
+    """IP address in text form (no brackets) and UDP or TCP port.
 
-    Compares equal to the plain tuple that an AF_INET socket returns.
+    Compares equal to the plain tuple that an AF_INET socket returns. A link-local IPv6 address means something on one
+    interface only. In this process it says on which: "fe80::1%eth0" (RFC 4007 section 11), as the source of a datagram
+    and as its destination. What is written into messages has no zone, for zones are names of this machine alone; one
+    that was read gets its zone from ours (`in_zones`) before anything is sent there.
     """
 
     host: str
@@ -22,7 +26,7 @@ class Address(NamedTuple):
 
 
 def encode_address(address: Address) -> bytes:
-    """family(1: 4 or 6) port(2) ip(4 or 16)"""
+    """family(1: 4 or 6) port(2) ip(4 or 16); the zone is left out"""
     ip = ipaddress.ip_address(address.host)
     return bytes([ip.version]) + address.port.to_bytes(2, "big") + ip.packed
 
@@ -56,3 +60,22 @@ def is_private(host: str) -> bool:
     """Whether an IP address means something only inside one network."""
     ip = ipaddress.ip_address(host)
     return any(ip.version == network.version and ip in network for network in _PRIVATE_NETWORKS)
+
+
+def split_zone(host: str) -> tuple[str, str]:
+    """The address alone, and its zone (empty: none)."""
+    address, _, zone = host.partition("%")
+    return address, zone
+
+
+def needs_zone(host: str) -> bool:
+    """Whether it takes an interface to say which machine this is: a link-local IPv6 address without a zone."""
+    ip = ipaddress.ip_address(host)
+    return isinstance(ip, ipaddress.IPv6Address) and ip.is_link_local and ip.scope_id is None
+
+
+def in_zones(address: Address, zones: Iterable[str]) -> list[Address]:
+    """The address itself, or where it has to have a zone: the same one in each of `zones`."""
+    if not needs_zone(address.host):
+        return [address]
+    return [Address(f"{address.host}%{zone}", address.port) for zone in zones]

@@ -24,6 +24,7 @@ class Mapping(IntEnum):
     ADDRESS_AND_PORT_DEPENDENT = 3
     DESTINATION_DEPENDENT = 4  # one of the two; a server with one address cannot tell which
     NO_UDP = 5
+    NOT_PORT_DEPENDENT = 6  # endpoint-independent or address-dependent; as above. Nearly always the former
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class NatReport:
     @property
     def is_predictable(self) -> bool:
         """Whether the port of the next mapping can be told beforehand, or does not change."""
-        return self.mapping is Mapping.ENDPOINT_INDEPENDENT or (self.is_dependent and self.stride != 0)
+        seems_independent = self.mapping in (Mapping.ENDPOINT_INDEPENDENT, Mapping.NOT_PORT_DEPENDENT)
+        return seems_independent or (self.is_dependent and self.stride != 0)
 
     @property
     def is_dependent(self) -> bool:

@@ -6,9 +6,19 @@ import logging
 from typing import assert_never
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
-from p2p.core.rendezvous.seats import prefix
-from p2p.core.rendezvous.server import Departed, Event, Expired, Moved, Paired, Refused, Waiting
+from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
+from p2p.core.prefix import prefix
+from p2p.core.rendezvous.server_events import (
+    Departed,
+    Event,
+    Expired,
+    Moved,
+    Paired,
+    Refused,
+    RelayClosed,
+    RelayOpened,
+    Waiting,
+)
 from p2p.core.role import Role
 from p2p.core.text import escape
 
@@ -68,6 +78,11 @@ class EventLog:
                 return f"left: {_who(pairing, role)}, at {where}"
             case Expired(pairing, role):
                 return f"expired: {_who(pairing, role)}, at {where}"
+            case RelayOpened(pairing):
+                return f"relay opened: {_who(pairing, None)}, at {where}"
+            case RelayClosed(pairing, _, _, carried, seconds, is_used_up):
+                why = " (used up)" if is_used_up else ""
+                return f"relay closed{why}: {_who(pairing, None)}, at {where}: {carried / 1e6:.1f} MB, {seconds:.0f} s"
             case _:
                 assert_never(event)
 

@@ -1,4 +1,4 @@
-"""The rendezvous server's sockets: two UDP ports and a TCP greeting, in one `selectors` loop."""
+"""The rendezvous server's loop: two UDP ports of one address or two, and TCP connections, by one `selectors` loop."""
 
 from __future__ import annotations
 
@@ -8,146 +8,165 @@ import os
 import selectors
 import signal
 import socket
-import struct
-import sys
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.server import UNSUPPORTED, RendezvousServer
+from p2p.core.rendezvous.frames import bursts
+from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES, RelayLimits
+from p2p.core.rendezvous.seats import FIRST_CONNECTION
+from p2p.core.rendezvous.server import DEFAULT_RELAY, RendezvousServer
+from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
+from p2p.io.server_bind import bind, bind_other_host, bind_tcp
 from p2p.io.server_log import EventLog
+from p2p.io.server_tcp import Tunnels
+from p2p.io.server_udp import UdpPort
+from p2p.io.udp import MAX_PAYLOAD, MAX_SEGMENTS
 
-RECEIVE_BATCH = 64  # datagrams of one socket before the others, the deadlines and the answers get their turn
-ACCEPT_BATCH = 16  # TCP connections likewise; each is answered and closed at once, so none is ever held
-TCP_BACKLOG = 64
-LONGEST_DATAGRAM = 2048  # bytes; every message is shorter, and what is cut here is malformed anyway
-RECEIVE_BUFFER = 4 << 20  # bytes of socket buffer asked for: some 5000 datagrams while the loop is busy
 SUMMARY_INTERVAL = 600.0  # seconds between two lines of counters
-PORT_ATTEMPTS = 20  # free UDP ports tried until one is free for TCP too (--port 0)
 MAX_ORIGINS = 512  # local addresses told apart; all of 127/8 is local, so the number is not the machine's choice
-
-# Linux, absent from `socket` before Python 3.14 (linux/in.h): a reply has to leave from the address that was asked.
-IP_PKTINFO = 8
-IN_PKTINFO = struct.Struct("=I4s4s")  # ifindex, local address, destination in the header
-IN6_PKTINFO = struct.Struct("=16sI")  # address, ifindex
-CAN_CHOOSE_SOURCE = sys.platform == "linux"
 
 log = logging.getLogger("p2p.server")
 
 
-class UdpPort:
-    """One UDP socket, and which of its local addresses a datagram was sent to."""
+@dataclass(slots=True)
+class LoopCounters:
+    """What happened since the start."""
 
-    def __init__(self, bound: socket.socket, is_wildcard: bool) -> None:
-        self.socket = bound
-        self._is_v6 = bound.family == socket.AF_INET6
-        self._tells_destination = is_wildcard and CAN_CHOOSE_SOURCE
-        bound.setblocking(False)
-        with contextlib.suppress(OSError):
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-        if self._tells_destination and self._is_v6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        elif self._tells_destination:
-            bound.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
-
-    def receive(self) -> Iterator[tuple[bytes, Address, bytes]]:
-        """Up to RECEIVE_BATCH datagrams that are there: payload, source, local address (empty where not known)."""
-        space = socket.CMSG_SPACE(IN6_PKTINFO.size) if self._tells_destination else 0
-        for _ in range(RECEIVE_BATCH):
-            try:
-                data, ancillary, _, source = self.socket.recvmsg(LONGEST_DATAGRAM, space)
-            except BlockingIOError:
-                return
-            except OSError as error:  # an ICMP error to something sent before: nothing was lost
-                log.debug("receiving: %s", error)
-                continue
-            yield data, Address(source[0].removeprefix("::ffff:"), source[1]), _local_address(ancillary)
-
-    def send(self, data: bytes, destination: Address, local: bytes) -> None:
-        """Raises OSError."""
-        host = destination.host
-        if self._is_v6 and ":" not in host:
-            host = f"::ffff:{host}"
-        ancillary = []
-        if local and self._is_v6:
-            ancillary = [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, IN6_PKTINFO.pack(local, 0))]
-        elif local:
-            ancillary = [(socket.IPPROTO_IP, IP_PKTINFO, IN_PKTINFO.pack(0, local, bytes(4)))]
-        self.socket.sendmsg([data], ancillary, 0, (host, destination.port))
+    unsent: int = 0  # datagrams and bursts that the kernel did not take
 
 
 class ServerLoop:
     """Binds on construction (raises OSError, also socket.gaierror), serves in `run`.
 
-    `alternate_port` None means the port after the first; 0 means any free one, as for `port`.
+    `alternate_port` None means the port after the first; 0 means any free one, as for `port`. `alt_host` is a second
+    address of this machine, of the same IP version, and `host` then no wildcard. `tcp_ports` are further TCP ports of
+    `host`. `relay` None: nothing is forwarded.
     """
 
     def __init__(
-        self, host: str, port: int, alternate_port: int | None, events: EventLog, clock: Callable[[], float]
+        self,
+        host: str,
+        port: int,
+        alternate_port: int | None,
+        events: EventLog,
+        clock: Callable[[], float],
+        *,
+        alt_host: str | None = None,
+        tcp_ports: Sequence[int] = (),
+        relay: RelayLimits | None = DEFAULT_RELAY,
     ) -> None:
         self._events = events
         self._clock = clock
         with contextlib.ExitStack() as stack:
-            sockets = _bind(stack, host, port, alternate_port)
+            first, second, tcp = bind(stack, host, port, alternate_port)
+            others = () if alt_host is None else bind_other_host(stack, alt_host, first, second)
+            listeners = [tcp, *(bind_tcp(stack, first, tcp_port) for tcp_port in tcp_ports)]
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._tunnels = Tunnels(listeners, self._selector, self._take_frames, clock)
+            stack.callback(self._tunnels.close)
             self._sockets = stack.pop_all()
-        first, second, self._tcp = sockets
-        self.host: str = first.getsockname()[0]
+        self.hosts: tuple[str, ...] = tuple(bound.getsockname()[0] for bound in (first, *others[:1]))
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
-        is_wildcard = self.host in ("0.0.0.0", "::")
-        self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second)]
-        self._machine = RendezvousServer(os.urandom, self.ports)
+        is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
+        self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second, *others)]
+        self._machine = RendezvousServer(os.urandom, self.ports, relay=relay)
+        self._stun = StunServer(Endpoints(self.ports, () if is_wildcard else self.hosts))
         # The machine's port_index: which socket, and which of the local addresses.
-        self._origins: list[tuple[int, bytes]] = [(0, b""), (1, b"")]
+        self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]
         self._origin_index = {origin: index for index, origin in enumerate(self._origins)}
-        self._unsent = 0
-        self._greeted = 0
+        self._counters = LoopCounters()
 
     def run(self, signalled: socket.socket) -> None:
         """Serves until a signal number arrives on `signalled` (see `stop_signals`), then closes the sockets."""
-        with self._sockets, selectors.DefaultSelector() as selector:
+        with self._sockets:
             for index, port in enumerate(self._udp):
-                selector.register(port.socket, selectors.EVENT_READ, index)
-            selector.register(self._tcp, selectors.EVENT_READ, self._tcp)
-            selector.register(signalled, selectors.EVENT_READ, signalled)
+                self._selector.register(port.socket, selectors.EVENT_READ, partial(self._receive, index))
+            self._selector.register(signalled, selectors.EVENT_READ, None)
             next_summary = self._clock() + SUMMARY_INTERVAL
             summarised = self._counts()
             while True:
-                self._flush()
-                deadline = min(next_summary, self._machine.poll_timeout() or next_summary)
-                for key, _ in selector.select(max(0.0, deadline - self._clock())):
-                    if key.data is signalled:
+                timeouts = (next_summary, self._machine.poll_timeout(), self._tunnels.poll_timeout())
+                deadline = min(at for at in timeouts if at is not None)
+                for key, mask in self._selector.select(max(0.0, deadline - self._clock())):
+                    if key.data is None:
                         log.info("stopping: %s", signal.Signals(signalled.recv(1)[0]).name)
                         self._flush()
                         log.info("%s", self._summary())
                         return
-                    if key.data is self._tcp:
-                        self._greet()
-                    else:
-                        self._receive(key.data)
+                    key.data(mask)
+                    self._flush()  # so that no answer waits for what others have to be forwarded
                 now = self._clock()
                 self._machine.handle_timeout(now)
+                self._tunnels.handle_timeout(now, self._machine.has_seat)
+                self._flush()
                 if now >= next_summary:
                     next_summary = now + SUMMARY_INTERVAL
                     if summarised != self._counts():
                         summarised = self._counts()
                         log.info("%s", self._summary())
 
-    def _receive(self, index: int) -> None:
+    def _receive(self, index: int, _: int) -> None:
         now = self._clock()
-        for data, source, local in self._udp[index].receive():
-            self._machine.handle_datagram(data, source, self._origin(index, local), now)
+        for data, segment_size, source, local in self._udp[index].receive():
+            self._take(data, segment_size, source, self._origin(index, local), now)
+
+    def _take_frames(self, datagrams: list[bytes], source: Address, connection: int) -> None:
+        now = self._clock()
+        for data, segment_size in bursts(datagrams, RELAYED_FIRST_BYTES, MAX_PAYLOAD, MAX_SEGMENTS):
+            self._take(data, segment_size, source, connection, now)
+
+    def _take(self, data: memoryview | bytes, segment_size: int, source: Address, port_index: int, now: float) -> None:
+        """One read. Of a burst only the addresses and lengths are known to be alike; what is in it, the bytes say."""
+        is_burst = 0 < segment_size < len(data)
+        first_bytes = bytes(data[::segment_size]) if is_burst else bytes(data[:1])
+        if first_bytes and not first_bytes.translate(None, RELAYED_FIRST_BYTES):
+            self._forward(data, segment_size if is_burst else 0, source, port_index, now)
+        elif is_burst:
+            for start in range(0, len(data), segment_size):
+                self._take(data[start : start + segment_size], 0, source, port_index, now)
+        elif looks_like_stun(datagram := bytes(data)) and port_index < FIRST_CONNECTION:
+            self._answer_stun(datagram, source, port_index, now)
+        else:
+            self._machine.handle_datagram(datagram, source, port_index, now)
+
+    def _forward(
+        self, data: memoryview | bytes, segment_size: int, source: Address, port_index: int, now: float
+    ) -> None:
+        passage = self._machine.handle_burst(source, port_index, len(data), segment_size, now)
+        if passage is None:
+            return
+        destination, to, length = passage
+        if to >= FIRST_CONNECTION:
+            self._tunnels.send_burst(to, data[:length], segment_size)
+        else:
+            self._send(data[:length], segment_size, destination, *self._origins[to])
+
+    def _answer_stun(self, data: bytes, source: Address, port_index: int, now: float) -> None:
+        index, local = self._origins[port_index]
+        answer = self._stun.handle_datagram(data, source, index, now)
+        if answer is not None:
+            self._send(answer.data, 0, answer.destination, answer.index, local)
 
     def _flush(self) -> None:
         while (transmit := self._machine.poll_transmit()) is not None:
-            index, local = self._origins[transmit.port_index]
-            try:
-                self._udp[index].send(transmit.data, transmit.destination, local)
-            except OSError as error:  # unreachable, full buffer, firewall: as good as lost, and peers repeat
-                self._unsent += 1
-                log.debug("sending: %s", error)
+            if transmit.port_index >= FIRST_CONNECTION:
+                self._tunnels.send(transmit.port_index, transmit.data)
+            else:
+                self._send(transmit.data, 0, transmit.destination, *self._origins[transmit.port_index])
         now = self._clock()
         while (event := self._machine.poll_event()) is not None:
             self._events.write(event, now)
+
+    def _send(
+        self, data: memoryview | bytes, segment_size: int, destination: Address, index: int, local: bytes
+    ) -> None:
+        try:
+            self._udp[index].send(data, segment_size, destination, local)
+        except OSError as error:  # unreachable, full buffer, firewall: as good as lost, and peers repeat
+            self._counters.unsent += 1
+            log.debug("sending: %s", error)
 
     def _origin(self, index: int, local: bytes) -> int:
         origin = (index, local)
@@ -159,25 +178,13 @@ class ServerLoop:
             self._origins.append(origin)
         return known
 
-    def _greet(self) -> None:
-        """Tells who connects by TCP that the server is up: its UDP is what does not get through."""
-        for _ in range(ACCEPT_BATCH):
-            try:
-                connection, _ = self._tcp.accept()
-            except OSError:  # none left, or gone again
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.setblocking(False)
-                connection.send(UNSUPPORTED)
-                self._greeted += 1
-
-    def _counts(self) -> tuple[int, ...]:
-        return (*astuple(self._machine.counters), self._unsent, self._greeted)
+    def _counts(self) -> dict[str, int]:
+        machine = self._machine
+        parts = (machine.counters, machine.relay_counters, self._stun.counters, self._tunnels.counters, self._counters)
+        return {name.replace("_", " "): count for part in parts for name, count in asdict(part).items()}
 
     def _summary(self) -> str:
-        names = [field.name.replace("_", " ") for field in fields(self._machine.counters)]
-        counts = zip([*names, "unsent", "greeted by TCP"], self._counts(), strict=True)
-        happened = ", ".join(f"{name} {count}" for name, count in counts if count)
+        happened = ", ".join(f"{name} {count}" for name, count in self._counts().items() if count)
         return f"since the start: {happened or 'nothing happened'}; seats taken now: {len(self._machine)}"
 
 
@@ -196,54 +203,3 @@ def stop_signals() -> Iterator[socket.socket]:
             for number, handler in zip(stops, before, strict=True):
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
-
-
-def _bind(
-    stack: contextlib.ExitStack, host: str, port: int, alternate_port: int | None
-) -> tuple[socket.socket, socket.socket, socket.socket]:
-    """The first port, the alternate port, and TCP at the first port's number. Raises OSError."""
-    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)[0]
-    ip = str(address[0])
-    for attempt in range(PORT_ATTEMPTS):
-        first = _open(family, socket.SOCK_DGRAM, ip, port)
-        try:
-            tcp = _open(family, socket.SOCK_STREAM, ip, first.getsockname()[1])
-            break
-        except OSError:
-            first.close()
-            if port != 0 or attempt == PORT_ATTEMPTS - 1:
-                raise
-    stack.enter_context(first)
-    stack.enter_context(tcp)
-    if alternate_port is None:
-        alternate_port = 0 if port == 0 else port + 1
-    second = stack.enter_context(_open(family, socket.SOCK_DGRAM, ip, alternate_port))
-    return first, second, tcp
-
-
-def _open(family: int, kind: int, ip: str, port: int) -> socket.socket:
-    opened = socket.socket(family, kind)
-    try:
-        if family == socket.AF_INET6:
-            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if ip == "::" else 1)
-        if kind == socket.SOCK_STREAM:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind((ip, port))
-        if kind == socket.SOCK_STREAM:
-            opened.listen(TCP_BACKLOG)
-            opened.setblocking(False)
-    except OSError as error:
-        opened.close()
-        error.filename = f"{'TCP' if kind == socket.SOCK_STREAM else 'UDP'} port {port} of {ip}"
-        raise
-    return opened
-
-
-def _local_address(ancillary: list[tuple[int, int, bytes]]) -> bytes:
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO) and len(data) == IN_PKTINFO.size:
-            return bytes(IN_PKTINFO.unpack(data)[1])
-        if (level, kind) == (socket.IPPROTO_IPV6, socket.IPV6_PKTINFO) and len(data) == IN6_PKTINFO.size:
-            address = bytes(IN6_PKTINFO.unpack(data)[0])
-            return b"" if address[0] == 0xFF else address  # nothing can be sent from a multicast address
-    return b""

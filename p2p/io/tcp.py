@@ -12,6 +12,7 @@ from functools import partial
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer
+from p2p.io.addresses import from_socket, to_socket
 
 READ_SIZE = 256 * 1024  # bytes a read: about four records
 MAX_IOVECS = 64  # buffers a gathering write; the kernel's limit is 1024
@@ -25,9 +26,10 @@ class TcpHub:
     Connections that we open have the numbers that the caller gave (even ones); those that come in get odd numbers.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, host: str = "0.0.0.0") -> None:
+    def __init__(self, selector: selectors.BaseSelector, host: str = "::") -> None:
+        """Listens on all addresses, IPv6 and IPv4, or on one. Raises OSError."""
         self._selector = selector
-        self._listener = socket.create_server((host, 0), backlog=MAX_WAITING)
+        self._listener = _listen(host)
         self._listener.setblocking(False)
         self._sockets: dict[int, socket.socket] = {}
         self._output: dict[int, deque[memoryview]] = {}
@@ -50,13 +52,15 @@ class TcpHub:
     def connect(self, connection: int, address: Address) -> None:
         if connection in self._sockets:
             return
+        is_v6 = ":" in address.host
         try:
-            sock = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
-        except OSError as error:  # no such family here, no descriptor left
+            destination = to_socket(address, is_v6=is_v6)
+            sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+        except OSError as error:  # no such interface, no such family here, no descriptor left
             self.on_closed(connection, error.errno or 0)
             return
         sock.setblocking(False)
-        code = sock.connect_ex(address)
+        code = sock.connect_ex(destination)
         if code not in (0, errno.EINPROGRESS, errno.EWOULDBLOCK):
             sock.close()
             self.on_closed(connection, code)
@@ -122,7 +126,7 @@ class TcpHub:
         connection = self._next_incoming
         self._next_incoming += 2
         self._add(connection, sock, selectors.EVENT_READ)
-        self.on_accepted(connection, Address(source[0], source[1]))
+        self.on_accepted(connection, from_socket(source))
 
     def _add(self, connection: int, sock: socket.socket, events: int) -> None:
         with contextlib.suppress(OSError):  # reset already
@@ -210,6 +214,17 @@ class TcpHub:
         if sock in self._selector.get_map():
             self._selector.unregister(sock)
         sock.close()
+
+
+def _listen(host: str) -> socket.socket:
+    """IPv4 alone where IPv6 is switched off."""
+    if host != "::":
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, 0), family=family, backlog=MAX_WAITING)
+    try:
+        return socket.create_server((host, 0), family=socket.AF_INET6, backlog=MAX_WAITING, dualstack_ipv6=True)
+    except (OSError, ValueError):  # the latter where no socket can be of both kinds
+        return socket.create_server(("0.0.0.0", 0), backlog=MAX_WAITING)
 
 
 def _first(output: deque[memoryview], count: int) -> Iterator[memoryview]:

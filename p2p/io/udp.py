@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
+from p2p.io.addresses import MAPPED, SocketAddress, from_socket, to_socket
 
 IS_LINUX = sys.platform == "linux"
 
@@ -35,8 +36,11 @@ RUN_SIZE = 65_536  # bytes of datagrams that are coalesced here
 SOCKET_BUFFER = 8 * 1024 * 1024  # bytes wanted; a default of 212,992 holds three super-packets
 MAX_REFUSED_SENDS = 3  # EPERM in a row that are borne: conntrack and firewalls refuse now and then
 
-_GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
-_SOFT = {errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENOBUFS, errno.EHOSTDOWN}
+GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_SOFT = {
+    errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENOBUFS, errno.EHOSTDOWN,
+    errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO,  # no address of that version here, no such interface
+}  # fmt: skip
 _MSG_TRUNC = int(socket.MSG_TRUNC)  # the enum's own & costs 3 µs
 _ANCILLARY = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 
@@ -59,16 +63,16 @@ class _Run:
 
     def __init__(self) -> None:
         self.start = self.end = self.size = self.count = 0
-        self.source: tuple[str, int] = ("", 0)
+        self.source: SocketAddress = ("", 0)
 
     @property
     def segment_size(self) -> int:
         return self.size if self.count > 1 else 0
 
-    def takes(self, length: int, source: tuple[str, int]) -> bool:
+    def takes(self, length: int, source: SocketAddress) -> bool:
         return self.count > 0 and length <= self.size and source == self.source
 
-    def begin(self, length: int, source: tuple[str, int]) -> None:
+    def begin(self, length: int, source: SocketAddress) -> None:
         """A new one, with the datagram that was just read behind the old one, or (0) with none."""
         self.start = self.end if length else 0
         self.end = self.start + length
@@ -78,8 +82,13 @@ class _Run:
 class UdpSocket:
     """A non-blocking UDP socket. `uses_offload` says whether super-packets go out whole."""
 
-    def __init__(self, sock: socket.socket, *, buffer_size: int = SOCKET_BUFFER) -> None:
-        """Takes over a bound AF_INET or AF_INET6 socket."""
+    def __init__(
+        self, sock: socket.socket, *, buffer_size: int = SOCKET_BUFFER, reads_like: UdpSocket | None = None
+    ) -> None:
+        """Takes over a bound AF_INET or AF_INET6 socket.
+
+        With `reads_like` it reads into the memory of that one, and what either has read is valid until the other reads.
+        """
         self._socket = sock
         self._is_v6 = sock.family == socket.AF_INET6
         sock.setblocking(False)
@@ -94,30 +103,51 @@ class UdpSocket:
                 sock.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
             if self._is_v6:
                 sock.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        self.receive_buffer = _enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
-        self.send_buffer = _enlarge(sock, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
-        self._view = memoryview(bytearray(RUN_SIZE + READ_SIZE))
+        self.enlarge_buffers(buffer_size)
+        self._view: memoryview = reads_like._view if reads_like else memoryview(bytearray(RUN_SIZE + READ_SIZE))
         self._refused = 0
         self.truncated = 0  # reads that the kernel cut; dropped
+        # What was converted last: almost all of a transfer goes to one address and comes from one.
+        self._to: tuple[Address | None, SocketAddress] = (None, ("", 0))
+        self._from: tuple[SocketAddress, Address] = (("", 0), Address("", 0))
 
     @classmethod
-    def bind(cls, host: str = "0.0.0.0", port: int = 0, *, buffer_size: int = SOCKET_BUFFER) -> UdpSocket:
+    def bind(
+        cls,
+        host: str = "0.0.0.0",
+        port: int = 0,
+        *,
+        buffer_size: int = SOCKET_BUFFER,
+        reads_like: UdpSocket | None = None,
+    ) -> UdpSocket:
         """Raises OSError when the address cannot be had. "::" takes IPv4 as well."""
         sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         try:
             if sock.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
             sock.bind((host, port))
-            return cls(sock, buffer_size=buffer_size)
+            return cls(sock, buffer_size=buffer_size, reads_like=reads_like)
         except OSError:
             sock.close()
             raise
+
+    @classmethod
+    def bind_all(cls, port: int = 0) -> UdpSocket:
+        """All addresses of this machine, IPv6 and IPv4; of IPv4 alone where IPv6 is switched off. Raises OSError."""
+        try:
+            return cls.bind("::", port)
+        except OSError:
+            return cls.bind("0.0.0.0", port)
 
     @property
     def address(self) -> Address:
         """Where the socket is bound."""
         host, port = self._socket.getsockname()[:2]
         return Address(host, port)
+
+    def enlarge_buffers(self, buffer_size: int = SOCKET_BUFFER) -> None:
+        self.receive_buffer = enlarge(self._socket, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
+        self.send_buffer = enlarge(self._socket, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -127,9 +157,9 @@ class UdpSocket:
 
     def send(self, transmit: Transmit) -> SendResult:
         """Raises OSError only for what waiting does not mend: a closed socket, or a firewall that keeps refusing."""
-        destination = self._destination(transmit.destination)
         size = transmit.segment_size
         try:
+            destination = self._destination(transmit.destination)
             if not size:
                 self._sendmsg(transmit.buffers, [], destination, transmit.ttl)
             elif self.uses_offload:
@@ -190,14 +220,14 @@ class UdpSocket:
         if run.count:
             yield view[run.start : run.end], run.segment_size, self._source(run.source)
 
-    def _send_offloaded(self, transmit: Transmit, destination: tuple[str, int]) -> None:
+    def _send_offloaded(self, transmit: Transmit, destination: SocketAddress) -> None:
         ancillary = [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", transmit.segment_size))]
         try:
             self._sendmsg(transmit.buffers, ancillary, destination, transmit.ttl)
         except BlockingIOError:
             raise
         except OSError as error:
-            if error.errno not in _GSO_REFUSED:
+            if error.errno not in GSO_REFUSED:
                 raise
             self.uses_offload = False  # this kernel, or the card below it, does not want it: never again
             try:
@@ -207,7 +237,7 @@ class UdpSocket:
                 self.uses_offload = each.errno == errno.EMSGSIZE
                 raise
 
-    def _send_each(self, transmit: Transmit, destination: tuple[str, int]) -> None:
+    def _send_each(self, transmit: Transmit, destination: SocketAddress) -> None:
         """One call a datagram. Those that find the socket full after the first are lost, as on the wire."""
         data = b"".join(transmit.buffers)
         for start in range(0, len(data), transmit.segment_size):
@@ -222,13 +252,13 @@ class UdpSocket:
         self,
         buffers: object,
         ancillary: list[tuple[int, int, bytes]],
-        destination: tuple[str, int],
+        destination: SocketAddress,
         ttl: int | None,
     ) -> None:
         if ttl is None:
             self._socket.sendmsg(buffers, ancillary, 0, destination)  # type: ignore[arg-type]
             return
-        mapped = destination[0].startswith("::ffff:")
+        mapped = destination[0].startswith(MAPPED)
         level, option = (
             (socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS)
             if self._is_v6 and not mapped
@@ -251,19 +281,22 @@ class UdpSocket:
             return SendResult.SENT
         raise error
 
-    def _destination(self, address: Address) -> tuple[str, int]:
-        if self._is_v6 and ":" not in address.host:
-            return f"::ffff:{address.host}", address.port
-        return address
+    def _destination(self, address: Address) -> SocketAddress:
+        """Raises OSError where there is no such interface, or no IPv6."""
+        if address == self._to[0]:
+            return self._to[1]
+        destination = to_socket(address, is_v6=self._is_v6)
+        if len(destination) == 2:  # no interface is named: one that comes back has another number
+            self._to = (address, destination)
+        return destination
 
-    def _source(self, source: tuple[str, int]) -> Address:
-        host, port = source[0], source[1]
-        if self._is_v6:
-            host = host.partition("%")[0].removeprefix("::ffff:")
-        return Address(host, port)
+    def _source(self, source: SocketAddress) -> Address:
+        if source != self._from[0]:
+            self._from = (source, from_socket(source))
+        return self._from[1]
 
 
-def _enlarge(sock: socket.socket, option: int, force: int, wanted: int) -> int:
+def enlarge(sock: socket.socket, option: int, force: int, wanted: int) -> int:
     """Asks for a larger buffer and returns the size in force: what the kernel counts, headers and slack included."""
     before = sock.getsockopt(socket.SOL_SOCKET, option)
     if before < wanted:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from p2p.core.address import Address
+from p2p.io.interfaces import machine_addresses
 from p2p.io.tcp import TcpHub
 
 GUARD = 10.0  # seconds
@@ -73,3 +74,29 @@ def test_why_a_connection_failed_is_told(hub: TcpHub) -> None:
     assert failed[0] == (0, errno.ECONNREFUSED)
     assert failed[1:] == [(2, failed[1][1])]
     assert failed[1][1] != errno.ECONNREFUSED
+
+
+def test_the_hub_takes_both_versions_and_names_who_came() -> None:
+    link = next((each.host for each in machine_addresses() if "%" in each.host), None)
+    with selectors.DefaultSelector() as selector:
+        hub = TcpHub(selector)
+        sources: list[Address] = []
+        connected: list[int] = []
+        hub.on_accepted = lambda _, source: sources.append(source)
+        hub.on_connected = connected.append
+        hosts = ["127.0.0.1", "::1", *([link] if link else [])]
+        for number, host in enumerate(hosts):
+            hub.connect(2 * number, Address(host, hub.port))
+            turn(hub, lambda: len(connected) == len(sources) == number + 1)  # noqa: B023 (called at once)
+        assert [source.host for source in sources] == hosts
+        hub.close_all()
+
+
+def test_a_link_local_address_on_no_interface_fails_at_once() -> None:
+    with selectors.DefaultSelector() as selector:
+        hub = TcpHub(selector)
+        closed: list[int] = []
+        hub.on_closed = lambda connection, _: closed.append(connection)
+        hub.connect(2, Address("fe80::1%gone", 9))
+        assert closed == [2]
+        hub.close_all()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.io import udp
+from p2p.io.interfaces import machine_addresses
 from p2p.io.udp import SendResult, UdpSocket
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a Linux socket option")
@@ -254,3 +255,46 @@ def test_what_comes_one_by_one_is_one_burst() -> None:
         for start in range(0, len(data), 1472):
             sock.send(Transmit(sock.address, (data[start : start + 1472],)))
         assert read(sock, len(data)) == [(data, 1472, sock.address)]
+
+
+def test_a_link_local_address_has_its_interface_coming_and_going() -> None:
+    host = next((each.host for each in machine_addresses() if "%" in each.host), None)
+    if host is None:
+        pytest.skip("no link-local address here")
+    with contextlib.closing(UdpSocket.bind("::")) as one, contextlib.closing(UdpSocket.bind("::")) as two:
+        assert one.send(Transmit(Address(host, two.address.port), (b"hello",)))
+        assert read(two, 5) == [(b"hello", 0, Address(host, one.address.port))]
+        assert two.send(Transmit(Address(host, one.address.port), (numbered(5, 1200, 9),), 1200))
+        assert len(datagrams(read(one, 4809))) == 5
+
+
+def test_an_interface_that_is_gone_or_a_version_that_is_off_is_soft() -> None:
+    with contextlib.closing(UdpSocket.bind_all()) as sock:
+        assert sock.send(Transmit(Address("fe80::1%gone", 9), (b"x",))) is SendResult.SENT
+    with contextlib.closing(UdpSocket.bind("127.0.0.1")) as sock:
+        assert sock.send(Transmit(Address("2001:db8::1", 9), (b"x",))) is SendResult.SENT
+
+
+def test_where_ipv6_is_off_ipv4_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.socket
+
+    def without_ipv6(family: int = socket.AF_INET, *rest: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return create(family, *rest)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with contextlib.closing(UdpSocket.bind_all()) as sock:
+        assert sock.address.host == "0.0.0.0"
+
+
+def test_one_socket_speaks_to_both_versions_in_turn() -> None:
+    """What was converted last is remembered, and is not taken for what comes next."""
+    with contextlib.closing(UdpSocket.bind_all()) as sender, contextlib.closing(UdpSocket.bind_all()) as receiver:
+        if sender.address.host != "::":
+            pytest.skip("no IPv6 here")
+        for host in ("127.0.0.1", "::1", "127.0.0.1", "127.0.0.2", "::1"):
+            sender.send(Transmit(Address(host, receiver.address.port), (host.encode(),)))
+            [(data, _, source)] = read(receiver, len(host))
+            assert data.decode() == host
+            assert source == Address("::1" if host == "::1" else "127.0.0.1", sender.address.port)

@@ -1,8 +1,8 @@
 """An internet in memory: hosts with punch agents, NATs in RFC 4787's words, a seeded lossy core, a virtual clock.
 
-      host ── NAT ──┐
-                    core (delay, loss, duplication, reordering)
-      host ── NAT ──┘
+host ── NAT ──┐
+              core (delay, loss, duplication, reordering)
+host ── NAT ──┘
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from p2p.core.address import Address
-from p2p.core.punch.agent import PunchAgent, PunchEvent, PunchFailed, Selected
-from p2p.core.punch.description import Candidate, Kind
+from p2p.core.datagram import MAIN
+from p2p.core.nat_report import NatReport
+from p2p.core.punch.agent import Opened, PunchAgent, PunchFailed, Selected
+from p2p.core.punch.description import Candidate, Description, Kind
+from p2p.core.punch.events import PunchEvent
 
 Key = Callable[[Address], Hashable]
 
@@ -72,6 +75,7 @@ class Host:
         self.candidates = [Candidate(Kind.HOST, self.address)]
         if self.nat is not None:
             self.candidates.append(Candidate(Kind.SERVER_REFLEXIVE, reflexive))
+        self.description = Description(NatReport(), tuple(self.candidates))
         self.agent: PunchAgent
         self.events: list[tuple[float, PunchEvent]] = []
         self.sent: list[tuple[float, Address, bytes]] = []
@@ -94,6 +98,7 @@ class Network:
         self.now = 0.0
         self.hosts = (Host("left", 1, left), Host("right", 2, right))
         self.flying: list[tuple[float, int, bytes, Address, Address]] = []
+        self.signals: list[tuple[float, int, Host]] = []
         self.count = 0
         self.taps: list[Callable[[bytes, Address, Address], None]] = []
         for host, other in (self.hosts, self.hosts[::-1]):
@@ -101,7 +106,8 @@ class Network:
                 host.controlling,
                 KEYS[host.controlling],
                 KEYS[not host.controlling],
-                other.candidates,
+                host.description,
+                other.description,
                 self.random.randbytes,
             )
 
@@ -117,23 +123,40 @@ class Network:
             for host in self.hosts:
                 while (transmit := host.agent.poll_transmit()) is not None:
                     data = b"".join(transmit.buffers)
-                    host.sent.append((self.now, transmit.destination, data))
-                    self._send(host, transmit.destination, data)
+                    if transmit.ttl is None:  # an opener dies in the core, behind our NAT
+                        host.sent.append((self.now, transmit.destination, data))
+                        self._send(host, transmit.destination, data)
+                    elif host.nat is not None:
+                        host.nat.outbound(host.address, transmit.destination)
                 while (event := host.agent.poll_event()) is not None:
-                    host.events.append((self.now, event))
+                    if isinstance(event, Opened):
+                        self._signal(host)
+                    else:
+                        host.events.append((self.now, event))
             timeouts = [(host.agent.poll_timeout(), host) for host in self.hosts]
-            times = [at for at, _ in timeouts if at is not None] + [flight[0] for flight in self.flying[:1]]
+            times = [at for at, _ in timeouts if at is not None]
+            times += [flight[0] for flight in (*self.flying[:1], *self.signals[:1])]
             if not times or min(times) > until:
                 self.now = until
                 return
             self.now = max(self.now, min(times))
-            if self.flying and self.flying[0][0] <= self.now:
+            if self.signals and self.signals[0][0] <= self.now:
+                _, _, told = heapq.heappop(self.signals)
+                told.agent.update(told.description, self.hosts[told.controlling].description, self.now)
+            elif self.flying and self.flying[0][0] <= self.now:
                 _, _, data, source, destination = heapq.heappop(self.flying)
                 self._deliver(data, source, destination)
             else:
                 for at, host in timeouts:
                     if at is not None and at <= self.now:
                         host.agent.handle_timeout(self.now)
+
+    def _signal(self, host: Host) -> None:
+        """Over the server, which is as far away as the other peer."""
+        host.description = replace(host.description, has_opened=True)
+        other = self.hosts[host.controlling]
+        self.count += 1
+        heapq.heappush(self.signals, (self.now + 0.04, self.count, other))
 
     def inject(self, data: bytes, source: Address, destination: Address) -> None:
         """A datagram of somebody else, with whatever source address he likes."""
@@ -164,4 +187,4 @@ class Network:
             else:
                 inside = None
             if inside == host.address:
-                host.agent.handle_datagram(data, source, self.now)
+                host.agent.handle_datagram(data, source, MAIN, self.now)

@@ -10,7 +10,7 @@ from p2p.core.address import Address
 from p2p.core.errors import CallerError, DecodeError
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.punch.checks import Answer, Check, decode
-from p2p.core.punch.description import MAX_CANDIDATES, UNTOLD, Candidate, Description, Kind
+from p2p.core.punch.description import MAX_CANDIDATES, UNTOLD, Candidate, Description, Kind, reachable, usable
 
 KEY = bytes(range(32))
 TRANSACTION = bytes(range(0xA0, 0xAC))
@@ -122,3 +122,37 @@ def _tag(body: bytes) -> bytes:
     import hmac  # noqa: PLC0415
 
     return hmac.new(KEY, body, hashlib.sha256).digest()[:16]
+
+
+@given(st.lists(st.builds(Candidate, told, addresses)), st.lists(st.builds(Candidate, told, addresses)))
+def test_whatever_both_describe_what_is_usable_can_be_sent_to(remote: list[Candidate], local: list[Candidate]) -> None:
+    for candidate in usable(remote, local):
+        assert candidate in remote
+        assert not local or any((":" in ours.address.host) == (":" in candidate.address.host) for ours in local)
+
+
+def test_what_a_translator_to_ipv4_shows_of_us_is_no_version_of_ours() -> None:
+    v4, ours = Candidate(Kind.HOST, Address("192.0.2.1", 7)), Candidate(Kind.HOST, Address("2001:db8::2", 9))
+    seen = Candidate(Kind.SERVER_REFLEXIVE, Address("198.51.100.1", 9))
+    assert usable([v4], [ours, seen]) == []
+
+
+def test_candidates_of_a_version_that_we_have_not_are_left_out() -> None:
+    v4, v6, link = (Candidate(Kind.HOST, Address(host, 7)) for host in ("192.0.2.1", "2001:db8::1", "fe80::1"))
+    ours4, ours6, here = (Candidate(Kind.HOST, Address(h, 9)) for h in ("192.0.2.2", "2001:db8::2", "fe80::2%eth0"))
+    there = Candidate(Kind.HOST, Address("fe80::3%wlan0", 9))
+    assert usable([v6, v4, link], [ours4]) == [v4]
+    assert usable([v6, v4, link], [ours6]) == [v6]
+    assert usable([v6, v4, link], [here, there]) == [
+        Candidate(Kind.HOST, Address(f"fe80::1%{zone}", 7)) for zone in ("eth0", "wlan0")
+    ]
+    assert usable([v6, v4, link], []) == [v6, v4]  # who knows nothing of itself tries
+
+
+@pytest.mark.parametrize("host", ["::ffff:255.255.255.255", "::ffff:224.0.0.1", "::ffff:10.0.0.1", "fe80::1", "ff02::"])
+def test_a_peer_cannot_send_us_anywhere(host: str) -> None:
+    assert not reachable(Address(host, 7))
+
+
+def test_an_interface_makes_a_link_local_address_one_host() -> None:
+    assert reachable(Address("fe80::1%eth0", 7))

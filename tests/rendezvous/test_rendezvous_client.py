@@ -12,8 +12,8 @@ from test_rendezvous_messages import MESSAGES
 
 from p2p.core.address import Address
 from p2p.core.errors import CallerError
-from p2p.core.rendezvous import client as c
-from p2p.core.rendezvous.client import COOKIES_IN_A_ROW, REFUSED_PATIENCE, RendezvousClient
+from p2p.core.rendezvous import events as c
+from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import (
     LEASE,
     NO_PEER,
@@ -35,7 +35,8 @@ from p2p.core.rendezvous.messages import (
     encode,
     push_transaction,
 )
-from p2p.core.rendezvous.server import Limits
+from p2p.core.rendezvous.server_events import Limits
+from p2p.core.rendezvous.timing import COOKIES_IN_A_ROW, OUTDATED_WAIT, REFUSED_PATIENCE
 from p2p.core.role import Role
 
 SENDER, RECEIVER = Role
@@ -477,7 +478,7 @@ def test_another_version_is_the_end_only_while_an_answer_is_due() -> None:
         world.stop_server()
         world.run(8)  # silent, so it may have been replaced
         alice.machine.handle_datagram(data, FIRST, world.now)
-        world.run(c.OUTDATED_WAIT - 0.1)
+        world.run(OUTDATED_WAIT - 0.1)
         assert not alice.of(c.Outdated)
         world.run(0.2)
         assert alice.of(c.Outdated) == [c.Outdated(version)]
@@ -492,7 +493,7 @@ def test_a_forged_word_of_another_version_is_refuted_by_the_servers_answer() -> 
         alice.machine.handle_datagram(encode(Unsupported(2, 3)), FIRST, world.now)
         alice.machine.handle_datagram(b"p2p\4\2whatever", FIRST, world.now)
         world.run(0.05)
-    world.run(2 * c.OUTDATED_WAIT)
+    world.run(2 * OUTDATED_WAIT)
     assert not alice.of(c.Outdated)
     assert alice.of(c.Waiting)
 

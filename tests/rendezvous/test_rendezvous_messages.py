@@ -28,6 +28,9 @@ from p2p.core.rendezvous.messages import (
     Nameplate,
     Refused,
     RefusedReason,
+    Relay,
+    Relayed,
+    RelayState,
     SeatState,
     Unsupported,
     decode,
@@ -71,6 +74,11 @@ GOLDEN: list[tuple[Message, str]] = [
     (Forwarded(TAG, b"hi"), "703270 01 07 6061626364656667 6869"),
     (Leave(T, CLIENT), "703270 01 08 1011121314151617 404142434445464748494a4b4c4d4e4f"),
     (Left(T), "703270 01 09 1011121314151617"),
+    (Relay(T, CLIENT), "703270 01 0a 1011121314151617 404142434445464748494a4b4c4d4e4f"),
+    (
+        Relayed(T, RelayState.OPEN, 25_000, 20_000_000_000),
+        "703270 01 0b 1011121314151617 02 000061a8 00000004a817c800",
+    ),
     (Unsupported(1, 3), "703270 01 7f 01 03"),
 ]
 
@@ -114,6 +122,7 @@ REQUESTS: st.SearchStrategy[Message] = st.one_of(
     st.builds(Join, bytes_of(8), bytes_of(16), bytes_of(16), st.sampled_from(Role), PAIRINGS),
     st.builds(Forward, bytes_of(16), PAYLOADS),
     st.builds(Leave, bytes_of(8), bytes_of(16)),
+    st.builds(Relay, bytes_of(8), bytes_of(16)),
 )
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     REQUESTS,
@@ -122,6 +131,9 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Refused, bytes_of(8), st.sampled_from(RefusedReason)),
     st.builds(Forwarded, bytes_of(8), PAYLOADS),
     st.builds(Left, bytes_of(8)),
+    st.builds(
+        Relayed, bytes_of(8), st.sampled_from(RelayState), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
+    ),
     st.builds(Unsupported, st.integers(0, 255), st.integers(0, 255)),
 )
 

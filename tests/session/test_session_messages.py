@@ -18,6 +18,7 @@ from p2p.core.session.messages import (
     Reason,
     Reject,
     Reply,
+    Signal,
     decode_bye,
     decode_message,
     encode_bye,
@@ -39,6 +40,7 @@ BY_MODE = {
         st.builds(Ready, nonces, nonces, st.just(b""), sealed),
         st.builds(Reject, nonces, nonces, st.sampled_from(Reason), st.integers(0, 255), st.integers(0, 255)),
         st.builds(Bye, nonces, nonces, sealed),
+        st.builds(Signal, nonces, nonces, st.integers(0, 2**32 - 1), sealed),
     ),
     Mode.OPEN: st.one_of(
         st.builds(Hello, st.just(Mode.OPEN), nonces, sized(32)),
@@ -56,7 +58,7 @@ def test_round_trip(case: tuple[Mode, Message]) -> None:
     assert decode_message(message.encode(), mode) == message
 
 
-@given(st.binary(max_size=200), st.integers(0, 7), st.sampled_from(Mode))
+@given(st.binary(max_size=200), st.integers(0, 8), st.sampled_from(Mode))
 def test_arbitrary_bytes_are_a_message_or_a_decode_error(data: bytes, kind: int, mode: Mode) -> None:
     for candidate in (data, bytes([1, kind]) + data, bytes([1, kind, mode]) + data):
         try:

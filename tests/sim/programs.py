@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from functools import partial
 
 from blake3 import blake3
-from sim.network import Host, Network, TcpPipe
+from sim.network import TTL, Host, Network, TcpPipe
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, UseSocket
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.messages import NamePair, Nameplate
+from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
+from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.role import Role
+from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
 from p2p.core.transfer.events import Complete, Open, Whole, Write
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
 from p2p.core.transfer.sender import ReadWhole
@@ -23,6 +28,7 @@ from p2p.core.transport.lan import Close, Connect
 SERVER_PORTS = (8080, 8081)
 UDP_PORT = 40_000
 TCP_PORT = 40_001
+SCRATCH = range(1001, 1009)
 SEGMENT_LIMIT = 65_535
 
 
@@ -37,21 +43,52 @@ class SimServer:
     def restart(self) -> None:
         """Forgets everything, as a restarted process does."""
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
+        self.stun = StunServer(Endpoints(SERVER_PORTS, (self.host.address,)))
         for index, port in enumerate(SERVER_PORTS):
             self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
-        self.host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
+        self.host.tcp[SERVER_PORTS[0]] = self._accept
+        self._pipes: dict[int, TcpPipe] = {}
+        self._next_pipe = FIRST_CONNECTION
 
     def stop(self) -> None:
         self.host.udp.clear()
         self.host.tcp.clear()
+        for pipe in self._pipes.values():
+            pipe.close()
+
+    def _accept(self, pipe: TcpPipe) -> None:
+        number, reader = self._next_pipe, FrameReader()
+        self._next_pipe += 1
+        self._pipes[number] = pipe
+
+        def on_data(data: bytes) -> None:
+            for datagram in reader.feed(data):
+                self._receive(datagram, pipe.address, number)
+
+        pipe.on_data = on_data
+        pipe.on_closed = lambda: self._pipes.pop(number, None)
 
     def _receive(self, data: bytes, source: Address, index: int) -> None:
         now = self._network.now
         if (at := self.machine.poll_timeout()) is not None and at <= now:
             self.machine.handle_timeout(now)
-        self.machine.handle_datagram(data, source, index, now)
+        if looks_like_stun(data):
+            if index < FIRST_CONNECTION and (answer := self.stun.handle_datagram(data, source, index, now)) is not None:
+                self._send(answer.index, answer.destination, answer.data)
+        elif data[0] in RELAYED_FIRST_BYTES:
+            passage = self.machine.handle_burst(source, index, len(data), 0, now)
+            if passage is not None:
+                self._send(passage.port_index, passage.destination, data)
+        else:
+            self.machine.handle_datagram(data, source, index, now)
         while (out := self.machine.poll_transmit()) is not None:
-            self._network.send(self.host, SERVER_PORTS[out.port_index], out.destination, bytes(out.data))
+            self._send(out.port_index, out.destination, bytes(out.data))
+
+    def _send(self, index: int, destination: Address, data: bytes) -> None:
+        if index < FIRST_CONNECTION:
+            self._network.send(self.host, SERVER_PORTS[index], destination, data)
+        elif (pipe := self._pipes.get(index)) is not None and not pipe.is_full:
+            pipe.write(frame(data))
 
 
 class SimPeer:
@@ -69,6 +106,7 @@ class SimPeer:
         files: dict[str, bytes] | None = None,
         port: int = UDP_PORT,
         accepts: bool = True,
+        takes_relay: bool = True,
     ) -> None:
         self._network, self._host, self._port = network, host, port
         self._contents = list((files or {}).values())
@@ -80,14 +118,22 @@ class SimPeer:
         self._next_incoming = 1
         self._wake_at: float | None = None
         entries = [Entry(i, len(data), 0, 0o644, name) for i, (name, data) in enumerate((files or {}).items())]
+        self._ports = {MAIN: port}
+        scratch = {local: port + 1000 + local for local in SCRATCH}
+        for local, scratch_port in scratch.items():
+            self._ports[local] = scratch_port
+            host.udp[scratch_port] = partial(self.receive, local=local)
         config = PeerConfig(
             role=role,
-            server=server,
+            servers=[server],
             next_pairing=lambda _: pairing,
             secret=secret,
             udp_candidates=[Address(host.address, port)],
             tcp_candidates=[Address(host.address, port + 1)],
             entries=entries,
+            udp_port=port,
+            scratch=scratch,
+            takes_relay=takes_relay,
         )
         self.peer = Peer(config, network.rng.randbytes)
         host.udp[port] = self.receive
@@ -101,7 +147,8 @@ class SimPeer:
     def kill(self) -> None:
         """kill -9: nothing more is sent, nothing cleaned up; TCP connections are reset by the system."""
         self.is_alive = False
-        self._host.udp.pop(self._port, None)
+        for port in self._ports.values():
+            self._host.udp.pop(port, None)
         self._host.tcp.pop(self._port + 1, None)
         for pipe in self._pipes.values():
             pipe.close()
@@ -126,9 +173,9 @@ class SimPeer:
         """What both sides should report for a single file."""
         return blake3(self._contents[0]).digest()
 
-    def receive(self, data: bytes, source: Address, segment_size: int = 0) -> None:
-        """One read of the UDP socket."""
-        self.peer.handle_datagram(data, segment_size, source, self._network.now)
+    def receive(self, data: bytes, source: Address, segment_size: int = 0, local: int = MAIN) -> None:
+        """One read of a UDP socket."""
+        self.peer.handle_datagram(data, segment_size, source, self._network.now, local)
         self._pump()
 
     def _accept(self, pipe: TcpPipe) -> None:
@@ -167,14 +214,31 @@ class SimPeer:
         self._drive_files(now)
         while self._drive_tcp():
             self._drive_files(now)
+        self._drive_sockets()
         while (transmit := self.peer.poll_transmit(now)) is not None:
-            for datagram in _datagrams(transmit.buffers, transmit.segment_size):
-                self._network.send(self._host, self._port, transmit.destination, datagram)
+            port = self._ports.get(transmit.local)
+            for datagram in _datagrams(transmit.buffers, transmit.segment_size) if port else ():
+                self._network.send(self._host, port, transmit.destination, datagram, transmit.ttl or TTL)
+        self._drive_tcp()  # the tunnel
         while (event := self.peer.poll_event()) is not None:
             self.events.append(event)
             if isinstance(event, events.Offered):
                 self._answer()
         self._schedule()
+
+    def _drive_sockets(self) -> None:
+        while (action := self.peer.poll_socket_action()) is not None:
+            match action:
+                case OpenSockets(first, count):
+                    for local in range(first, first + count):
+                        port = self._ports[local] = self._port + 1000 + local
+                        self._host.udp[port] = partial(self.receive, local=local)
+                case CloseSockets(numbers):
+                    for local in numbers:
+                        if (port := self._ports.pop(local, None)) is not None:
+                            self._host.udp.pop(port, None)
+                case UseSocket():
+                    pass
 
     def _answer(self) -> None:
         if self._accepts:

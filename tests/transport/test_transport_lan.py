@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from p2p.core.address import Address
+from p2p.core.errors import RemoteError
 from p2p.core.peer.channel import MAX_UNREAD, Lost, TcpLink
 from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import HANDSHAKE_TIMEOUT, RETRY_FIRST, Close, Connect, LanRace
@@ -43,6 +46,34 @@ def test_nothing_is_tried_again_after_the_choice() -> None:
     race.handle_timeout(1.0)
     assert race.poll_action() == Close(0)
     assert race.poll_action() is None
+
+
+@pytest.mark.parametrize("cut", [1, 4, 5, 53, 1000])
+def test_two_that_open_at_the_same_time_agree_who_listens(cut: int) -> None:
+    """One connection of two connectors (RFC 9293 section 3.5), whatever pieces it comes in."""
+    rng = random.Random(1)
+    sides = [
+        TcpChannel(keys, connector=True, random_bytes=rng.randbytes, yields=keys is THEIRS) for keys in (OURS, THEIRS)
+    ]
+    for _ in range(4):
+        for here, there in (sides, sides[::-1]):
+            data = b"".join(here.poll_output())
+            for start in range(0, len(data), cut):
+                there.handle_data(data[start : start + cut])
+    assert all(side.is_open for side in sides)
+    for here, there in (sides, sides[::-1]):
+        here.send(b"record")
+        there.handle_data(b"".join(here.poll_output()))
+        assert there.poll_record() == b"record"
+
+
+def test_a_connector_that_never_yields_takes_one_hello_and_no_second() -> None:
+    rng = random.Random(1)
+    ours, theirs = (TcpChannel(keys, connector=True, random_bytes=rng.randbytes) for keys in (OURS, THEIRS))
+    hello = b"".join(theirs.poll_output())
+    ours.handle_data(hello)
+    with pytest.raises(RemoteError):
+        ours.handle_data(hello)
 
 
 def test_a_link_that_nobody_reads_is_full_and_does_not_take_its_own_silence_for_the_other_sides() -> None:

@@ -89,6 +89,44 @@ def test_whenever_it_happens(seed: int, at: float, who: bool, is_port: bool) -> 
     assert world.bob.received == RECORDS
 
 
+@pytest.mark.parametrize("sender_first", [True, False], ids=["sender first", "receiver first"])
+def test_a_better_path_takes_over_without_loss_or_stall(sender_first: bool) -> None:
+    """As when a direct path is found behind a relay: both are told by other means, half a round trip apart."""
+    world = World(to_bob=list(RECORDS), to_alice=[b"yes"])
+    world.run_for(0.3)
+    relay = dict(world.addresses)
+    for is_alice in (sender_first, not sender_first):
+        machine = world.alice if is_alice else world.bob
+        world.addresses[is_alice] = HOST[is_alice]
+        world.others[is_alice].add(relay[is_alice])
+        machine.connection.move_to(HOST[not is_alice], 7, 0.05)
+        world.run_for(0.025)
+    had, when = len(world.bob.received), world.now
+    world.run(STALL, until=lambda: arrived_since(world, had))
+    assert world.now - when < 4 * 0.05  # a record of 62 KB from a new congestion window of 12 KB: three round trips
+    world.run(10)
+    assert world.bob.received == RECORDS
+    assert world.alice.received == [b"yes"]
+    for machine, is_alice in ((world.alice, True), (world.bob, False)):
+        assert machine.connection.remote == HOST[not is_alice]
+        assert {transmit.local for _, transmit in machine.transmits} == {0, 7}
+        assert {t.destination for at, t in machine.transmits if at > when} == {HOST[not is_alice]}
+        assert moves(world, is_alice) == [PeerMoved(HOST[not is_alice])]
+    assert world.strays == []
+    assert world.alice.connection.stats.bytes_retransmitted < 0.1 * sum(map(len, RECORDS))
+
+
+def test_what_comes_late_by_the_former_path_is_taken_and_moves_nothing() -> None:
+    world = World(to_bob=list(RECORDS[:20]))
+    world.run_for(0.05)
+    world.others[True].add(HOST[True])
+    world.bob.connection.move_to(HOST[True], 0, 0.05)
+    world.run(20)
+    assert world.bob.received == RECORDS[:20]
+    assert world.bob.connection.remote == HOST[True]
+    assert moves(world, False) == [PeerMoved(HOST[True])]
+
+
 def test_a_receiver_to_whom_nothing_comes_any_more_asks_within_a_probe_timeout() -> None:
     """Its NAT forgot the mapping while the data was on its way: only what it sends itself tells where it is now."""
     world = World(to_bob=list(RECORDS))

@@ -162,6 +162,7 @@ class World:
         self._order = count()
         self._arrivals: list[tuple[float, int, bool, bytes, int, Address, Address]] = []
         self.addresses = {True: ALICE, False: BOB}  # whence Alice's (True) and Bob's packets come
+        self.others: dict[bool, set[Address]] = {True: set(), False: set()}  # where each is reached besides
         self.strays: list[tuple[bool, Address, bytes]] = []  # Alice's (True) and Bob's to where nobody is
 
         def link() -> Link:
@@ -230,7 +231,7 @@ class World:
         self.now = max(self.now, min(times))
         while self._arrivals and self._arrivals[0][0] <= self.now:
             _, _, is_alice, data, size, source, destination = heapq.heappop(self._arrivals)
-            if destination == self.addresses[is_alice]:
+            if destination == self.addresses[is_alice] or destination in self.others[is_alice]:
                 self.deliver(is_alice, data, size, source)
             else:
                 self.strays.append((not is_alice, destination, data))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN
 from p2p.core.errors import Failure
-from p2p.core.rendezvous.messages import Pairing
+from p2p.core.introduction import Pairing
 from p2p.core.transfer.messages import Entry
 
 
@@ -28,10 +29,10 @@ class ServerAnswering:
 
 @dataclass(frozen=True, slots=True)
 class WaitingForPeer:
-    """We are known at the server; the other side is not there yet. `mapped` is our reflexive address."""
+    """We can be found; the other side is not there yet. `mapped`: our reflexive address, None without a server."""
 
     pairing: Pairing
-    mapped: Address
+    mapped: Address | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class SeatTaken:
 
 @dataclass(frozen=True, slots=True)
 class PeerFound:
-    """Both are at the server; keys are being agreed on."""
+    """Both are at the server, or on this network; keys are being agreed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class PeerGone:
 
 @dataclass(frozen=True, slots=True)
 class PeerSilent:
-    """The server says that the other side is there, but it has not answered for `seconds`. We go on trying."""
+    """The other side is there, but has not answered for `seconds`. We go on trying."""
 
     seconds: float
 
@@ -74,16 +75,21 @@ class Connecting:
 class PathKind(Enum):
     TCP = "tcp"
     UDP = "udp"
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)
 class PathChosen:
-    """The path that won, and why, in words. `rtt` in seconds, None where it was not measured."""
+    """The path that won, and why, in words; again when a better one took over from a relay.
+
+    `rtt` in seconds, None where it was not measured. `local`: the number of the socket.
+    """
 
     kind: PathKind
     address: Address
     rtt: float | None
     description: str
+    local: int = MAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,9 +255,8 @@ class DatagramClient(MappingClient):
         if self._state is State.PROBING:
             self._state = State.READY
             self._events.append(Ready(host))
-        elif self._state is State.MAPPED and host is not None and self._granted is not None:
-            if host != self._granted.external.host:
-                self._ask(Question.MAP, now)  # the address is a part of what we hold
+        elif self._state is State.MAPPED and host not in (None, self._granted and self._granted.external.host):
+            self._ask(Question.MAP, now)  # the address is a part of what we hold
 
     def _answered(self) -> None:
         self._is_open = False

@@ -1,107 +1,141 @@
-"""The hole punching agent: finds an address at which the other peer answers, and agrees on it with the other side.
+"""The hole punching agent: finds a pair of addresses over which both peers reach each other, and agrees on it.
 
-Rules: docs/protocol.md section 4; words: RFC 8445.
+Rules: docs/protocol.md section 4; how it finds one: docs/connecting.md; words: RFC 8445.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import CloseSockets, OpenSockets, Transmit
 from p2p.core.errors import DecodeError
-from p2p.core.punch.checklist import CheckList, Entry, Seen
+from p2p.core.punch.checklist import Allowance, CheckList, Entry, Pair, Seen
 from p2p.core.punch.checks import TRANSACTION, Answer, Check, decode
-from p2p.core.punch.description import Candidate, Kind
+from p2p.core.punch.description import Description, Kind, usable
+from p2p.core.punch.events import How, Opened, PunchAction, PunchEvent, PunchFailed, Selected
+from p2p.core.punch.search import Search
+from p2p.core.punch.strategy import OPENER_TTL, aim, plan
 from p2p.core.timers import Timers
 
-CHECK_INTERVAL: Final = 0.020  # seconds between any two checks
+__all__ = ["CloseSockets", "How", "OpenSockets", "Opened", "PunchAgent", "PunchFailed", "Selected"]
+
+CHECK_INTERVAL: Final = 0.020  # seconds between any two checks, guesses apart
 NOMINATION_WAIT: Final = 0.050  # seconds in which something better than the first success may succeed
-PUNCH_TIMEOUT: Final = 10.0  # seconds
+NOMINATION_TIMEOUT: Final = 3.0  # seconds after which another pair is nominated
+OPEN_WAIT: Final = 1.0  # seconds for the other side to say that it has opened: its word goes over the server
+RELAY_WAIT: Final = 2.0  # seconds that a direct path is given: most are found in half of them
+HOPELESS_WAIT: Final = 1.0  # the same where only a NAT that lets everybody in could help
+PUNCH_TIMEOUT: Final = 10.0  # seconds for any path
+SEARCH_TIME: Final = 20.0  # seconds for a direct path, when a relayed one is there
 KEEPALIVE_INTERVAL: Final = 5.0  # seconds; below every mapping lifetime met in practice (RFC 4787 REQ-5 asks for 120)
-MAX_SEEN: Final = 1024  # transactions of the other side; it starts at most 50 a second
+MAX_SEEN: Final = 1024  # transactions of the other side; it starts at most 50 a second, and few guesses arrive
 MAX_QUEUE: Final = 64  # datagrams waiting to be polled
-
-
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Both sides reach each other at `address` (the remote one). `rtt` is in seconds."""
-
-    address: Address
-    kind: Kind
-    rtt: float
-
-
-@dataclass(frozen=True, slots=True)
-class PunchFailed:
-    """No path within 10 s."""
-
-
-PunchEvent = Selected | PunchFailed
+ALL_ANSWERS_PER_SECOND: Final = 100.0  # to all addresses; twice as many as the checks of a peer that paces them
+ALL_ANSWERS_BURST: Final = 64.0
 
 
 class _Timer(Enum):
+    OPEN = auto()
     FAIL = auto()
+    GIVE_UP = auto()
+    RELAY = auto()
     NOMINATE = auto()
+    NOMINATED = auto()
     KEEPALIVE = auto()
-
-
-class _Phase(Enum):
-    IDLE = auto()
-    CHECKING = auto()
-    NOMINATING = auto()  # the controlling side's choice is made, but not known to have arrived
-    SELECTED = auto()
-    FAILED = auto()
 
 
 class PunchAgent:
     """One punch. `key_out` and `key_in` are the "check" keys of this side and of the other.
 
     `handle_datagram` takes datagrams that begin with 0xc0 or 0xc1, also before `start`; sources are to be plain
-    (an IPv4 address, not one mapped into IPv6). After `Selected` it goes on answering, and keeps the mapping alive,
-    for as long as it is polled.
+    (an IPv4 address, not one mapped into IPv6), and `local` is the number of the socket that it came by (`Transmit`).
+    Actions are to be polled before transmits: these may leave by a socket that those open. After `Selected` it goes on
+    answering, and keeps the mapping alive, for as long as it is polled.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917
         self,
         controlling: bool,
         key_out: bytes,
         key_in: bytes,
-        remote: Sequence[Candidate],
+        local: Description,
+        remote: Description,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         self._controlling = controlling
         self._key_out = key_out
         self._key_in = key_in
+        self._local, self._remote = local, remote
         self._random_bytes = random_bytes
-        self._list = CheckList(remote)
-        self._phase = _Phase.IDLE
-        self._chosen: Entry | None = None
+        self._list = CheckList(usable(remote.candidates, local.candidates))
+        self._search = Search()
+        self._started: float | None = None
+        self._is_searching = False
+        self._is_earnest = False
+        self._takes_relayed = False
+        self._has_failed = False
+        self._nominee: Entry | None = None  # of the controlling side, not known to have arrived
+        self._selected: Entry | None = None
         self._next_slot = 0.0
         self._timers: Timers[_Timer] = Timers()
-        self._seen: dict[bytes, Address] = {}
+        self._seen: dict[bytes, Pair] = {}
+        self._allowance = Allowance(ALL_ANSWERS_PER_SECOND, ALL_ANSWERS_BURST)
         self._transmits: deque[Transmit] = deque(maxlen=MAX_QUEUE)
         self._events: deque[PunchEvent] = deque()
+        self._actions: deque[PunchAction] = deque()
         self.was_heard = False  # whether anything genuine came from the other side
         self.dropped = 0
         """Datagrams that were not genuine, replayed from elsewhere, or too many."""
 
+    # commands
+
     def start(self, now: float) -> None:
-        if self._phase is not _Phase.IDLE:
+        if self._started is not None:
             return
-        self._phase = _Phase.CHECKING
-        self._next_slot = now
+        self._started = self._next_slot = now
+        self._is_searching = True
         for entry in self._list:
             entry.hurry(now)
         self._timers.set(_Timer.FAIL, now + PUNCH_TIMEOUT)
+        self._timers.set(_Timer.GIVE_UP, now + SEARCH_TIME)
+        self._timers.set(_Timer.OPEN, now + OPEN_WAIT)
+        self._timers.set(_Timer.RELAY, now + self._relay_wait())
+        self._open(list(self._list), now)
+        self._events.append(Opened())
+        if self._remote.has_opened or self.was_heard:
+            self._go_in_earnest(now)
         self.handle_timeout(now)
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        if self._phase is _Phase.FAILED:
+    def update(self, local: Description, remote: Description, now: float) -> None:
+        """One of the descriptions has changed. What was begun for the old ones goes on, within the same caps."""
+        before = self._aims()
+        self._local, self._remote = local, remote
+        added = self._list.tell(usable(remote.candidates, local.candidates), now)
+        if self._started is None or not self._is_searching:
+            return
+        if not self._is_earnest:
+            self._open(added, now)
+        self._timers.set(_Timer.RELAY, max(now, self._started + self._relay_wait()))
+        if remote.has_opened and not self._is_earnest:
+            self._go_in_earnest(now)
+        elif self._is_earnest and before != self._aims():
+            self._begin_search(now)
+        self._send_checks(now)
+
+    def relay(self, local: int, address: Address, now: float) -> None:
+        """The server forwards what goes to `address` by `local`."""
+        self._list.add_relay(local, address, now)
+        if self._is_searching:
+            self._send_checks(now)
+
+    # input
+
+    def handle_datagram(self, data: bytes, source: Address, local: int, now: float) -> None:
+        if self._has_failed:
             return
         source = Address(source[0], source[1])
         try:
@@ -111,24 +145,37 @@ class PunchAgent:
             return
         self.was_heard = True
         if isinstance(message, Check):
-            self._on_check(message, source, now)
+            self._on_check(message, source, local, now)
         else:
-            self._on_answer(message, source, now)
+            self._on_answer(message, source, local, now)
         self._send_checks(now)
 
     def handle_timeout(self, now: float) -> None:
         for timer in self._timers.pop_expired(now):
-            if timer is _Timer.FAIL:
-                self._fail()
-            elif timer is _Timer.NOMINATE:
-                self._nominate(now)
-            elif self._chosen is not None:
-                self._send_check(self._chosen, now)
-                self._timers.set(_Timer.KEEPALIVE, now + KEEPALIVE_INTERVAL)
+            match timer:
+                case _Timer.OPEN:
+                    self._go_in_earnest(now)
+                case _Timer.RELAY:
+                    self._takes_relayed = True
+                    self._nominate(now)
+                case _Timer.NOMINATE:
+                    self._nominate(now)
+                case _Timer.NOMINATED:
+                    self._nominate_another(now)
+                case _Timer.FAIL:
+                    self._fail()
+                case _Timer.GIVE_UP:
+                    self._stop_searching()
+                case _Timer.KEEPALIVE:
+                    if self._selected is not None:
+                        self._send_check(self._selected, now)
+                        self._timers.set(_Timer.KEEPALIVE, now + KEEPALIVE_INTERVAL)
         self._send_checks(now)
 
+    # output
+
     def poll_timeout(self) -> float | None:
-        deadlines = [self._timers.earliest()]
+        deadlines = [self._timers.earliest(), self._search.next_due() if self._is_guessing else None]
         if (due := self._next_check()) is not None:
             deadlines.append(max(due, self._next_slot))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
@@ -139,23 +186,63 @@ class PunchAgent:
     def poll_event(self) -> PunchEvent | None:
         return self._events.popleft() if self._events else None
 
-    def _on_check(self, check: Check, source: Address, now: float) -> None:
-        entry = self._list.get(source)
-        first = self._seen.setdefault(check.transaction, source)
+    def poll_action(self) -> PunchAction | None:
+        return self._actions.popleft() if self._actions else None
+
+    # the two phases
+
+    def _open(self, entries: list[Entry], now: float) -> None:
+        """Opens our NAT: to no place that can be told apart from a NAT's does anything go before that is out."""
+        for entry in entries:
+            if entry.kind is Kind.SERVER_REFLEXIVE:
+                self._send_check(entry, now)
+
+    def _go_in_earnest(self, now: float) -> None:
+        if self._is_earnest or not self._is_searching:
+            return
+        self._is_earnest = True
+        self._timers.stop(_Timer.OPEN)
+        for entry in self._list:
+            if entry.kind is Kind.SERVER_REFLEXIVE and not entry.succeeded:
+                entry.hurry(now)
+        self._begin_search(now)
+
+    def _aims(self) -> object:
+        """What a plan depends on."""
+        return self._local.nat, self._remote.nat, aim(self._local), aim(self._remote)
+
+    def _begin_search(self, now: float) -> None:
+        made = plan(self._controlling, self._local, self._remote, self._random_bytes)
+        if sockets := self._search.begin(made, now):
+            self._actions.append(OpenSockets(sockets.start, len(sockets)))
+
+    def _relay_wait(self) -> float:
+        made = plan(self._controlling, self._local, self._remote, self._random_bytes)
+        if aim(self._remote) is None and all(entry.is_relayed for entry in self._list):
+            return 0.0
+        return RELAY_WAIT if made.hopeful else HOPELESS_WAIT
+
+    # checks
+
+    def _on_check(self, check: Check, source: Address, local: int, now: float) -> None:
+        entry = self._list.get(local, source)
+        first = self._seen.setdefault(check.transaction, (local, source))
         if len(self._seen) > MAX_SEEN:
             del self._seen[next(iter(self._seen))]
         if entry is None:
             # Each check goes to one address and has one source: a second source is a replay, and an agent that
             # believed it could be made to check, and answer, a bystander.
-            if first != source or self._phase is _Phase.SELECTED:
+            if first != (local, source) or (self._started is not None and not self._is_searching):
                 self.dropped += 1
                 return
-            entry = self._list.add_peer_reflexive(source, now)
-        if not entry.may_answer(now):
+            how = self._search.how(local, source) or How.LEARNED
+            entry = self._list.add_peer_reflexive(local, source, how, now)
+        if not (entry.allowance.take(now) and self._allowance.take(now)):
             self.dropped += 1
             return
         answer = Answer(check.transaction, source)
-        self._transmits.append(Transmit(source, (answer.encode(self._key_out),)))
+        self._transmits.append(Transmit(source, (answer.encode(self._key_out),), local=local))
+        self._go_in_earnest(now)  # the other side opens before it checks
         if check.nominate and not self._controlling:
             entry.peer_nominated = True
             entry.hurry(now)
@@ -164,78 +251,133 @@ class PunchAgent:
             entry.due = min(entry.due, now)
             self._list.trigger(entry)
 
-    def _on_answer(self, answer: Answer, source: Address, now: float) -> None:
-        entry = self._list.get(source)
+    def _on_answer(self, answer: Answer, source: Address, local: int, now: float) -> None:
+        entry = self._list.get(local, source)
         nominating = entry.answered(answer.transaction, now) if entry is not None else None
         if entry is None or nominating is None:
-            self.dropped += 1  # a copy, or from another address than the check was sent to: not symmetric
-            return
+            guess = self._search.answered(answer.transaction, local, source)
+            if guess is None or not self._is_guessing:
+                self.dropped += 1  # a copy, or from another address than the check was sent to: not symmetric
+                return
+            entry = entry or self._list.add_peer_reflexive(local, source, guess.how, now)
+            entry.check_sent(answer.transaction, False, guess.at)
+            entry.answered(answer.transaction, now)
+            nominating = False
         if not self._controlling:
             self._select_nominated(entry, now)
-        elif self._phase is _Phase.NOMINATING and nominating and entry is self._chosen:
+        elif entry is self._nominee and nominating:
             self._select(entry, now)
-        elif self._phase is _Phase.CHECKING:
+        elif self._is_searching and (self._nominee is None or self._nominee.is_relayed):
             if entry.kind is Kind.HOST:
                 self._nominate(now)
             elif self._timers.get(_Timer.NOMINATE) is None:
                 self._timers.set(_Timer.NOMINATE, now + NOMINATION_WAIT)
 
+    # nomination
+
     def _nominate(self, now: float) -> None:
-        if self._phase is not _Phase.CHECKING:
+        best = self._list.best(relayed=self._takes_relayed)
+        if not self._controlling or not self._is_searching or best in (None, self._nominee, self._selected):
+            return
+        if self._nominee is not None and not self._nominee.is_relayed:
             return
         self._timers.stop(_Timer.NOMINATE)
-        self._phase = _Phase.NOMINATING
-        self._chosen = self._list.best()
-        self._chosen.hurry(now)
+        self._timers.set(_Timer.NOMINATED, now + NOMINATION_TIMEOUT)
+        self._nominee = best
+        best.hurry(now)
+
+    def _nominate_another(self, now: float) -> None:
+        """The nominee was silent. It stays if there is nothing else."""
+        silent, self._nominee = self._nominee, None
+        others = (entry for entry in self._list if entry is not silent and entry.succeeded)
+        if silent is not None and any(self._takes_relayed or not entry.is_relayed for entry in others):
+            silent.advance(Seen.SILENCE)
+            silent.hurry(now)
+        self._nominate(now)
 
     def _select_nominated(self, entry: Entry, now: float) -> None:
         """The controlled side: nominated by the other, and proved by an answer to a check of our own."""
-        if self._phase is _Phase.CHECKING and entry.peer_nominated and entry.succeeded:
+        better = self._selected is None or (self._selected.is_relayed and not entry.is_relayed)
+        if better and entry.peer_nominated and entry.succeeded and self._started is not None:
             self._select(entry, now)
 
     def _select(self, entry: Entry, now: float) -> None:
         entry.advance(Seen.NOMINATION)
-        self._phase = _Phase.SELECTED
-        self._chosen = entry
+        self._selected, self._nominee = entry, None
         self._timers.stop(_Timer.FAIL)
+        self._timers.stop(_Timer.NOMINATED)
         self._timers.set(_Timer.KEEPALIVE, now + KEEPALIVE_INTERVAL)
-        self._events.append(Selected(entry.address, entry.kind, entry.rtt))
+        self._events.append(Selected(entry.local, entry.address, entry.kind, entry.rtt, self._how(entry)))
+        if not entry.is_relayed:
+            self._stop_searching()
+
+    def _how(self, entry: Entry) -> How:
+        if entry.how is How.PLAIN and entry.kind is Kind.SERVER_REFLEXIVE and self._local.nat.is_dependent:
+            return How.PREDICTED if self._local.nat.stride else How.LEARNED  # the other side's doing
+        return entry.how
 
     def _fail(self) -> None:
-        self._phase = _Phase.FAILED
-        self._timers.stop(_Timer.NOMINATE)
-        self._transmits.clear()
-        self._events.append(PunchFailed())
+        if self._selected is None:
+            self._stop_searching()
+            self._has_failed = True
+            self._nominee = None
+            self._transmits.clear()
+            self._events.append(PunchFailed())
+
+    def _stop_searching(self) -> None:
+        self._is_searching = False
+        self._search.stop()
+        for timer in (_Timer.OPEN, _Timer.RELAY, _Timer.NOMINATE, _Timer.GIVE_UP):
+            self._timers.stop(timer)
+        kept = None if self._selected is None else self._selected.local
+        if losers := tuple(number for number in range(1, self._search.sockets + 1) if number != kept):
+            self._actions.append(CloseSockets(losers))
+
+    # sending
+
+    @property
+    def _is_guessing(self) -> bool:
+        return self._is_searching and self._list.best(relayed=False) is None
 
     def _wants(self, entry: Entry) -> bool:
         """Whether a check of `entry` would still tell something."""
-        if self._phase is _Phase.NOMINATING:
-            return entry is self._chosen
-        return self._phase in (_Phase.IDLE, _Phase.CHECKING) and not entry.succeeded
+        if self._nominee is not None and not self._nominee.is_relayed:
+            return entry is self._nominee
+        return (self._started is None or self._is_searching) and not entry.succeeded
 
     def _next_check(self) -> float | None:
-        if self._phase is _Phase.CHECKING:
-            return self._list.next_due()
-        return self._chosen.due if self._phase is _Phase.NOMINATING and self._chosen is not None else None
+        if self._nominee is not None and (not self._nominee.is_relayed or not self._is_searching):
+            return self._nominee.due
+        listed = self._list.next_due() if self._is_searching else None
+        nominee = self._nominee.due if self._nominee is not None else None
+        return min((due for due in (listed, nominee) if due is not None), default=None)
 
     def _send_checks(self, now: float) -> None:
-        """At most one check a slot, whatever triggered it."""
+        """At most one check a slot, whatever triggered it; guesses have a pace of their own."""
+        if self._is_guessing:
+            for shot, how in self._search.take(now):
+                transaction = self._random_bytes(TRANSACTION)
+                self._search.fired(transaction, shot, how, now)
+                self._transmit(Check(transaction, False), shot.address, shot.local, shot.ttl)
         if now < self._next_slot:
             return
         entry: Entry | None = None
-        if self._phase is _Phase.CHECKING:
+        if self._nominee is not None and self._nominee.due <= now:
+            entry = self._nominee
+        elif self._is_searching and (self._nominee is None or self._nominee.is_relayed):
             entry = self._list.next(now)
-        elif self._phase is _Phase.NOMINATING and self._chosen is not None and self._chosen.due <= now:
-            entry = self._chosen
         if entry is not None:
             self._send_check(entry, now)
             self._next_slot = now + CHECK_INTERVAL
 
     def _send_check(self, entry: Entry, now: float) -> None:
         transaction = self._random_bytes(TRANSACTION)
-        nominate = self._phase is _Phase.NOMINATING
+        nominate = entry is self._nominee
         if nominate:
             entry.hurry(now)  # the other side waits for this one: no growing intervals
         entry.check_sent(transaction, nominate, now)
-        datagram = Check(transaction, nominate).encode(self._key_out)
-        self._transmits.append(Transmit(entry.address, (datagram,)))
+        early = entry.kind is Kind.SERVER_REFLEXIVE and not self._is_earnest and self._is_searching
+        self._transmit(Check(transaction, nominate), entry.address, entry.local, OPENER_TTL if early else None)
+
+    def _transmit(self, check: Check, address: Address, local: int, ttl: int | None) -> None:
+        self._transmits.append(Transmit(address, (check.encode(self._key_out),), ttl=ttl, local=local))

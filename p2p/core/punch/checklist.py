@@ -1,4 +1,4 @@
-"""The check list: what is known of each remote address, and which is checked next."""
+"""The check list: what is known of each candidate pair, and which is checked next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from enum import Enum, auto
 from typing import Final
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN
 from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Kind, reachable
+from p2p.core.punch.events import How
 
 FIRST_INTERVAL: Final = 0.2  # seconds between two checks of one address, at first
 INTERVAL_GROWTH: Final = 1.5
@@ -17,10 +19,14 @@ TRIGGER_INTERVAL: Final = 0.05  # seconds; two sides whose answers get lost must
 MAX_TRANSACTIONS: Final = 32  # of one address whose answers may still come: 1.6 s worth at the fastest
 # A symmetric NAT shows one new port for every candidate of ours that the peer checks, and no more.
 MAX_PEER_REFLEXIVE: Final = MAX_CANDIDATES
+MAX_TOLD: Final = 2 * MAX_CANDIDATES  # addresses in all the descriptions of a run: each new one may bring others
 ANSWERS_PER_SECOND: Final = 25.0  # to one address; a peer that paces its checks asks for fewer
 ANSWER_BURST: Final = 10.0
 
-_RANK: Final = {Kind.HOST: 0, Kind.SERVER_REFLEXIVE: 1, Kind.PEER_REFLEXIVE: 1, Kind.MAPPED: 1}
+_RANK: Final = {Kind.HOST: 0, Kind.SERVER_REFLEXIVE: 1, Kind.PEER_REFLEXIVE: 1, Kind.MAPPED: 1, Kind.RELAYED: 2}
+_TOLD: Final = (Kind.HOST, Kind.SERVER_REFLEXIVE, Kind.MAPPED)
+
+Pair = tuple[int, Address]  # number of the local socket, remote address
 
 
 class State(Enum):
@@ -36,6 +42,7 @@ class Seen(Enum):
     CHECK_SENT = auto()
     ANSWER = auto()
     NOMINATION = auto()
+    SILENCE = auto()  # nominated in vain
 
 
 TRANSITIONS: Final[dict[tuple[State, Seen], State]] = {
@@ -45,17 +52,36 @@ TRANSITIONS: Final[dict[tuple[State, Seen], State]] = {
     (State.SUCCEEDED, Seen.CHECK_SENT): State.SUCCEEDED,
     (State.SUCCEEDED, Seen.ANSWER): State.SUCCEEDED,
     (State.SUCCEEDED, Seen.NOMINATION): State.NOMINATED,
+    (State.SUCCEEDED, Seen.SILENCE): State.WAITING,
     (State.NOMINATED, Seen.CHECK_SENT): State.NOMINATED,
     (State.NOMINATED, Seen.ANSWER): State.NOMINATED,
 }
 
 
-class Entry:
-    """One remote address."""
+class Allowance:
+    """So many answers a second, after a first few."""
 
-    def __init__(self, candidate: Candidate, now: float) -> None:
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate, self._burst = rate, burst
+        self._left, self._at = burst, 0.0
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Entry:
+    """One candidate pair."""
+
+    def __init__(self, local: int, candidate: Candidate, now: float, how: How = How.PLAIN) -> None:
+        self.local = local
         self.address = candidate.address
         self.kind = candidate.kind
+        self.how = how
         self.state = State.WAITING
         self.rtt = float("inf")  # seconds; the lowest
         self.peer_nominated = False
@@ -63,8 +89,15 @@ class Entry:
         self._interval = FIRST_INTERVAL
         self._last_sent = float("-inf")
         self._sent: dict[bytes, tuple[float, bool]] = {}  # transaction: when, nominating
-        self._answers = ANSWER_BURST
-        self._answers_at = now
+        self.allowance = Allowance(ANSWERS_PER_SECOND, ANSWER_BURST)
+
+    @property
+    def pair(self) -> Pair:
+        return self.local, self.address
+
+    @property
+    def is_relayed(self) -> bool:
+        return self.kind is Kind.RELAYED
 
     @property
     def succeeded(self) -> bool:
@@ -105,43 +138,47 @@ class Entry:
         self.due = now
         self._interval = FIRST_INTERVAL
 
-    def may_answer(self, now: float) -> bool:
-        """Takes one answer from this address's allowance."""
-        self._answers = min(ANSWER_BURST, self._answers + (now - self._answers_at) * ANSWERS_PER_SECOND)
-        self._answers_at = now
-        if self._answers < 1:
-            return False
-        self._answers -= 1
-        return True
-
 
 class CheckList:
     def __init__(self, remote: Sequence[Candidate]) -> None:
-        self._entries: dict[Address, Entry] = {}
+        self._entries: dict[Pair, Entry] = {}
         self._triggered: deque[Entry] = deque()
-        usable = (candidate for candidate in remote[:MAX_CANDIDATES] if candidate.kind in _RANK)
-        for candidate in sorted(usable, key=lambda candidate: _RANK[candidate.kind]):
-            if reachable(candidate.address) and candidate.address not in self._entries:
-                self._entries[candidate.address] = Entry(candidate, 0.0)
+        self.tell(remote, 0.0)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
-    def get(self, address: Address) -> Entry | None:
-        return self._entries.get(address)
+    def get(self, local: int, address: Address) -> Entry | None:
+        return self._entries.get((local, address))
 
-    def add_peer_reflexive(self, address: Address, now: float) -> Entry:
+    def tell(self, remote: Sequence[Candidate], now: float) -> list[Entry]:
+        """Adds and returns what is new in a description: nearest first, IPv6 before IPv4."""
+        told = sum(entry.kind in _TOLD for entry in self)
+        added: list[Entry] = []
+        usable = (candidate for candidate in remote[:MAX_CANDIDATES] if candidate.kind in _TOLD)
+        for candidate in sorted(usable, key=lambda each: (_RANK[each.kind], ":" not in each.address.host)):
+            new = reachable(candidate.address) and (MAIN, candidate.address) not in self._entries
+            if new and told + len(added) < MAX_TOLD:
+                how = How.MAPPED if candidate.kind is Kind.MAPPED else How.PLAIN
+                added.append(self._add(Entry(MAIN, candidate, now, how)))
+        return added
+
+    def add_relay(self, local: int, address: Address, now: float) -> None:
+        """The server's address. It replaces what was thought of it before."""
+        self._add(Entry(local, Candidate(Kind.RELAYED, address), now, How.RELAY))
+
+    def add_peer_reflexive(self, local: int, address: Address, how: How, now: float) -> Entry:
         """The oldest one that did not succeed gives way when there are too many: it may be a forgery, the new one not.
 
-        Only an authenticated check leads here.
+        Only an authenticated check or answer leads here.
         """
         learned = [entry for entry in self if entry.kind is Kind.PEER_REFLEXIVE and not entry.succeeded]
         if len(learned) >= MAX_PEER_REFLEXIVE:
-            del self._entries[learned[0].address]
-            if learned[0] in self._triggered:
-                self._triggered.remove(learned[0])
-        entry = self._entries[address] = Entry(Candidate(Kind.PEER_REFLEXIVE, address), now)
-        return entry
+            oldest = min(learned, key=lambda entry: entry.peer_nominated)
+            del self._entries[oldest.pair]
+            if oldest in self._triggered:
+                self._triggered.remove(oldest)
+        return self._add(Entry(local, Candidate(Kind.PEER_REFLEXIVE, address), now, how))
 
     def trigger(self, entry: Entry) -> None:
         """Lets `entry` be checked before any whose turn it is (RFC 8445 section 6.1.4.1)."""
@@ -161,9 +198,14 @@ class CheckList:
             return float("-inf")  # the next slot
         return min((entry.due for entry in self._unproved()), default=None)
 
-    def best(self) -> Entry:
-        """The best of those that succeeded, of which there is one."""
-        return min((entry for entry in self if entry.succeeded), key=lambda entry: entry.rank)
+    def best(self, *, relayed: bool) -> Entry | None:
+        """The best of those that succeeded; a relayed one only if that is wanted."""
+        good = (entry for entry in self if entry.succeeded and (relayed or not entry.is_relayed))
+        return min(good, key=lambda entry: entry.rank, default=None)
+
+    def _add(self, entry: Entry) -> Entry:
+        self._entries[entry.pair] = entry
+        return entry
 
     def _unproved(self) -> Iterator[Entry]:
         return (entry for entry in self if not entry.succeeded)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeVar
 
-from p2p.core.address import Address, encode_address
+from p2p.core.address import Address, encode_address, in_zones, needs_zone, split_zone
 from p2p.core.errors import CallerError, DecodeError
 from p2p.core.nat_report import NatReport
 from p2p.core.wire import Reader
@@ -83,11 +84,44 @@ class Description:
 
 
 def reachable(address: Address) -> bool:
-    """Whether a datagram may be sent there because a peer says so: one host, and without a scope id."""
+    """Whether a datagram may be sent there because a peer says so: one host, on an interface that is known."""
     ip = ipaddress.ip_address(address.host)
     broadcast = ip.version == 4 and int(ip) == 0xFFFFFFFF
-    unscoped = ip.version == 6 and ip.is_link_local
-    return address.port != 0 and not (ip.is_multicast or ip.is_unspecified or broadcast or unscoped)
+    # an IPv4 address in disguise would pass the rest of the questions whatever it is
+    disguised = isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None
+    somewhere = not (ip.is_multicast or ip.is_unspecified or broadcast or disguised)
+    return address.port != 0 and somewhere and not needs_zone(address.host)
+
+
+def versions(candidates: Iterable[Candidate]) -> set[int]:
+    """Of the Internet Protocol, 4 and 6: those in which the machine of these candidates can send beyond one link.
+
+    Its interfaces tell, not what the server saw: NAT64 gives an IPv6 host an IPv4 address in the eyes of others.
+    """
+    hosts = (each.address.host for each in candidates if each.kind in (Kind.HOST, Kind.HOST_TCP))
+    return {4 if ":" not in host else 6 for host in hosts if not _is_zoned(host)}
+
+
+def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Candidate]:
+    """The remote candidates that a machine with these local ones can send to, in their order.
+
+    Link-local ones on each interface on which we have such an address too; others if we have any address of that
+    version, or know of none at all: a check of what we have no route to would take the turn of one that can succeed.
+    """
+    ours = versions(local) if local else {4, 6}
+    zones = list(dict.fromkeys(zone for each in local if (zone := split_zone(each.address.host)[1])))
+    found = []
+    for each in remote:
+        host = each.address.host
+        if _is_zoned(host):
+            found += [Candidate(each.kind, address) for address in in_zones(each.address, zones)]
+        elif (4 if ":" not in host else 6) in ours:
+            found.append(each)
+    return found
+
+
+def _is_zoned(host: str) -> bool:
+    return ":" in host and ipaddress.ip_address(host).is_link_local
 
 
 def _candidate(reader: Reader) -> Candidate:

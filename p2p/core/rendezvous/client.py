@@ -8,29 +8,14 @@ from enum import Enum, auto
 from typing import assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import MAIN, TUNNEL, Transmit
 from p2p.core.errors import CallerError, DecodeError, VersionError
-from p2p.core.rendezvous import messages
-from p2p.core.rendezvous.events import (
-    Answering,
-    Contested,
-    Event,
-    Gone,
-    Mapped,
-    Message,
-    Outdated,
-    Paired,
-    PeerLeft,
-    Refused,
-    ServerUnreachable,
-    Silent,
-    Waiting,
-)
+from p2p.core.introduction import MAX_PAYLOAD, Pairing, RefusedReason
+from p2p.core.rendezvous import events, messages, timing
+from p2p.core.rendezvous.events import Event
 from p2p.core.rendezvous.messages import (
     CLIENT_SIZE,
     COOKIE_SIZE,
-    LEASE,
-    MAX_PAYLOAD,
     TRANSACTION_SIZE,
     Cookie,
     Forward,
@@ -40,49 +25,19 @@ from p2p.core.rendezvous.messages import (
     Joined,
     Leave,
     Left,
-    NamePair,
-    Pairing,
-    RefusedReason,
+    Relay,
+    Relayed,
     SeatState,
     Unsupported,
     decode,
     encode,
     push_transaction,
 )
-from p2p.core.rendezvous.states import ASKING, TRANSITIONS, Input, State
+from p2p.core.rendezvous.relay_request import RelayRequest
+from p2p.core.rendezvous.states import ASKING, TRANSITIONS, Input, State, may_pass
 from p2p.core.rendezvous.watch import Liveness, ReflexiveAddress
 from p2p.core.role import Role
 from p2p.core.timers import Timers
-
-__all__ = [
-    "Answering",
-    "Contested",
-    "Event",
-    "Gone",
-    "Mapped",
-    "Message",
-    "Outdated",
-    "Paired",
-    "PeerLeft",
-    "Refused",
-    "RendezvousClient",
-    "ServerUnreachable",
-    "Silent",
-    "Waiting",
-]
-
-RETRY_FIRST = 0.25  # seconds; half of RFC 8489 section 6.2.1: a lost datagram should not be felt
-RETRY_MAX = 2.0  # seconds; doubles up to this
-JOIN_INTERVAL = 5.0  # seconds; three in a lease, and far below the 2 min of RFC 4787 section 4.3, which not all keep
-COOKIES_IN_A_ROW = 3  # answered at once; more of them mean a NAT that changes our address with every datagram
-REFUSED_INTERVAL = 1.0  # seconds between two attempts to get a seat that is not free
-REFUSED_PATIENCE = LEASE + 2.0  # seconds: by then the seat of a predecessor that crashed has expired
-REJOIN_GRACE = JOIN_INTERVAL + 2.0  # seconds: after a restart of the server the friend is back within this
-# Seconds in which an answer may still contradict what says that the server speaks another version: anybody who knows
-# our address can forge that, for it bears no number; two more requests fit in.
-OUTDATED_WAIT = 1.0
-LEAVE_RETRY = 0.2  # seconds
-LEAVE_PATIENCE = 1.0  # seconds
 
 
 class Timer(Enum):
@@ -111,9 +66,11 @@ class RendezvousClient:
         self._events: deque[Event] = deque()
         self._reflexive = ReflexiveAddress(random_bytes)
         self._liveness = Liveness()
+        self._relay = RelayRequest(self._client, random_bytes)
+        self._local = MAIN
         self._push = push_transaction(self._client)
         self._transaction: bytes | None = None  # of the open request
-        self._retry = RETRY_FIRST
+        self._retry = timing.RETRY_FIRST
         self._asked_at = float("-inf")
         self._cookie = bytes(COOKIE_SIZE)
         self._cookies_in_a_row = 0
@@ -149,27 +106,60 @@ class RendezvousClient:
             return
         self._stop()
         if self._state is State.CLOSED:
-            self._events.append(Gone())
+            self._events.append(events.Gone())
             return
-        self._timers.set(Timer.LEAVE_END, now + LEAVE_PATIENCE)
+        self._timers.set(Timer.LEAVE_END, now + timing.LEAVE_PATIENCE)
         self._ask(now)
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        if self._state in (State.IDLE, State.CLOSED) or source not in (self._server, self._reflexive.alternate):
+    def use(self, local: int, now: float) -> None:
+        """Goes on by MAIN, or by TUNNEL: the TCP connection to the server, also a new one after the last broke.
+
+        Our address at the server is another one then, so the open request, or a JOIN, goes out at once.
+        """
+        self._local = local
+        self._reflexive = ReflexiveAddress(self._random_bytes, local)
+        self._relay.stop()
+        if self._state in (State.SEEKING, State.LEAVING, *ASKING):
+            self._transaction = None  # an answer that comes the old way is none
+            self._retry = timing.RETRY_FIRST
+            self._cookies_in_a_row = 0
+            self._ask(now)
+
+    def ask_relay(self, now: float) -> None:
+        """Have the server forward datagrams between us and the friend, as long as he wants that too."""
+        self._relay.want()
+        if self._state in (State.WAITING, State.PAIRED):
+            self._relay.handle_seated(now)
+
+    def drop_relay(self, now: float) -> None:  # noqa: ARG002 (every command takes the time)
+        """Ask no more; the server forgets it within half a minute."""
+        self._relay.drop()
+
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
+        """`local` is the way by which it came. By the TUNNEL only the server can speak, so `source` is not looked at.
+
+        What it pushes counts by either way; answers are told by their numbers, new ones for each way.
+        """
+        if self._state in (State.IDLE, State.CLOSED):
+            return
+        if local != TUNNEL and source not in (self._server, self._reflexive.alternate):
             return
         try:
             message = decode(data)
         except VersionError as error:
-            self._handle_other_version(error.version, now)
+            if local == self._local:
+                self._handle_other_version(error.version, now)
         except DecodeError:
             return
         else:
-            self._handle_message(message, source, now)
+            self._handle_message(message, source, now, local)
 
-    def handle_error(self, now: float) -> None:
-        """The socket said ECONNREFUSED for the server's address: nobody listens there."""
+    def handle_error(self, now: float, local: int = MAIN) -> None:
+        """That way we are told that nobody listens at the server: ECONNREFUSED."""
+        if local != self._local:
+            return
         if self._state is State.LEAVING:
-            self._end(Gone())
+            self._end(events.Gone())
         else:
             self._liveness.handle_error(now)
 
@@ -178,24 +168,29 @@ class RendezvousClient:
             self._handle_timer(timer, now)
         self._reflexive.handle_timeout(now)
         self._liveness.handle_timeout(now)
+        self._relay.handle_timeout(now)
 
     def poll_transmit(self) -> Transmit | None:
+        while (message := self._relay.poll_message()) is not None:
+            self._send(message)
         return self._transmits.popleft() if self._transmits else self._reflexive.poll_transmit()
 
     def poll_event(self) -> Event | None:
         return (
             self._liveness.poll_event()
             or self._reflexive.poll_event()
+            or self._relay.poll_event()
             or (self._events.popleft() if self._events else None)
         )
 
     def poll_timeout(self) -> float | None:
-        deadlines = (self._timers.earliest(), self._reflexive.poll_timeout(), self._liveness.poll_timeout())
+        parts = (self._reflexive, self._liveness, self._relay)
+        deadlines = (self._timers.earliest(), *(part.poll_timeout() for part in parts))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # What the server says
 
-    def _handle_message(self, message: messages.Message, source: Address, now: float) -> None:
+    def _handle_message(self, message: messages.Message, source: Address, now: float, local: int) -> None:
         match message:
             case Cookie():
                 if not self._reflexive.handle_cookie(message, source) and self._is_answer(message.transaction):
@@ -212,15 +207,18 @@ class RendezvousClient:
                     self._join_now(now)
             case Forwarded(tag, payload):
                 if self._state is State.PAIRED and tag == self._peer_tag:
-                    self._events.append(Message(tag, payload))
-                elif now >= self._asked_at + RETRY_FIRST:  # it may be forged: not a JOIN for each
+                    self._events.append(events.Message(tag, payload))
+                elif now >= self._asked_at + timing.RETRY_FIRST:  # it may be forged: not a JOIN for each
                     self._join_now(now)  # the push that told of this friend was lost; it will repeat what it said
             case Left(transaction):
                 if self._state is State.LEAVING and transaction == self._transaction:
-                    self._end(Gone())
+                    self._end(events.Gone())
+            case Relayed():
+                self._relay.handle_relayed(message, self._push, now)
             case Unsupported(_, highest):
-                self._handle_other_version(highest, now)
-            case Hello() | Join() | Forward() | Leave():
+                if local == self._local:
+                    self._handle_other_version(highest, now)
+            case Hello() | Join() | Forward() | Leave() | Relay():
                 pass  # not for a peer
             case _:
                 assert_never(message)
@@ -230,7 +228,7 @@ class RendezvousClient:
         if transaction != self._transaction or self._state is State.LEAVING:
             return False
         self._transaction = None
-        self._retry = RETRY_FIRST
+        self._retry = timing.RETRY_FIRST
         self._timers.stop(Timer.REQUEST)
         self._timers.stop(Timer.OUTDATED)
         self._liveness.handle_answer()
@@ -243,15 +241,16 @@ class RendezvousClient:
         self._reflexive.handle_alternate_port(Address(self._server.host, port) if port else None)
         self._reflexive.handle_mapped(message.mapped, now)
         self._cookies_in_a_row += 1
-        if self._cookies_in_a_row <= COOKIES_IN_A_ROW:
+        if self._cookies_in_a_row <= timing.COOKIES_IN_A_ROW:
             self._ask(now)
         else:
-            self._timers.set(Timer.REQUEST, now + RETRY_MAX)
+            self._timers.set(Timer.REQUEST, now + timing.RETRY_MAX)
 
     def _handle_joined(self, message: Joined, now: float) -> None:
         self._cookies_in_a_row = 0
-        self._timers.set(Timer.REQUEST, now + JOIN_INTERVAL)
+        self._timers.set(Timer.REQUEST, now + timing.JOIN_INTERVAL)
         self._reflexive.handle_mapped(message.mapped, now)
+        self._relay.handle_seated(now)
         if message.state is SeatState.PAIRED:
             self._seated_with(message.peer_tag)
         elif self._state is not State.PAIRED:
@@ -259,8 +258,8 @@ class RendezvousClient:
         elif self._timers.get(Timer.REJOIN) is None:
             # Either the push that the friend left was lost, or the server was restarted and the friend has not
             # come again yet, or this answer was overtaken by the push of the pairing. Ask once more, and wait.
-            self._timers.set(Timer.REJOIN, now + REJOIN_GRACE)
-            self._timers.set(Timer.REQUEST, now + RETRY_FIRST)
+            self._timers.set(Timer.REJOIN, now + timing.REJOIN_GRACE)
+            self._timers.set(Timer.REQUEST, now + timing.RETRY_FIRST)
 
     def _handle_push(self, message: Joined, now: float) -> None:
         if message.state is SeatState.PAIRED:
@@ -277,7 +276,7 @@ class RendezvousClient:
         self._obstacle = self._refused_until = None
         if tag != self._peer_tag:
             self._peer_tag = tag
-            self._events.append(Paired(tag))
+            self._events.append(events.Paired(tag))
 
     def _seated_alone(self, message: Joined) -> None:
         was_waiting = self._state is State.WAITING
@@ -286,7 +285,7 @@ class RendezvousClient:
         self._refused_until = None
         if not was_waiting:
             self._obstacle = None
-            self._events.append(Waiting(message.mapped))
+            self._events.append(events.Waiting(message.mapped))
         if message.state is SeatState.CONTESTED:
             self._note_obstacle(RefusedReason.SAME_ROLE)
         else:
@@ -295,44 +294,33 @@ class RendezvousClient:
     def _handle_refused(self, reason: RefusedReason, now: float) -> None:
         self._cookies_in_a_row = 0
         self._lose_peer()
+        self._relay.stop()
         if self._refused_until is None:
-            self._refused_until = now + REFUSED_PATIENCE
+            self._refused_until = now + timing.REFUSED_PATIENCE
             self._obstacle = None
-        if now >= self._refused_until or not self._may_pass(reason):
-            self._end(Refused(reason))
+        if now >= self._refused_until or not may_pass(reason, self._pairing):
+            self._end(events.Refused(reason))
         elif self._advance(Input.REFUSED):
             self._note_obstacle(reason)
-            self._timers.set(Timer.REQUEST, now + REFUSED_INTERVAL)
-
-    def _may_pass(self, reason: RefusedReason) -> bool:
-        """Whether it may be due to our own run of a moment ago, or otherwise pass by itself."""
-        match reason:
-            case RefusedReason.SAME_ROLE:
-                return not isinstance(self._pairing, NamePair)  # a nameplate has one seat a role: maybe ours
-            case RefusedReason.BAD_NAMES | RefusedReason.NOT_JOINED:
-                return False
-            case RefusedReason.TAKEN | RefusedReason.SERVER_FULL | RefusedReason.NETWORK_FULL:
-                return True
-            case _:
-                assert_never(reason)
+            self._timers.set(Timer.REQUEST, now + timing.REFUSED_INTERVAL)
 
     def _handle_other_version(self, version: int, now: float) -> None:
         if not self._liveness.may_be_outdated:
             return  # a late datagram, or a forgery
         self._other_version = version
         if self._timers.get(Timer.OUTDATED) is None:
-            self._timers.set(Timer.OUTDATED, now + OUTDATED_WAIT)
+            self._timers.set(Timer.OUTDATED, now + timing.OUTDATED_WAIT)
 
     def _lose_peer(self) -> None:
         self._timers.stop(Timer.REJOIN)
         if self._peer_tag is not None:
             self._peer_tag = None
-            self._events.append(PeerLeft())
+            self._events.append(events.PeerLeft())
 
     def _note_obstacle(self, reason: RefusedReason) -> None:
         if reason is not self._obstacle:
             self._obstacle = reason
-            self._events.append(Contested(reason))
+            self._events.append(events.Contested(reason))
 
     # What we say
 
@@ -343,11 +331,11 @@ class RendezvousClient:
             case Timer.REJOIN:
                 self._lose_peer()
                 if self._advance(Input.SEATED_ALONE) and self._reflexive.first is not None:
-                    self._events.append(Waiting(self._reflexive.first))
+                    self._events.append(events.Waiting(self._reflexive.first))
             case Timer.LEAVE_END:
-                self._end(Gone())
+                self._end(events.Gone())
             case Timer.OUTDATED:
-                self._end(Outdated(self._other_version))
+                self._end(events.Outdated(self._other_version))
             case _:
                 assert_never(timer)
 
@@ -358,7 +346,7 @@ class RendezvousClient:
             self._transaction = self._random_bytes(TRANSACTION_SIZE)
         if self._state is State.LEAVING:
             self._send(Leave(self._transaction, self._client))
-            self._timers.set(Timer.REQUEST, now + LEAVE_RETRY)
+            self._timers.set(Timer.REQUEST, now + timing.LEAVE_RETRY)
             return
         if self._state is State.SEEKING:
             self._send(Hello(self._transaction))
@@ -366,7 +354,7 @@ class RendezvousClient:
             self._send(Join(self._transaction, self._cookie, self._client, self._role, self._pairing))
         self._liveness.handle_request(now)
         self._timers.set(Timer.REQUEST, now + self._retry)
-        self._retry = min(2 * self._retry, RETRY_MAX)
+        self._retry = min(2 * self._retry, timing.RETRY_MAX)
 
     def _join_now(self, now: float) -> None:
         """Asks at once, unless an answer is due anyway."""
@@ -374,7 +362,7 @@ class RendezvousClient:
             self._ask(now)
 
     def _send(self, message: messages.Message) -> None:
-        self._transmits.append(Transmit(self._server, (encode(message),)))
+        self._transmits.append(Transmit(self._server, (encode(message),), local=self._local))
 
     # State
 
@@ -386,7 +374,7 @@ class RendezvousClient:
         self._state = state
         return True
 
-    def _end(self, event: Refused | Outdated | Gone) -> None:
+    def _end(self, event: events.Refused | events.Outdated | events.Gone) -> None:
         if self._advance(Input.END):
             self._stop()
             self._events.append(event)
@@ -395,5 +383,6 @@ class RendezvousClient:
         self._transaction = None
         self._reflexive.stop()
         self._liveness.stop()
+        self._relay.stop()
         for timer in Timer:
             self._timers.stop(timer)

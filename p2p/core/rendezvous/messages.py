@@ -9,6 +9,7 @@ from typing import ClassVar, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address, encode_address
 from p2p.core.errors import CallerError, DecodeError, VersionError
+from p2p.core.introduction import MAX_NAMEPLATE, MAX_PAYLOAD, NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.wire import Reader, text8, uint
 
@@ -23,22 +24,10 @@ COOKIE_SIZE = 16
 CLIENT_SIZE = 16
 PEER_TAG_SIZE = 8
 HELLO_PADDING = 51  # bytes: HELLO is 64 in all, longer than any COOKIE
-MAX_NAME = 64  # bytes of UTF-8
-MAX_NAMEPLATE = 32  # bytes of UTF-8
-MAX_PAYLOAD = 1024  # bytes: with all headers below the 1232 bytes that every IPv6 path carries (RFC 8200 section 5)
 
 LEASE = 15  # seconds from the last JOIN until a seat is free again
 
 NO_PEER = bytes(PEER_TAG_SIZE)
-
-
-class RefusedReason(IntEnum):
-    TAKEN = 1
-    SAME_ROLE = 2
-    SERVER_FULL = 3
-    NETWORK_FULL = 4
-    BAD_NAMES = 5
-    NOT_JOINED = 6
 
 
 class SeatState(IntEnum):
@@ -49,37 +38,13 @@ class SeatState(IntEnum):
     CONTESTED = 2  # waiting, and the friend asked in our role
 
 
-@dataclass(frozen=True, slots=True)
-class NamePair:
-    """kind(1) = 1 me:text8 friend:text8
+class RelayState(IntEnum):
+    """What the server says of the relay between our seat and the friend's."""
 
-    Names are 1 to 64 bytes of UTF-8 each and differ. Raises CallerError otherwise.
-    """
-
-    me: str
-    friend: str
-
-    def __post_init__(self) -> None:
-        if self.me == self.friend:
-            raise CallerError("both names are the same")
-        _check_text("name", self.me, MAX_NAME)
-        _check_text("name", self.friend, MAX_NAME)
-
-
-@dataclass(frozen=True, slots=True)
-class Nameplate:
-    """kind(1) = 2 nameplate:text8
-
-    The public half of a one-time code, 1 to 32 bytes of UTF-8. Raises CallerError otherwise.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        _check_text("nameplate", self.text, MAX_NAMEPLATE)
-
-
-Pairing: TypeAlias = NamePair | Nameplate
+    NONE = 0  # it forwards for nobody, or for no more pairs now
+    ALONE = 1  # the friend has not asked, or is not there
+    OPEN = 2
+    USED_UP = 3  # this pair has had all that it may
 
 
 class BadNames(DecodeError):
@@ -178,6 +143,29 @@ class Left:
 
 
 @dataclass(frozen=True, slots=True)
+class Relay:
+    """transaction(8) client(16)"""
+
+    TYPE: ClassVar[int] = 10
+    transaction: bytes
+    client: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """transaction(8) state(1) rate(4, kB/s) left(8, bytes)
+
+    `rate` and `left` are what both directions of this pair may carry together, headers included; 0 is no limit.
+    """
+
+    TYPE: ClassVar[int] = 11
+    transaction: bytes
+    state: RelayState
+    rate: int
+    left: int
+
+
+@dataclass(frozen=True, slots=True)
 class Unsupported:
     """lowest(1) highest(1): the versions that the server speaks"""
 
@@ -186,7 +174,9 @@ class Unsupported:
     highest: int
 
 
-Message: TypeAlias = Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Unsupported
+Message: TypeAlias = (
+    Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Relay | Relayed | Unsupported
+)
 
 
 def push_transaction(client: bytes) -> bytes:
@@ -232,6 +222,10 @@ def _encode_body(message: Message) -> bytes:
             return transaction + client
         case Left(transaction):
             return transaction
+        case Relay(transaction, client):
+            return transaction + client
+        case Relayed(transaction, state, rate, left):
+            return transaction + bytes([state]) + uint(rate, 4) + uint(left, 8)
         case Unsupported(lowest, highest):
             return bytes([lowest, highest])
         case _:
@@ -246,9 +240,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
                 raise DecodeError("padding is not zero")
             return Hello(transaction)
         case Cookie.TYPE:
-            return Cookie(
-                reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address()
-            )
+            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address())
         case Join.TYPE:
             return _decode_join(reader)
         case Joined.TYPE:
@@ -263,6 +255,11 @@ def _decode_body(kind: int, reader: Reader) -> Message:
             return Leave(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
         case Left.TYPE:
             return Left(reader.take(TRANSACTION_SIZE))
+        case Relay.TYPE:
+            return Relay(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
+        case Relayed.TYPE:
+            transaction, state = reader.take(TRANSACTION_SIZE), _member(RelayState, reader.uint(1))
+            return Relayed(transaction, state, reader.uint(4), reader.uint(8))
         case Unsupported.TYPE:
             return Unsupported(reader.uint(1), reader.uint(1))
         case _:
@@ -293,6 +290,7 @@ def _decode_payload(reader: Reader) -> bytes:
 
 
 def _encode_pairing(pairing: Pairing) -> bytes:
+    """kind(1) = 1 me:text8 friend:text8, or kind(1) = 2 nameplate:text8"""
     match pairing:
         case NamePair(me, friend):
             return b"\1" + text8(me) + text8(friend)
@@ -319,15 +317,6 @@ def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
             raise DecodeError("empty nameplate")
         return Nameplate(nameplate)
     raise DecodeError(f"unknown kind of pairing {kind}")
-
-
-def _check_text(what: str, text: str, limit: int) -> None:
-    try:
-        length = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise CallerError(f"a {what} that is not Unicode text") from error
-    if not 1 <= length <= limit:
-        raise CallerError(f"a {what} of {length} bytes where 1 to {limit} are allowed")
 
 
 def _member(enum: type[_EnumT], value: int) -> _EnumT:

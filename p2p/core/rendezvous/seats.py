@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TypeAlias, assert_never
+from typing import TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import LEASE, NamePair, Nameplate, Pairing
+from p2p.core.introduction import NamePair, Nameplate, Pairing
+from p2p.core.prefix import prefix
+from p2p.core.rendezvous.messages import LEASE
 from p2p.core.role import Role
+
+KeyT = TypeVar("KeyT")
 
 Place: TypeAlias = tuple[str, str] | tuple[Role, str]
 """(me, friend) in a room of two names, (role, nameplate) in a room of a nameplate."""
+
+
+FIRST_CONNECTION = 1 << 16  # port indexes from here on name TCP connections; each names one, and never another
+
+Source: TypeAlias = Address | int
+"""Whose datagrams they are: a UDP address, or a TCP connection by its port index."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +50,7 @@ class Seats:
         self._by_client: OrderedDict[bytes, Seat] = OrderedDict()  # every lease is equal: renewed last expires last
         self._by_place: dict[Place, Seat] = {}
         self._per_prefix: dict[str, int] = {}
+        self._per_connection: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._by_client)
@@ -55,38 +65,44 @@ class Seats:
         """The seat of the other peer in the same room."""
         return self._by_place.get(opposite(seat.place))
 
+    def has_connection(self, port_index: int) -> bool:
+        """Whether some peer sits at this TCP connection."""
+        return port_index in self._per_connection
+
     def count_in_network_of(self, address: Address) -> int:
         return self._per_prefix.get(prefix(address), 0)
 
     def add(self, seat: Seat) -> None:
         self._by_client[seat.client] = seat
         self._by_place[seat.place] = seat
-        self._count(seat.address, 1)
+        self._count(seat, 1)
 
     def renew(self, seat: Seat, now: float) -> None:
         seat.expires = now + LEASE
         self._by_client.move_to_end(seat.client)
 
-    def move(self, seat: Seat, address: Address) -> None:
-        self._count(seat.address, -1)
-        seat.address = address
-        self._count(address, 1)
+    def move(self, seat: Seat, address: Address, port_index: int) -> None:
+        self._count(seat, -1)
+        seat.address, seat.port_index = address, port_index
+        self._count(seat, 1)
 
     def remove(self, seat: Seat) -> None:
         del self._by_client[seat.client]
         del self._by_place[seat.place]
-        self._count(seat.address, -1)
+        self._count(seat, -1)
 
     def first_to_expire(self) -> Seat | None:
         return next(iter(self._by_client.values()), None)
 
-    def _count(self, address: Address, change: int) -> None:
-        network = prefix(address)
-        count = self._per_prefix.get(network, 0) + change
-        if count:
-            self._per_prefix[network] = count
-        else:
-            del self._per_prefix[network]
+    def _count(self, seat: Seat, change: int) -> None:
+        _add(self._per_prefix, prefix(seat.address), change)
+        if seat.port_index >= FIRST_CONNECTION:
+            _add(self._per_connection, seat.port_index, change)
+
+
+def source_of(address: Address, port_index: int) -> Source:
+    """Of a datagram that came from `address` by `port_index`; two at one NAT may have one address, in UDP and TCP."""
+    return port_index if port_index >= FIRST_CONNECTION else address
 
 
 def place_of(pairing: Pairing, role: Role) -> Place:
@@ -104,9 +120,9 @@ def opposite(place: Place) -> Place:
     return (first.other, second) if isinstance(first, Role) else (second, first)
 
 
-def prefix(address: Address) -> str:
-    """The network that one customer is usually given: IPv4 /24, IPv6 /56, in text form."""
-    if ":" in address.host:
-        packed = ipaddress.IPv6Address(address.host).packed
-        return f"{ipaddress.IPv6Address(packed[:7] + bytes(9))}/56"
-    return address.host.rpartition(".")[0] + ".0/24"
+def _add(counts: dict[KeyT, int], key: KeyT, change: int) -> None:
+    count = counts.get(key, 0) + change
+    if count:
+        counts[key] = count
+    else:
+        del counts[key]

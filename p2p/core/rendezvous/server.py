@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import hmac
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
+from p2p.core.introduction import NamePair, Pairing, RefusedReason
+from p2p.core.prefix import prefix
+from p2p.core.rendezvous.cookies import CookieJar
 from p2p.core.rendezvous.messages import (
-    COOKIE_SIZE,
     HEADER_SIZE,
     LEASE,
     NO_PEER,
@@ -28,9 +28,9 @@ from p2p.core.rendezvous.messages import (
     Leave,
     Left,
     Message,
-    NamePair,
-    Pairing,
-    RefusedReason,
+    Relay,
+    Relayed,
+    RelayState,
     SeatState,
     Unsupported,
     decode,
@@ -38,128 +38,54 @@ from p2p.core.rendezvous.messages import (
     push_transaction,
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
-from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, prefix
-from p2p.core.role import Role
+from p2p.core.rendezvous.relay import Closed, Opened, Passage, RelayCounters, RelayLimits, RelayTable
+from p2p.core.rendezvous.seats import FIRST_CONNECTION, Place, Seat, Seats, opposite, place_of, source_of
+from p2p.core.rendezvous.server_events import (
+    Counters,
+    Departed,
+    Event,
+    Expired,
+    Limits,
+    Moved,
+    Paired,
+    Refused,
+    RelayClosed,
+    RelayOpened,
+    ServerTransmit,
+    Waiting,
+)
 
-COOKIE_SLOT = 60.0  # seconds of one cookie secret; the one before is accepted too, so a cookie lives 60 to 120 s
-UNSUPPORTED = encode(Unsupported(VERSION, VERSION))  # the same bytes greet whoever connects by TCP
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What strangers can make the server hold and carry."""
-
-    entries: int = 100_000  # 0.6 kB each: 60 MB when full
-    entries_per_network: int = 256  # per IPv4 /24 or IPv6 /56: an office behind one NAT, not a flood
-    forward_rate: int = 8 * 1024  # bytes per second and seat: a session needs about 2 kB in all
-    forward_burst: int = 16 * 1024  # bytes a seat may forward at once
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start."""
-
-    datagrams: int = 0
-    malformed: int = 0
-    unsupported: int = 0  # headers of another version
-    cookies: int = 0
-    joins: int = 0  # first ones and renewals
-    paired: int = 0
-    refused: int = 0
-    left: int = 0
-    expired: int = 0
-    forwarded: int = 0
-    forwarded_bytes: int = 0
-    throttled: int = 0  # FORWARD above the rate of its seat
-    undeliverable: int = 0  # FORWARD without a peer to take it
-
-
-@dataclass(frozen=True, slots=True)
-class ServerTransmit:
-    """One datagram. `port_index` is the `port_index` of the datagram that it answers, or of the last JOIN."""
-
-    port_index: int
-    destination: Address
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """A peer took a seat; the other seat of the room is free."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """A peer took the second seat of a room."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """A peer came again from another address."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A peer got no seat. `pairing` is None when its names could not be read."""
-
-    reason: RefusedReason
-    pairing: Pairing | None
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Departed:
-    """A peer gave up its seat."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Expired:
-    """A peer did not come again within its lease."""
-
-    pairing: Pairing
-    role: Role
-    address: Address
-
-
-Event: TypeAlias = Waiting | Paired | Moved | Refused | Departed | Expired
+UNSUPPORTED = encode(Unsupported(VERSION, VERSION))
+DEFAULT_RELAY = RelayLimits()
 
 
 class RendezvousServer:
     """Introduces two peers to each other.
 
-    `port_index` stands for whichever local address a datagram came in by; the machine only hands it back.
-    `ports` are the two UDP ports: both answer, and peers are told the second. Output is to be polled after every input.
+    `port_index` stands for whichever local address a datagram came in by, or, from FIRST_CONNECTION on, for a TCP
+    connection; the machine hands it back. `ports` are the two UDP ports: both answer, and peers are told the second.
+    `relay` None: it forwards nothing. Output is to be polled after every input.
     """
 
     def __init__(
         self,
         random_bytes: Callable[[int], bytes],
         ports: tuple[int, int] = (8080, 8081),
-        limits: Limits = Limits(),
+        limits: Limits | None = None,
+        relay: RelayLimits | None = DEFAULT_RELAY,
     ) -> None:
         self.counters = Counters()
         self._ports = ports
-        self._limits = limits
+        self._limits = limits or Limits()
         self._cookies = CookieJar(random_bytes)
         self._seats = Seats()
+        self._relay = RelayTable(relay) if relay is not None else None
         self._transmits: deque[ServerTransmit] = deque()
         self._events: deque[Event] = deque()
+
+    @property
+    def relay_counters(self) -> RelayCounters:
+        return self._relay.counters if self._relay is not None else RelayCounters()
 
     def __len__(self) -> int:
         """Seats taken."""
@@ -179,11 +105,32 @@ class RendezvousServer:
         else:
             self._handle_message(message, source, port_index, now)
 
+    def handle_burst(
+        self, source: Address, port_index: int, length: int, segment_size: int, now: float
+    ) -> Passage | None:
+        """Datagrams for the relay (RELAYED_FIRST_BYTES) came, `length` bytes in all: where they go, if anywhere.
+
+        None is answered: whoever sends here without a relay hears nothing.
+        """
+        if self._relay is None:
+            return None
+        passage = self._relay.handle_burst(source_of(source, port_index), length, segment_size, now)
+        if self._relay.changes:
+            self._report_relay(now)
+        return passage
+
+    def has_seat(self, port_index: int) -> bool:
+        """Whether some peer has proved that this TCP connection is its own, and waits there."""
+        return self._seats.has_connection(port_index)
+
     def handle_timeout(self, now: float) -> None:
         while (seat := self._seats.first_to_expire()) is not None and seat.expires <= now:
             self.counters.expired += 1
             self._events.append(Expired(seat.pairing, seat.role, seat.address))
             self._vacate(seat, now)
+        if self._relay is not None:
+            self._relay.handle_timeout(now)
+            self._report_relay(now)
 
     def poll_transmit(self) -> ServerTransmit | None:
         return self._transmits.popleft() if self._transmits else None
@@ -193,14 +140,15 @@ class RendezvousServer:
 
     def poll_timeout(self) -> float | None:
         seat = self._seats.first_to_expire()
-        return seat.expires if seat is not None else None
+        sweep = self._relay.poll_timeout() if self._relay is not None else None
+        return min((at for at in (seat.expires if seat else None, sweep) if at is not None), default=None)
 
     def _handle_message(self, message: Message, source: Address, port_index: int, now: float) -> None:
         match message:
             case Hello(transaction):
                 self._send_cookie(transaction, source, port_index, now)
             case Join():
-                if self._cookies.is_valid(message.cookie, source, now):
+                if self._cookies.is_valid(message.cookie, source, port_index, now):
                     self._join(message, source, port_index, now)
                 else:
                     self._send_cookie(message.transaction, source, port_index, now)
@@ -209,7 +157,9 @@ class RendezvousServer:
             case Leave(transaction, client):
                 self._leave(client, now)
                 self._send(Left(transaction), source, port_index)
-            case Cookie() | Joined() | RefusedMessage() | Forwarded() | Left() | Unsupported():
+            case Relay(transaction, client):
+                self._ask_relay(transaction, client, source, port_index, now)
+            case Cookie() | Joined() | RefusedMessage() | Forwarded() | Left() | Relayed() | Unsupported():
                 self.counters.malformed += 1  # only servers say that; answering could make two of them talk forever
             case _:
                 assert_never(message)
@@ -221,7 +171,9 @@ class RendezvousServer:
 
     def _send_cookie(self, transaction: bytes, source: Address, port_index: int, now: float) -> None:
         self.counters.cookies += 1
-        self._send(Cookie(transaction, self._cookies.bake(source, now), self._ports[1], source), source, port_index)
+        cookie = self._cookies.bake(source, port_index, now)
+        alternate = self._ports[1] if port_index < FIRST_CONNECTION else 0  # nothing is learned of a NAT over TCP
+        self._send(Cookie(transaction, cookie, alternate, source), source, port_index)
 
     def _join(self, join: Join, source: Address, port_index: int, now: float) -> None:
         self.counters.joins += 1
@@ -236,10 +188,13 @@ class RendezvousServer:
         elif seat is None:
             self._seat(Seat(join.client, place, join.role, source, port_index, now + LEASE), join, now)
         else:
-            if seat.address != source:
+            before = source_of(seat.address, seat.port_index)
+            if (seat.address, seat.port_index) != (source, port_index):
+                self._seats.move(seat, source, port_index)
+            if before != source_of(source, port_index):
                 self._events.append(Moved(join.pairing, join.role, source))
-                self._seats.move(seat, source)
-            seat.port_index = port_index
+                if self._relay is not None:
+                    self._relay.follow(seat)
             self._seats.renew(seat, now)
             self._report(seat, join.transaction, now)
 
@@ -303,7 +258,7 @@ class RendezvousServer:
     def _forward(self, client: bytes, payload: bytes, source: Address, port_index: int, now: float) -> None:
         seat = self._seats.of(client)
         if seat is None:
-            self._send(RefusedMessage(push_transaction(client), RefusedReason.NOT_JOINED), source, port_index)
+            self._send_not_joined(client, source, port_index)
             return
         peer = self._seats.opposite(seat)
         if peer is None:
@@ -320,6 +275,44 @@ class RendezvousServer:
         self.counters.forwarded_bytes += len(payload)
         self._send(Forwarded(peer_tag(client), payload), peer.address, peer.port_index)
 
+    def _ask_relay(self, transaction: bytes, client: bytes, source: Address, port_index: int, now: float) -> None:
+        seat = self._seats.of(client)
+        if seat is None:
+            self._send_not_joined(client, source, port_index)
+            return
+        peer = self._seats.opposite(seat)
+        is_new = self._relay is not None and self._relay.ask(seat, peer, now)
+        self._report_relay(now)
+        self._send(self._standing(transaction, seat, now), source, port_index)
+        if is_new and peer is not None:
+            self._push_relayed(peer, now)
+
+    def _standing(self, transaction: bytes, seat: Seat, now: float) -> Relayed:
+        if self._relay is None:
+            return Relayed(transaction, RelayState.NONE, 0, 0)
+        state, rate, left = self._relay.standing(seat, now)
+        return Relayed(transaction, state, -(-rate // 1000), left)
+
+    def _push_relayed(self, seat: Seat, now: float) -> None:
+        self._send(self._standing(push_transaction(seat.client), seat, now), seat.address, seat.port_index)
+
+    def _report_relay(self, now: float) -> None:
+        """Tells our owner what became of relays, and the peers when theirs is used up."""
+        while self._relay is not None and self._relay.changes:
+            change = self._relay.changes.popleft()
+            seats = [side.seat for side in change.pair.sides]
+            about = seats[0].pairing, seats[0].role, seats[0].address
+            match change:
+                case Opened():
+                    self._events.append(RelayOpened(*about))
+                case Closed(pair, seconds, is_used_up):
+                    self._events.append(RelayClosed(*about, pair.carried, seconds, is_used_up))
+                    if is_used_up:
+                        for seat in seats:
+                            self._push_relayed(seat, now)
+                case _:
+                    assert_never(change)
+
     def _leave(self, client: bytes, now: float) -> None:
         seat = self._seats.of(client)
         if seat is not None:
@@ -330,43 +323,19 @@ class RendezvousServer:
     def _vacate(self, seat: Seat, now: float) -> None:
         peer = self._seats.opposite(seat)
         self._seats.remove(seat)
+        if self._relay is not None:
+            self._relay.forget(seat, now)
+            self._report_relay(now)
         if peer is not None:
             self._report(peer, push_transaction(peer.client), now)
+
+    def _send_not_joined(self, client: bytes, source: Address, port_index: int) -> None:
+        self._send(RefusedMessage(push_transaction(client), RefusedReason.NOT_JOINED), source, port_index)
 
     def _send(self, message: Message, destination: Address, port_index: int) -> None:
         self._transmits.append(ServerTransmit(port_index, destination, encode(message)))
 
 
-class CookieJar:
-    """Cookies: a keyed hash over the source address, under a secret that changes with every slot."""
-
-    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
-        self._random_bytes = random_bytes
-        self._slot_end = -1e18  # before any clock reading: the first use draws both secrets
-        self._secret = self._previous = b""
-
-    def bake(self, address: Address, now: float) -> bytes:
-        self._rotate(now)
-        return _cookie(self._secret, address)
-
-    def is_valid(self, cookie: bytes, address: Address, now: float) -> bool:
-        self._rotate(now)
-        return any(hmac.compare_digest(cookie, _cookie(key, address)) for key in (self._secret, self._previous))
-
-    def _rotate(self, now: float) -> None:
-        if now < self._slot_end:
-            return
-        is_next_slot = now < self._slot_end + COOKIE_SLOT
-        self._previous = self._secret if is_next_slot else self._random_bytes(32)
-        self._secret = self._random_bytes(32)
-        self._slot_end = self._slot_end + COOKIE_SLOT if is_next_slot else now + COOKIE_SLOT
-
-
 def peer_tag(client: bytes) -> bytes:
     """The public name of one run: what the friend may know of `client`. It outlives a restart of the server."""
     return blake2b(client, digest_size=PEER_TAG_SIZE, person=b"p2p peer tag").digest()
-
-
-def _cookie(key: bytes, address: Address) -> bytes:
-    text = f"{address.host} {address.port}".encode()  # ten times as fast to make as the address on the wire
-    return blake2b(text, digest_size=COOKIE_SIZE, key=key, person=b"p2p cookie").digest()

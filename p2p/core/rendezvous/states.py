@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import assert_never
+
+from p2p.core.introduction import NamePair, Pairing, RefusedReason
 
 
 class State(Enum):
@@ -54,3 +57,16 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
 }
 
 ASKING = (State.JOINING, State.WAITING, State.PAIRED)
+
+
+def may_pass(reason: RefusedReason, pairing: Pairing) -> bool:
+    """Whether a refusal may be due to our own run of a moment ago, or otherwise pass by itself."""
+    match reason:
+        case RefusedReason.SAME_ROLE:
+            return not isinstance(pairing, NamePair)  # a nameplate has one seat a role: maybe ours
+        case RefusedReason.BAD_NAMES | RefusedReason.NOT_JOINED:
+            return False
+        case RefusedReason.TAKEN | RefusedReason.SERVER_FULL | RefusedReason.NETWORK_FULL:
+            return True
+        case _:
+            assert_never(reason)

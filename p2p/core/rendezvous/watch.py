@@ -7,7 +7,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import MAIN, Transmit
 from p2p.core.rendezvous.events import Answering, Mapped, ServerUnreachable, Silent
 from p2p.core.rendezvous.messages import TRANSACTION_SIZE, Cookie, Hello, encode
 from p2p.core.timers import Timers
@@ -28,8 +28,9 @@ class Timer(Enum):
 class ReflexiveAddress:
     """Asks the alternate port for our address once the first port has told it; reports both as Mapped."""
 
-    def __init__(self, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, random_bytes: Callable[[int], bytes], local: int = MAIN) -> None:
         self._random_bytes = random_bytes
+        self._local = local
         self._first: Address | None = None
         self._alternate: Address | None = None
         self._transaction: bytes | None = None
@@ -52,7 +53,7 @@ class ReflexiveAddress:
             return
         self._first = mapped
         if self._alternate is None:
-            self._events.append(Mapped(mapped, None))
+            self._events.append(Mapped(mapped, None, self._local))
             return
         self._transaction = self._random_bytes(TRANSACTION_SIZE)
         self._tries = 0
@@ -68,7 +69,7 @@ class ReflexiveAddress:
         if source != self._alternate or message.transaction != self._transaction or self._first is None:
             return False
         self.stop()
-        self._events.append(Mapped(self._first, message.mapped))
+        self._events.append(Mapped(self._first, message.mapped, self._local))
         return True
 
     def handle_timeout(self, now: float) -> None:
@@ -76,7 +77,7 @@ class ReflexiveAddress:
             if timer is Timer.HELLO:
                 self._ask(now)
             elif self._first is not None:
-                self._events.append(Mapped(self._first, None))
+                self._events.append(Mapped(self._first, None, self._local))
 
     def stop(self) -> None:
         self._transaction = None
@@ -95,7 +96,7 @@ class ReflexiveAddress:
     def _ask(self, now: float) -> None:
         if self._alternate is None or self._transaction is None or self._tries >= ALTERNATE_TRIES:
             return
-        self._transmits.append(Transmit(self._alternate, (encode(Hello(self._transaction)),)))
+        self._transmits.append(Transmit(self._alternate, (encode(Hello(self._transaction)),), local=self._local))
         self._timers.set(Timer.HELLO, now + ALTERNATE_FIRST * 2**self._tries)
         self._tries += 1
 

@@ -18,6 +18,13 @@ class Established:
 
 
 @dataclass(frozen=True, slots=True)
+class Updated:
+    """The other side describes itself anew."""
+
+    description: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class WrongCode:
     """The other side showed another code. The sender may `begin` with the next peer unless the code is `burnt`."""
 
@@ -50,4 +57,4 @@ class Outdated:
     version: int
 
 
-SessionEvent = Established | WrongCode | Rejected | PeerBye | Outdated
+SessionEvent = Established | Updated | WrongCode | Rejected | PeerBye | Outdated

@@ -48,24 +48,24 @@ class SessionKeys:
 
 
 class SealedSignals:
-    """The sealed parts of the messages of one session, one of each type in each direction."""
+    """The sealed parts of the messages of one session, one of each type and number in each direction."""
 
     def __init__(self, keys: SessionKeys, role: Role) -> None:
         self._out = AESGCM(keys.derive(f"signal {role.name.lower()}"))
         self._in = AESGCM(keys.derive(f"signal {role.other.name.lower()}"))
-        self._sealed: set[int] = set()
+        self._last: dict[int, int] = {}  # the number that was sealed last, by type
 
-    def seal(self, message_type: int, header: bytes, plaintext: bytes) -> bytes:
-        """Raises CallerError for a second message of one type: its nonce is used up."""
-        if message_type in self._sealed:
-            raise CallerError(f"a session message of type {message_type} was sealed already")
-        self._sealed.add(message_type)
-        return self._out.encrypt(_nonce(message_type), plaintext, header)
+    def seal(self, message_type: int, header: bytes, plaintext: bytes, number: int = 0) -> bytes:
+        """Raises CallerError for a number that is not above those before, of that type: its nonce is used up."""
+        if number <= self._last.get(message_type, -1):
+            raise CallerError(f"a session message of type {message_type}, number {number}, was sealed already")
+        self._last[message_type] = number
+        return self._out.encrypt(_nonce(message_type, number), plaintext, header)
 
-    def open(self, message_type: int, header: bytes, sealed: bytes) -> bytes:
+    def open(self, message_type: int, header: bytes, sealed: bytes, number: int = 0) -> bytes:
         """Raises DecodeError when it is forged."""
         try:
-            return self._in.decrypt(_nonce(message_type), sealed, header)
+            return self._in.decrypt(_nonce(message_type, number), sealed, header)
         except InvalidTag as error:
             raise DecodeError("sealed part is not genuine") from error
 
@@ -80,5 +80,5 @@ def _counted(data: bytes) -> bytes:
     return len(data).to_bytes(4, "big") + data
 
 
-def _nonce(message_type: int) -> bytes:
-    return bytes(11) + bytes([message_type])
+def _nonce(message_type: int, number: int) -> bytes:
+    return bytes(7) + number.to_bytes(4, "big") + bytes([message_type])

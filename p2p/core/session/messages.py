@@ -9,13 +9,13 @@ from typing import Final, TypeVar
 from p2p.core.errors import DecodeError, VersionError
 from p2p.core.session.exchange import CODE_SHARE, COMMITMENT, OPENING, PUBLIC_KEY
 from p2p.core.session.keys import TAG
-from p2p.core.wire import Reader, text16
+from p2p.core.wire import Reader, text16, uint
 
 VERSION: Final = 1
 NONCE: Final = 16  # bytes
 CONFIRMATION: Final = 32  # bytes
 NO_NONCE: Final = bytes(NONCE)
-MAX_SEALED: Final = 512 + TAG  # bytes; with the longest header it stays below the 1024 that the server forwards
+MAX_SEALED: Final = 4 + 512 + TAG  # bytes; with the longest header it stays below the 1024 that the server forwards
 MAX_REASON: Final = 400  # bytes of UTF-8 in a BYE: two lines on a screen
 
 Member = TypeVar("Member", bound=IntEnum)
@@ -42,6 +42,7 @@ class Type(IntEnum):
     READY = 4
     REJECT = 5
     BYE = 6
+    SIGNAL = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,24 @@ class Bye:
         return self.header() + self.sealed
 
 
-Message = Hello | Reply | Confirm | Ready | Reject | Bye
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """version(1) type(1) sender_nonce(16) receiver_nonce(16) number(4) sealed"""
+
+    sender_nonce: bytes
+    receiver_nonce: bytes
+    number: int
+    sealed: bytes
+
+    def header(self) -> bytes:
+        """The associated data of `sealed`."""
+        return _begin(Type.SIGNAL, self.sender_nonce, self.receiver_nonce) + uint(self.number, 4)
+
+    def encode(self) -> bytes:
+        return self.header() + self.sealed
+
+
+Message = Hello | Reply | Confirm | Ready | Reject | Bye | Signal
 
 
 def decode_message(data: bytes, mode: Mode) -> Message:
@@ -174,6 +192,17 @@ def decode_bye(plaintext: bytes) -> tuple[int, str]:
     return exit_code, reason
 
 
+def encode_signal(acknowledged: int, description: bytes) -> bytes:
+    """acknowledged(4) [description]"""
+    return uint(acknowledged, 4) + description
+
+
+def decode_signal(plaintext: bytes) -> tuple[int, bytes]:
+    """Raises DecodeError."""
+    reader = Reader(plaintext)
+    return reader.uint(4), reader.rest()
+
+
 def foreign_nonce(data: bytes, kind: Type) -> bytes | None:
     """The sender's nonce of a HELLO or REJECT of another version: this much is the same in every version.
 
@@ -195,7 +224,7 @@ def _decode_offer(kind: Type, reader: Reader) -> Hello | Reply:
     return Reply(mode, sender_nonce, receiver_nonce, share, reader.take(CONFIRMATION if mode is Mode.CODE else 0))
 
 
-def _decode_rest(kind: Type, reader: Reader, mode: Mode) -> Confirm | Ready | Reject | Bye:
+def _decode_rest(kind: Type, reader: Reader, mode: Mode) -> Confirm | Ready | Reject | Bye | Signal:
     sender_nonce, receiver_nonce = reader.take(NONCE), reader.take(NONCE)
     if kind is Type.CONFIRM:
         opening = reader.take(OPENING if mode is Mode.OPEN else 0)
@@ -206,6 +235,8 @@ def _decode_rest(kind: Type, reader: Reader, mode: Mode) -> Confirm | Ready | Re
     if kind is Type.REJECT:
         reason = _member(Reason, reader.uint(1))
         return Reject(sender_nonce, receiver_nonce, reason, reader.uint(1), reader.uint(1))
+    if kind is Type.SIGNAL:
+        return Signal(sender_nonce, receiver_nonce, reader.uint(4), _sealed(reader))
     return Bye(sender_nonce, receiver_nonce, _sealed(reader))
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, Final, assert_never
 
+from p2p.core.pake import InvalidShare
 from p2p.core.role import Role
 from p2p.core.session.events import Established, Outdated, Rejected, WrongCode
-from p2p.core.session.exchange import CodeExchange, InvalidShare, OpenExchange, opens
+from p2p.core.session.exchange import CodeExchange, OpenExchange, opens
 from p2p.core.session.half import Half, forged
 from p2p.core.session.keys import SealedSignals, SessionKeys, transcript
 from p2p.core.session.messages import (
@@ -24,6 +25,7 @@ from p2p.core.session.messages import (
     Reason,
     Reject,
     Reply,
+    Signal,
     Type,
     foreign_nonce,
 )
@@ -85,14 +87,12 @@ class ReceiverHalf(Half):
     def __init__(self, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]) -> None:
         super().__init__(secret, context, random_bytes)
         self._state = State.IDLE
-        self._description = b""
         self._runs: dict[bytes, _CodeRun | _OpenRun | _Rejected | _Closed | _Established] = {}
         self._refused_nonce = b""  # of the HELLO that was refused last, so that its copies are reported once
 
     def begin(self, description: bytes, now: float) -> None:  # noqa: ARG002 - the sender speaks first
         self._start_over(description)
         self._runs.clear()
-        self._description = description
         if self._state is not State.BURNT:
             self._state = State.ARMED
 
@@ -154,7 +154,7 @@ class ReceiverHalf(Half):
         self._remember(run)
         self._repeat(encoded, now)
 
-    def _on_confirm(self, message: Message, now: float) -> None:  # noqa: ARG002 - one signature for the table
+    def _on_confirm(self, message: Message, now: float) -> None:
         assert isinstance(message, Confirm)
         run = self._runs.get(message.sender_nonce)
         if run is None or run.receiver_nonce != message.receiver_nonce:
@@ -162,11 +162,11 @@ class ReceiverHalf(Half):
         match run:
             case _CodeRun():
                 if run.keys.confirms(Role.SENDER, message.confirmation):
-                    self._establish(message, run.keys)
+                    self._establish(message, run.keys, now)
                 else:
                     self._wrong(run.sender_nonce, run.receiver_nonce)
             case _OpenRun():
-                self._establish(message, self._open_keys(run, message))
+                self._establish(message, self._open_keys(run, message), now)
             case _Rejected():
                 self.messages.append(run.reject)
             case _Established():
@@ -187,13 +187,14 @@ class ReceiverHalf(Half):
             raise forged("confirmation")
         return keys
 
-    def _establish(self, confirm: Confirm, keys: SessionKeys) -> None:
+    def _establish(self, confirm: Confirm, keys: SessionKeys, now: float) -> None:
         signals = SealedSignals(keys, self.role)
         description = signals.open(Type.CONFIRM, confirm.header(), confirm.sealed)
         is_open = self.mode is Mode.OPEN
         confirmation = keys.confirmation(self.role) if is_open else b""
         blank = Ready(confirm.sender_nonce, confirm.receiver_nonce, confirmation, b"")
-        ready = blank.header() + signals.seal(Type.READY, blank.header(), self._description)
+        self._told = self._description
+        ready = blank.header() + signals.seal(Type.READY, blank.header(), self._told)
         self._runs = {
             confirm.sender_nonce: _Established(confirm.sender_nonce, confirm.receiver_nonce, signals, ready),
         }
@@ -202,6 +203,10 @@ class ReceiverHalf(Half):
         self._stop_repeating()
         self.messages.append(ready)
         self.events.append(Established(keys, description, keys.verification() if is_open else None))
+        self._start_signalling(signals, confirm.sender_nonce, confirm.receiver_nonce, now)
+
+    def _on_signal(self, message: Message, now: float) -> None:  # noqa: ARG002 - one signature for the table
+        self._hear_signal(message)
 
     def _on_reject(self, message: Message, now: float) -> None:  # noqa: ARG002
         assert isinstance(message, Reject)
@@ -288,6 +293,7 @@ class ReceiverHalf(Half):
         (State.ARMED, Bye): _on_bye,
         (State.ESTABLISHED, Confirm): _on_confirm,
         (State.ESTABLISHED, Bye): _on_bye,
+        (State.ESTABLISHED, Signal): _on_signal,
         (State.BURNT, Hello): _on_hello_burnt,
         (State.BURNT, Confirm): _on_confirm_burnt,
     }

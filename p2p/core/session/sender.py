@@ -8,9 +8,10 @@ from enum import Enum, auto
 from typing import ClassVar
 
 from p2p.core.errors import CallerError
+from p2p.core.pake import InvalidShare
 from p2p.core.role import Role
 from p2p.core.session.events import Established, Outdated, Rejected, WrongCode
-from p2p.core.session.exchange import CodeExchange, InvalidShare, OpenExchange
+from p2p.core.session.exchange import CodeExchange, OpenExchange
 from p2p.core.session.half import Half, forged
 from p2p.core.session.keys import SealedSignals, SessionKeys, transcript
 from p2p.core.session.messages import (
@@ -25,6 +26,7 @@ from p2p.core.session.messages import (
     Reason,
     Reject,
     Reply,
+    Signal,
     Type,
     foreign_nonce,
 )
@@ -78,7 +80,6 @@ class SenderHalf(Half):
     def __init__(self, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]) -> None:
         super().__init__(secret, context, random_bytes)
         self._state = State.IDLE
-        self._description = b""
         self._run: _Greeting | _Confirming | _Rejecting | None = None
 
     def begin(self, description: bytes, now: float) -> None:
@@ -90,7 +91,6 @@ class SenderHalf(Half):
                 self._burn()
         if self._state is State.BURNT:
             return
-        self._description = description
         exchange: CodeExchange | OpenExchange
         if self._secret is None:
             exchange = OpenExchange(self._random_bytes)
@@ -148,7 +148,8 @@ class SenderHalf(Half):
         signals = SealedSignals(keys, self.role)
         confirmation = keys.confirmation(self.role)
         blank = Confirm(reply.sender_nonce, reply.receiver_nonce, opening, confirmation, b"")
-        sealed = signals.seal(Type.CONFIRM, blank.header(), self._description)
+        self._told = self._description
+        sealed = signals.seal(Type.CONFIRM, blank.header(), self._told)
         self._run = _Confirming(reply.sender_nonce, reply.receiver_nonce, keys, signals)
         self._state = State.CONFIRMING
         self._repeat(blank.header() + sealed, now)
@@ -167,7 +168,7 @@ class SenderHalf(Half):
         if isinstance(self._run, _Rejecting) and self._run.owns(message):
             self.messages.append(self._run.reject)
 
-    def _on_ready(self, message: Message, now: float) -> None:  # noqa: ARG002
+    def _on_ready(self, message: Message, now: float) -> None:
         assert isinstance(message, Ready)
         assert isinstance(self._run, _Confirming)
         run = self._run
@@ -181,6 +182,10 @@ class SenderHalf(Half):
         self.events.append(
             Established(run.keys, description, run.keys.verification() if self.mode is Mode.OPEN else None)
         )
+        self._start_signalling(run.signals, run.sender_nonce, run.receiver_nonce, now)
+
+    def _on_signal(self, message: Message, now: float) -> None:  # noqa: ARG002
+        self._hear_signal(message)
 
     def _on_reject(self, message: Message, now: float) -> None:  # noqa: ARG002
         assert isinstance(message, Reject)
@@ -219,6 +224,7 @@ class SenderHalf(Half):
         (State.CONFIRMING, Reject): _on_reject,
         (State.CONFIRMING, Bye): _on_bye,
         (State.ESTABLISHED, Bye): _on_bye,
+        (State.ESTABLISHED, Signal): _on_signal,
         (State.REJECTED, Reply): _on_reply_again,
         (State.BURNT, Reply): _on_reply_again,
     }

@@ -49,6 +49,11 @@ class Session:
         """
         self._half.begin(description, now)
 
+    def update(self, description: bytes, now: float) -> None:
+        """Our description changed: the other side is told, at once or as soon as keys are agreed on, until it says
+        that it knows. Raises CallerError when it is longer than 512 bytes."""
+        self._half.update(description, now)
+
     def handle_message(self, data: bytes, now: float) -> None:
         """Payload of a FORWARDED message. Whatever is not genuine is dropped and counted."""
         try:

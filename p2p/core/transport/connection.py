@@ -10,7 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from p2p.core.address import Address
-from p2p.core.datagram import Buffer, Transmit
+from p2p.core.datagram import MAIN, Buffer, Transmit
 from p2p.core.errors import CallerError, DecodeError
 from p2p.core.transport import packets
 from p2p.core.transport.bbr import Bbr
@@ -32,6 +32,7 @@ WINDOW_UPDATE_FRACTION = 4  # an ACK goes out of its own accord once a quarter o
 ACK_PING_INTERVAL = 1.0  # seconds between the PINGs that a receiver of data adds to its ACKs, to learn what is old news
 BULK = 10 * packets.BASE_DATAGRAM  # bytes of a record; one that needs less gains little by larger datagrams
 BUNDLED_ACK_RANGES = 8  # in a probe; the rest of it is for data
+MAX_FORMER = 4  # addresses of paths that were left for a better one; a packet of them may still be under way
 MAX_EVENTS = 64  # unread events; a program that never asks loses the oldest
 
 
@@ -49,13 +50,16 @@ class Connection:
         idle_timeout: float = IDLE_TIMEOUT,
         random_bytes: Callable[[int], bytes] | None = None,
         new_controller: NewController = Bbr,
+        local: int = MAIN,
     ) -> None:
-        """`expects_bulk`: much will be sent, so that it is well to know beforehand how large a datagram may be.
+        """`local` and `remote` are the path: the socket that all leaves by, and where the peer is.
 
+        `expects_bulk`: much will be sent, so that it is well to know beforehand how large a datagram may be.
         Else that is found out when there is a long record to send; a side that only answers never asks.
         Without `random_bytes` the peer is not followed when it moves to another address.
         """
         self._remote = remote
+        self._former: deque[Address] = deque(maxlen=MAX_FORMER)
         self._open = AESGCM(keys.control_in)
         self._data_in, self._sealed_in = prefixes(keys.id_in)
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
@@ -64,6 +68,7 @@ class Connection:
             records_key=keys.records_out,
             control_key=keys.control_out,
             remote=remote,
+            local=local,
             new_controller=new_controller,
             events=self._events,
             now=now,
@@ -90,7 +95,7 @@ class Connection:
 
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         """One read from the socket: a datagram, or with `segment_size` > 0 a coalesced burst. Keeps no reference."""
-        if source != self._remote:
+        if source != self._remote and source not in self._former:
             self._on_elsewhere(memoryview(data), segment_size, source, now)
             return
         length = len(data)
@@ -151,6 +156,17 @@ class Connection:
         if self._closing.state is State.OPEN:
             self._closing.close(exit_code, clip(reason), now, self._rtt.pto)
             self._events.append(Closed(exit_code, reason, by_peer=False))
+
+    def move_to(self, remote: Address, local: int, rtt: float) -> None:
+        """Goes on by another path, on which the peer has proved itself by other means than ours; `rtt` in seconds.
+
+        What still comes by the old one is taken; it moves nothing.
+        """
+        if self._closing.state is not State.OPEN:
+            return
+        self._former.append(self._remote)
+        self._migration.settle_at(remote)
+        self._move(Moved(remote, rtt), local)
 
     # Output
 
@@ -291,7 +307,7 @@ class Connection:
         if is_newest:  # a replayed packet neither keeps the connection alive nor moves it
             self._heard_at = now
             self._received.largest_sealed = number
-            is_probing = all(isinstance(frame, PathChallenge | PathResponse) for frame in frames)
+            is_probing = source in self._former or all(isinstance(f, PathChallenge | PathResponse) for f in frames)
             self._migration.on_packet(source, len(datagram), now, self._sender.recovery.pto_interval(0), is_probing)
         elif source != self._remote:
             frames = [frame for frame in frames if isinstance(frame, PathResponse)]
@@ -345,9 +361,9 @@ class Connection:
         if self._closing.on_close(frame, now, self._rtt.pto):
             self._events.append(Closed(frame.exit_code, frame.reason, by_peer=True))
 
-    def _move(self, moved: Moved) -> None:
+    def _move(self, moved: Moved, local: int | None = None) -> None:
         self._remote = moved.address
-        self._sender.on_moved(moved.address, moved.rtt)
+        self._sender.on_moved(moved.address, moved.rtt, local)
         self._received.demand()  # the peer, at its new place, learns at once what has arrived ...
         self._ping_due = True  # ... and has to answer, so that it surely does
         self._data_at = None

@@ -14,15 +14,22 @@ from p2p.core.transport.tcp import TcpChannel, TcpKeys
 HANDSHAKE_TIMEOUT = 3.0  # seconds; a stranger's time to fail in, and a private address's time to answer
 MAX_STRANGERS = 16  # unproved incoming connections held at once; the oldest gives way, so nobody can block the door
 RETRY_FIRST = 0.05  # seconds, doubling: who is not as far as we are closes what comes too early
+OPENING_TIME = 10.0  # seconds in which two NATs may be opened from both sides; systems repeat a SYN after 1 and 3 s
+RETRY_MAX = 0.5  # seconds
+FIRST_REFLEXIVE = 2 * 16  # the number of the first connection that is to be opened from both sides
 MAX_ATTEMPTS = 16  # outgoing connections, one for each address that the peer described
 
 
 @dataclass(frozen=True, slots=True)
 class Connect:
-    """The caller is to open a connection and report it under this number."""
+    """The caller is to open a connection and report it under this number.
+
+    `from_listener`: from the port that we listen on, which is the one that the other side aims at.
+    """
 
     connection: int
     address: Address
+    from_listener: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +46,10 @@ Action = Connect | Close
 class LanRace:
     """Connections that have not been chosen yet, by number: even ones are ours, odd ones came in."""
 
-    def __init__(self, keys: TcpKeys, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, keys: TcpKeys, random_bytes: Callable[[int], bytes], *, yields: bool = False) -> None:
+        """`yields` on one side only: it is the listener where both open one connection at the same time."""
         self._keys = keys
+        self._yields = yields
         self._random_bytes = random_bytes
         self._channels: dict[int, TcpChannel | None] = {}  # None: not connected yet
         self._deadlines: dict[int, float] = {}
@@ -49,6 +58,7 @@ class LanRace:
         self._addresses: dict[int, Address] = {}
         self._actions: deque[Action] = deque()
         self._authenticated: deque[int] = deque()
+        self._next_reflexive = FIRST_REFLEXIVE
 
     def start(self, addresses: Iterable[Address], now: float) -> None:
         for index, address in enumerate(list(addresses)[:MAX_ATTEMPTS]):
@@ -58,9 +68,22 @@ class LanRace:
             self._deadlines[connection] = now + HANDSHAKE_TIMEOUT
             self._actions.append(Connect(connection, address))
 
+    def open_from_both_sides(self, addresses: Iterable[Address], now: float) -> None:
+        """These are our peer's addresses before its NAT; it opens to ours at the same time (RFC 5382 section 4.3)."""
+        known = set(self._addresses.values())
+        for address in [address for address in addresses if address not in known][:MAX_ATTEMPTS]:
+            connection = self._next_reflexive
+            self._next_reflexive += 2
+            self._channels[connection] = None
+            self._addresses[connection] = address
+            self._deadlines[connection] = now + OPENING_TIME
+            self._actions.append(Connect(connection, address, from_listener=True))
+
     def handle_connected(self, connection: int) -> None:
         if self._channels.get(connection, self) is None:
-            self._channels[connection] = TcpChannel(self._keys, connector=True, random_bytes=self._random_bytes)
+            self._channels[connection] = TcpChannel(
+                self._keys, connector=True, random_bytes=self._random_bytes, yields=self._yields
+            )
 
     def handle_accepted(self, connection: int, source: Address, now: float) -> None:
         strangers = [c for c, channel in self._channels.items() if c % 2 and channel and not channel.is_open]
@@ -92,12 +115,13 @@ class LanRace:
             return
         self._channels[connection] = None
         self._retries[connection] = now + pause
-        self._pauses[connection] = 2 * pause
+        self._pauses[connection] = min(2 * pause, RETRY_MAX) if connection >= FIRST_REFLEXIVE else 2 * pause
 
     def handle_timeout(self, now: float) -> None:
         for connection in [c for c, at in self._retries.items() if at <= now]:
             del self._retries[connection]
-            self._actions.append(Connect(connection, self._addresses[connection]))
+            from_listener = connection >= FIRST_REFLEXIVE
+            self._actions.append(Connect(connection, self._addresses[connection], from_listener))
         for connection in [c for c, deadline in self._deadlines.items() if deadline <= now]:
             self._drop(connection)
 

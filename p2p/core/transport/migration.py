@@ -139,6 +139,12 @@ class Migration:
             self._challenge(candidate, now)
         return None
 
+    def settle_at(self, remote: Address) -> None:
+        """The peer is there, as is known by other means."""
+        self._old_lives()
+        self._waiting.clear()
+        self.remote = remote
+
     def poll_frame(self) -> tuple[Address, Frame] | None:
         """The next frame to send, alone in its packet, and to whom."""
         return self._waiting.popleft() if self._waiting else None

@@ -38,13 +38,14 @@ class Sender:
         records_key: bytes,
         control_key: bytes,
         remote: Address,
+        local: int,
         new_controller: NewController,
         events: deque[Event],
         now: float,
     ) -> None:
         self._data_prefix, self._sealed_prefix = prefixes
         self._aead = AESGCM(control_key)
-        self._remote = remote
+        self._remote, self._local = remote, local
         self._events = events
         self.outgoing = OutgoingRecords(records_key)
         self.rtt = RttEstimator()
@@ -106,13 +107,16 @@ class Sender:
         if shrunk:
             self._on_datagram_size()
 
-    def on_moved(self, remote: Address, rtt: float) -> None:
+    def on_moved(self, remote: Address, rtt: float, local: int | None = None) -> None:
         """The peer is elsewhere: what is in flight to where it was is sent again. The log of numbers goes on.
+
+        `local`: the socket to leave by from now on; None: as before.
 
         Another address is another network, of which nothing is known but one round trip (RFC 9000 section 9.4).
         """
         is_other_network = remote.host != self._remote.host
         self._remote = remote
+        self._local = self._local if local is None else local
         in_flight = list(self.recovery.sent)
         self.recovery.forget(in_flight)
         self.recovery.pto_count = self.probes = 0
@@ -234,7 +238,7 @@ class Sender:
             self._register(run, now)
         if destination is not None and destination != self._remote:
             self.bytes_sent += len(data)
-            return Transmit(destination, (data,))
+            return Transmit(destination, (data,), local=self._local)
         return self._transmit(data, 0, now)
 
     def _send_chunk(self, chunk: Chunk, count: int, overhead: int, now: float) -> Transmit:
@@ -292,7 +296,7 @@ class Sender:
     def _transmit(self, data: bytes, segment_size: int, now: float) -> Transmit:
         self.sent_at = now
         self.bytes_sent += len(data)
-        return Transmit(self._remote, (data,), segment_size)
+        return Transmit(self._remote, (data,), segment_size, None, self._local)
 
     def _outstanding_chunk(self, skip: int) -> Chunk | None:
         """The oldest bytes in flight that still matter, beginning `skip` bytes into their run if it is that long."""

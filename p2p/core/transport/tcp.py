@@ -24,10 +24,11 @@ RESERVED_RECORDS = 4  # places that only urgent records (ABORT, KEEPALIVE) may t
 
 _MAGIC = b"p2pt"
 _VERSION = 1
+_HEAD = _MAGIC + bytes([_VERSION])
 _NONCE_LENGTH = 16
 _MAC_LENGTH = 32
 _LENGTH = 2  # bytes of a record's length field
-_CONNECT_LENGTH = len(_MAGIC) + 1 + _NONCE_LENGTH + _MAC_LENGTH
+_CONNECT_LENGTH = len(_HEAD) + _NONCE_LENGTH + _MAC_LENGTH
 _LISTEN_LENGTH = _NONCE_LENGTH + _MAC_LENGTH
 
 
@@ -44,6 +45,8 @@ class TcpKeys:
 class State(Enum):
     AWAIT_CONNECT = auto()  # listener: nothing proved yet
     AWAIT_LISTEN = auto()  # connector: sent its hello
+    IGNORE_CONNECT = auto()  # connector that met another one, which yields: its hello counts for nothing
+    AWAIT_ANSWER = auto()  # connector: after that, nothing but a listener's answer may come
     AWAIT_PROOF = auto()  # listener: answered, waits for proof of freshness
     OPEN = auto()
 
@@ -51,6 +54,8 @@ class State(Enum):
 _EXPECTED_LENGTH = {
     State.AWAIT_CONNECT: _CONNECT_LENGTH,
     State.AWAIT_LISTEN: _LISTEN_LENGTH,
+    State.IGNORE_CONNECT: _CONNECT_LENGTH,
+    State.AWAIT_ANSWER: _LISTEN_LENGTH,
     State.AWAIT_PROOF: _MAC_LENGTH,
 }
 
@@ -61,8 +66,15 @@ class TcpChannel:
     Outputs buffers for a socket; the caller asks for the next only when the last has gone out.
     """
 
-    def __init__(self, keys: TcpKeys, *, connector: bool, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, keys: TcpKeys, *, connector: bool, random_bytes: Callable[[int], bytes], yields: bool = False
+    ) -> None:
+        """`yields`: a connector that meets another connector (TCP simultaneous open) is the listener then.
+
+        Exactly one of the two sides must.
+        """
         self._keys = keys
+        self._yields = yields
         self._output: deque[Buffer] = deque()
         self._queued_records = 0
         self._input = bytearray()
@@ -75,7 +87,7 @@ class TcpChannel:
         self._transcript = b""
         self.state = State.AWAIT_CONNECT
         if connector:
-            head = _MAGIC + bytes([_VERSION]) + self._nonce
+            head = _HEAD + self._nonce
             self._transcript = head + _mac(keys.hello_out, head)
             self._output.append(self._transcript)
             self.state = State.AWAIT_LISTEN
@@ -98,6 +110,9 @@ class TcpChannel:
         """Takes bytes as they came. Whole records are opened where they stand; only a cut one is copied."""
         view = memoryview(data)
         while self.state is not State.OPEN:
+            view = self._collect(view, len(_HEAD))
+            if self.state is State.AWAIT_LISTEN and bytes(self._input) == _HEAD:
+                self._meet_connector()
             length = _EXPECTED_LENGTH[self.state]
             view = self._collect(view, length)
             if self.state is State.AWAIT_CONNECT and not _MAGIC.startswith(self._input[: len(_MAGIC)]):
@@ -151,7 +166,9 @@ class TcpChannel:
                 self._transcript = message + answer
                 self._output.append(answer)
                 self.state = State.AWAIT_PROOF
-            case State.AWAIT_LISTEN:
+            case State.IGNORE_CONNECT:
+                self.state = State.AWAIT_ANSWER
+            case State.AWAIT_LISTEN | State.AWAIT_ANSWER:
                 nonce, mac = message[:_NONCE_LENGTH], message[_NONCE_LENGTH:]
                 _check(keys.hello_in, self._transcript + nonce, mac)
                 self._transcript += message
@@ -159,10 +176,17 @@ class TcpChannel:
                 self._start_records(self._nonce + nonce)
             case State.AWAIT_PROOF:
                 _check(keys.hello_in, self._transcript, message)
-                connector_nonce = self._transcript[len(_MAGIC) + 1 :][:_NONCE_LENGTH]
+                connector_nonce = self._transcript[len(_HEAD) :][:_NONCE_LENGTH]
                 self._start_records(connector_nonce + self._nonce)
             case State.OPEN:
                 raise CallerError("the handshake is over")
+
+    def _meet_connector(self) -> None:
+        """The other side opened as well, at the same time: one connection of two connectors.
+
+        A listener's answer begins with a random number, which is these five bytes once in 2^40 times.
+        """
+        self.state = State.AWAIT_CONNECT if self._yields else State.IGNORE_CONNECT
 
     def _start_records(self, salt: bytes) -> None:
         self._seal = AESGCM(_expand(self._keys.records_out, salt))

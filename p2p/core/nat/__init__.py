@@ -1,0 +1,1 @@
+"""Knowing one's own NAT from samples: docs/connecting.md."""
