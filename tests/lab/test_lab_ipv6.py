@@ -74,7 +74,7 @@ class Scene:
         return self._tmp_path / "out"
 
     def path(self, *options: str, server: str | None = None) -> str:
-        """How both name the path over which the file came whole, without its milliseconds and whose port was learned."""
+        """How both name the path over which the file came whole, without milliseconds and whose port was learned."""
         sender, receiver = self.run(*options, server=server)
         assert sender.process.returncode == receiver.process.returncode == 0, sender.err + receiver.err
         assert hash_of(self._out / "file") == self._digest
