@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import math
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
+from p2p.core.rendezvous.relay import RelayLimits
 from p2p.io.server_log import EventLog
 from p2p.io.server_loop import ServerLoop, stop_signals
 
 DEFAULT_PORT = 8080
 LAST_PORT = 65535
+MOST = 1e6  # Mbit/s, or GB: above any machine, and its kB/s fit the field of RELAYED
 
 FAILED = 1
 USAGE = 2
@@ -31,7 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             events = EventLog(options.verbose)
             loop = ServerLoop(
-                options.host, options.port, options.alternate_port, events, time.monotonic, alt_host=options.alt_host
+                options.host,
+                options.port,
+                options.alternate_port,
+                events,
+                time.monotonic,
+                alt_host=options.alt_host,
+                tcp_ports=options.tcp_port,
+                relay=_relay_limits(options),
             )
         except (socket.gaierror, UnicodeError):
             return _fail(USAGE, _explain_hosts(options.host, options.alt_host))
@@ -61,6 +72,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="ADDR",
         help="a second address of this machine: lets peers tell more of their NATs; needs --host with the first",
     )
+    parser.add_argument(
+        "--tcp-port",
+        type=_port,
+        action="append",
+        default=[],
+        metavar="N",
+        help="a further TCP port, for networks that let no UDP through: 443 passes nearly everywhere; may be repeated",
+    )
+    _add_relay_options(parser)
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--verbose", action="store_true", help="log more, and peers' addresses in full")
     level.add_argument("--quiet", action="store_true", help="log warnings and errors only")
@@ -69,11 +89,48 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")
     if options.port != 0 and options.port == options.alternate_port:
         parser.error("--port and --alternate-port are the same: peers need two different ones")
+    if options.port != 0 and options.port in options.tcp_port:
+        parser.error("--tcp-port names the port that --port has opened already")
     if options.alt_host is not None and options.host in ("0.0.0.0", "::"):
         parser.error("--alt-host needs --host with the first address: all of them cannot be told apart")
     if options.alt_host is not None and options.alt_host == options.host:
         parser.error("--host and --alt-host are the same: peers learn nothing from one address twice")
     return options
+
+
+def _add_relay_options(parser: argparse.ArgumentParser) -> None:
+    relay = parser.add_argument_group("relay", "for pairs that no direct path joins; what it carries is sealed")
+    relay.add_argument("--no-relay", action="store_true", help="forward nothing")
+    limits = RelayLimits()
+    for option, unit, factor, default, what in (
+        ("--relay-rate", "MBIT", 1e6 / 8, limits.pair_rate, "Mbit/s of one pair"),
+        ("--relay-total", "MBIT", 1e6 / 8, limits.total_rate, "Mbit/s of all pairs, shared fairly"),
+        ("--relay-bytes", "GB", 1e9, limits.pair_bytes, "GB that one pair may carry in one run"),
+    ):
+        relay.add_argument(
+            option,
+            type=partial(_amount, factor=factor),
+            default=default,
+            metavar=unit,
+            help=f"{what} (default: {default / factor:g}; 0: no limit)",
+        )
+
+
+def _relay_limits(options: argparse.Namespace) -> RelayLimits | None:
+    if options.no_relay:
+        return None
+    return RelayLimits(options.relay_rate, options.relay_bytes, options.relay_total)
+
+
+def _amount(text: str, factor: float) -> int:
+    """Bytes, of a number that counts `factor` of them."""
+    try:
+        amount = float(text)
+    except ValueError:
+        amount = -1.0
+    if not 0 <= amount <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to {MOST:g}")
+    return math.ceil(amount * factor)
 
 
 def _port(text: str) -> int:
@@ -97,7 +154,7 @@ def _explain(error: OSError) -> str:
         case PermissionError():
             return f"cannot listen on {where}: permission denied. Ports below 1024 need root; choose one with --port"
         case _ if error.errno == errno.EADDRINUSE:
-            return f"cannot listen on {where}: it is in use. Choose others with --port and --alternate-port"
+            return f"cannot listen on {where}: it is in use. Choose others with --port, --alternate-port and --tcp-port"
         case _ if error.errno == errno.EADDRNOTAVAIL:
             return f"cannot listen on {where}: not an address of this machine. Choose another with --host"
         case _:

@@ -22,17 +22,21 @@ class Scenario:
     path: str | None = "direct UDP"
     exit_code: ExitCode = ExitCode.DONE
     one_lan: bool = False
+    takes_relay: bool = True  # of the left one
 
     def __str__(self) -> str:
-        return f"one LAN behind {self.left}" if self.one_lan else f"{self.left} x {self.right}"
+        where = f"one LAN behind {self.left}" if self.one_lan else f"{self.left} x {self.right}"
+        return where if self.takes_relay else f"{where}, no relay"
 
 
 SYMMETRIC_CASES = [
     Scenario("symmetric", "none"),
     Scenario("symmetric", "full cone"),
     Scenario("symmetric", "address-restricted"),
-    # what no punch of this version joins
-    Scenario("symmetric", "port-restricted", None, ExitCode.NO_PATH),
+    Scenario("symmetric", "port-restricted"),
+    Scenario("UDP blocked", "none", "direct TCP"),
+    Scenario("UDP blocked", "port-restricted", "relay"),
+    Scenario("UDP blocked", "symmetric", "relay"),
 ]
 SCENARIOS = [
     Scenario("port-restricted", "port-restricted", "direct TCP (LAN)", one_lan=True),
@@ -40,6 +44,7 @@ SCENARIOS = [
     *(Scenario(left, right) for left, right in product(CONES, CONES)),
     *SYMMETRIC_CASES,
     *(replace(scenario, left=scenario.right, right=scenario.left) for scenario in SYMMETRIC_CASES),
-    Scenario("symmetric", "symmetric", None, ExitCode.NO_PATH),
-    Scenario("UDP blocked", "none", None, ExitCode.NO_PATH),
+    Scenario("symmetric", "symmetric", "relay"),
+    Scenario("symmetric", "symmetric", None, ExitCode.NO_PATH, takes_relay=False),
+    Scenario("UDP blocked", "port-restricted", None, ExitCode.NO_PATH, takes_relay=False),
 ]

@@ -33,7 +33,10 @@ class Transmit:
 
 @dataclass(frozen=True, slots=True)
 class OpenSockets:
-    """The caller is to open UDP sockets under the numbers from `first` on, on any port."""
+    """UDP sockets of the main one's family, on any port, are wanted under the numbers from `first` on.
+
+    What is sent by one that could not be opened is to be dropped.
+    """
 
     first: int
     count: int
@@ -41,7 +44,7 @@ class OpenSockets:
 
 @dataclass(frozen=True, slots=True)
 class CloseSockets:
-    """The caller is to close these."""
+    """These will not be used any more."""
 
     numbers: Sequence[int]
 

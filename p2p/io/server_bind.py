@@ -43,6 +43,11 @@ def bind_other_host(
     return third, fourth
 
 
+def bind_tcp(stack: contextlib.ExitStack, first: socket.socket, port: int) -> socket.socket:
+    """A further TCP port at the address of the first UDP port. Raises OSError."""
+    return stack.enter_context(open_socket(first.family, socket.SOCK_STREAM, first.getsockname()[0], port))
+
+
 def open_socket(family: int, kind: int, ip: str, port: int) -> socket.socket:
     opened = socket.socket(family, kind)
     try:

@@ -1,4 +1,4 @@
-"""The rendezvous server's sockets: two UDP ports of one address or two, a TCP greeting, in one `selectors` loop."""
+"""The rendezvous server's loop: two UDP ports of one address or two, and TCP connections, by one `selectors` loop."""
 
 from __future__ import annotations
 
@@ -8,28 +8,41 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import astuple, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.server import UNSUPPORTED, RendezvousServer
+from p2p.core.rendezvous.frames import bursts
+from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES, RelayLimits
+from p2p.core.rendezvous.seats import FIRST_CONNECTION
+from p2p.core.rendezvous.server import DEFAULT_RELAY, RendezvousServer
 from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
-from p2p.io.server_bind import bind, bind_other_host
+from p2p.io.server_bind import bind, bind_other_host, bind_tcp
 from p2p.io.server_log import EventLog
+from p2p.io.server_tcp import Tunnels
 from p2p.io.server_udp import UdpPort
+from p2p.io.udp import MAX_PAYLOAD, MAX_SEGMENTS
 
-ACCEPT_BATCH = 16  # TCP connections likewise; each is answered and closed at once, so none is ever held
 SUMMARY_INTERVAL = 600.0  # seconds between two lines of counters
 MAX_ORIGINS = 512  # local addresses told apart; all of 127/8 is local, so the number is not the machine's choice
 
 log = logging.getLogger("p2p.server")
 
 
+@dataclass(slots=True)
+class LoopCounters:
+    """What happened since the start."""
+
+    unsent: int = 0  # datagrams and bursts that the kernel did not take
+
+
 class ServerLoop:
     """Binds on construction (raises OSError, also socket.gaierror), serves in `run`.
 
     `alternate_port` None means the port after the first; 0 means any free one, as for `port`. `alt_host` is a second
-    address of this machine, of the same IP version, and `host` then no wildcard.
+    address of this machine, of the same IP version, and `host` then no wildcard. `tcp_ports` are further TCP ports of
+    `host`. `relay` None: nothing is forwarded.
     """
 
     def __init__(
@@ -41,84 +54,119 @@ class ServerLoop:
         clock: Callable[[], float],
         *,
         alt_host: str | None = None,
+        tcp_ports: Sequence[int] = (),
+        relay: RelayLimits | None = DEFAULT_RELAY,
     ) -> None:
         self._events = events
         self._clock = clock
         with contextlib.ExitStack() as stack:
-            first, second, self._tcp = bind(stack, host, port, alternate_port)
+            first, second, tcp = bind(stack, host, port, alternate_port)
             others = () if alt_host is None else bind_other_host(stack, alt_host, first, second)
+            listeners = [tcp, *(bind_tcp(stack, first, tcp_port) for tcp_port in tcp_ports)]
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._tunnels = Tunnels(listeners, self._selector, self._take_frames, clock)
+            stack.callback(self._tunnels.close)
             self._sockets = stack.pop_all()
         self.hosts: tuple[str, ...] = tuple(bound.getsockname()[0] for bound in (first, *others[:1]))
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
         is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
         self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second, *others)]
-        self._machine = RendezvousServer(os.urandom, self.ports)
+        self._machine = RendezvousServer(os.urandom, self.ports, relay=relay)
         self._stun = StunServer(Endpoints(self.ports, () if is_wildcard else self.hosts))
         # The machine's port_index: which socket, and which of the local addresses.
         self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]
         self._origin_index = {origin: index for index, origin in enumerate(self._origins)}
-        self._unsent = 0
-        self._greeted = 0
+        self._counters = LoopCounters()
 
     def run(self, signalled: socket.socket) -> None:
         """Serves until a signal number arrives on `signalled` (see `stop_signals`), then closes the sockets."""
-        with self._sockets, selectors.DefaultSelector() as selector:
+        with self._sockets:
             for index, port in enumerate(self._udp):
-                selector.register(port.socket, selectors.EVENT_READ, index)
-            selector.register(self._tcp, selectors.EVENT_READ, self._tcp)
-            selector.register(signalled, selectors.EVENT_READ, signalled)
+                self._selector.register(port.socket, selectors.EVENT_READ, partial(self._receive, index))
+            self._selector.register(signalled, selectors.EVENT_READ, None)
             next_summary = self._clock() + SUMMARY_INTERVAL
             summarised = self._counts()
             while True:
-                self._flush()
-                deadline = min(next_summary, self._machine.poll_timeout() or next_summary)
-                for key, _ in selector.select(max(0.0, deadline - self._clock())):
-                    if key.data is signalled:
+                timeouts = (next_summary, self._machine.poll_timeout(), self._tunnels.poll_timeout())
+                deadline = min(at for at in timeouts if at is not None)
+                for key, mask in self._selector.select(max(0.0, deadline - self._clock())):
+                    if key.data is None:
                         log.info("stopping: %s", signal.Signals(signalled.recv(1)[0]).name)
                         self._flush()
                         log.info("%s", self._summary())
                         return
-                    if key.data is self._tcp:
-                        self._greet()
-                    else:
-                        self._receive(key.data)
+                    key.data(mask)
+                    self._flush()  # so that no answer waits for what others have to be forwarded
                 now = self._clock()
                 self._machine.handle_timeout(now)
+                self._tunnels.handle_timeout(now, self._machine.has_seat)
+                self._flush()
                 if now >= next_summary:
                     next_summary = now + SUMMARY_INTERVAL
                     if summarised != self._counts():
                         summarised = self._counts()
                         log.info("%s", self._summary())
 
-    def _receive(self, index: int) -> None:
+    def _receive(self, index: int, _: int) -> None:
         now = self._clock()
-        for data, source, local in self._udp[index].receive():
-            if looks_like_stun(data):
-                self._answer_stun(data, source, index, local, now)
-            else:
-                self._machine.handle_datagram(data, source, self._origin(index, local), now)
+        for data, segment_size, source, local in self._udp[index].receive():
+            self._take(data, segment_size, source, self._origin(index, local), now)
 
-    def _answer_stun(self, data: bytes, source: Address, index: int, local: bytes, now: float) -> None:
-        answer = self._stun.handle_datagram(data, source, index, now)
-        if answer is None:
+    def _take_frames(self, datagrams: list[bytes], source: Address, connection: int) -> None:
+        now = self._clock()
+        for data, segment_size in bursts(datagrams, RELAYED_FIRST_BYTES, MAX_PAYLOAD, MAX_SEGMENTS):
+            self._take(data, segment_size, source, connection, now)
+
+    def _take(self, data: memoryview | bytes, segment_size: int, source: Address, port_index: int, now: float) -> None:
+        """One read. Of a burst only the addresses and lengths are known to be alike; what is in it, the bytes say."""
+        is_burst = 0 < segment_size < len(data)
+        first_bytes = bytes(data[::segment_size]) if is_burst else bytes(data[:1])
+        if first_bytes and not first_bytes.translate(None, RELAYED_FIRST_BYTES):
+            self._forward(data, segment_size if is_burst else 0, source, port_index, now)
+        elif is_burst:
+            for start in range(0, len(data), segment_size):
+                self._take(data[start : start + segment_size], 0, source, port_index, now)
+        elif looks_like_stun(datagram := bytes(data)) and port_index < FIRST_CONNECTION:
+            self._answer_stun(datagram, source, port_index, now)
+        else:
+            self._machine.handle_datagram(datagram, source, port_index, now)
+
+    def _forward(
+        self, data: memoryview | bytes, segment_size: int, source: Address, port_index: int, now: float
+    ) -> None:
+        passage = self._machine.handle_burst(source, port_index, len(data), segment_size, now)
+        if passage is None:
             return
-        try:
-            self._udp[answer.index].send(answer.data, answer.destination, local)
-        except OSError as error:
-            self._unsent += 1
-            log.debug("sending: %s", error)
+        destination, to, length = passage
+        if to >= FIRST_CONNECTION:
+            self._tunnels.send_burst(to, data[:length], segment_size)
+        else:
+            self._send(data[:length], segment_size, destination, *self._origins[to])
+
+    def _answer_stun(self, data: bytes, source: Address, port_index: int, now: float) -> None:
+        index, local = self._origins[port_index]
+        answer = self._stun.handle_datagram(data, source, index, now)
+        if answer is not None:
+            self._send(answer.data, 0, answer.destination, answer.index, local)
 
     def _flush(self) -> None:
         while (transmit := self._machine.poll_transmit()) is not None:
-            index, local = self._origins[transmit.port_index]
-            try:
-                self._udp[index].send(transmit.data, transmit.destination, local)
-            except OSError as error:  # unreachable, full buffer, firewall: as good as lost, and peers repeat
-                self._unsent += 1
-                log.debug("sending: %s", error)
+            if transmit.port_index >= FIRST_CONNECTION:
+                self._tunnels.send(transmit.port_index, transmit.data)
+            else:
+                self._send(transmit.data, 0, transmit.destination, *self._origins[transmit.port_index])
         now = self._clock()
         while (event := self._machine.poll_event()) is not None:
             self._events.write(event, now)
+
+    def _send(
+        self, data: memoryview | bytes, segment_size: int, destination: Address, index: int, local: bytes
+    ) -> None:
+        try:
+            self._udp[index].send(data, segment_size, destination, local)
+        except OSError as error:  # unreachable, full buffer, firewall: as good as lost, and peers repeat
+            self._counters.unsent += 1
+            log.debug("sending: %s", error)
 
     def _origin(self, index: int, local: bytes) -> int:
         origin = (index, local)
@@ -130,26 +178,13 @@ class ServerLoop:
             self._origins.append(origin)
         return known
 
-    def _greet(self) -> None:
-        """Tells who connects by TCP that the server is up: its UDP is what does not get through."""
-        for _ in range(ACCEPT_BATCH):
-            try:
-                connection, _ = self._tcp.accept()
-            except OSError:  # none left, or gone again
-                return
-            with connection, contextlib.suppress(OSError):
-                connection.setblocking(False)
-                connection.send(UNSUPPORTED)
-                self._greeted += 1
-
-    def _counts(self) -> tuple[int, ...]:
-        return (*astuple(self._machine.counters), *astuple(self._stun.counters), self._unsent, self._greeted)
+    def _counts(self) -> dict[str, int]:
+        machine = self._machine
+        parts = (machine.counters, machine.relay_counters, self._stun.counters, self._tunnels.counters, self._counters)
+        return {name.replace("_", " "): count for part in parts for name, count in asdict(part).items()}
 
     def _summary(self) -> str:
-        counters = (self._machine.counters, self._stun.counters)
-        names = [field.name.replace("_", " ") for each in counters for field in fields(each)]
-        counts = zip([*names, "unsent", "greeted by TCP"], self._counts(), strict=True)
-        happened = ", ".join(f"{name} {count}" for name, count in counts if count)
+        happened = ", ".join(f"{name} {count}" for name, count in self._counts().items() if count)
         return f"since the start: {happened or 'nothing happened'}; seats taken now: {len(self._machine)}"
 
 

@@ -36,7 +36,7 @@ RUN_SIZE = 65_536  # bytes of datagrams that are coalesced here
 SOCKET_BUFFER = 8 * 1024 * 1024  # bytes wanted; a default of 212,992 holds three super-packets
 MAX_REFUSED_SENDS = 3  # EPERM in a row that are borne: conntrack and firewalls refuse now and then
 
-_GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+GSO_REFUSED = {errno.EIO, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 _SOFT = {
     errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENOBUFS, errno.EHOSTDOWN,
     errno.EADDRNOTAVAIL, errno.ENODEV, errno.ENXIO,  # no address of that version here, no such interface
@@ -146,8 +146,8 @@ class UdpSocket:
         return Address(host, port)
 
     def enlarge_buffers(self, buffer_size: int = SOCKET_BUFFER) -> None:
-        self.receive_buffer = _enlarge(self._socket, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
-        self.send_buffer = _enlarge(self._socket, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
+        self.receive_buffer = enlarge(self._socket, socket.SO_RCVBUF, SO_RCVBUFFORCE, buffer_size)
+        self.send_buffer = enlarge(self._socket, socket.SO_SNDBUF, SO_SNDBUFFORCE, buffer_size)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -227,7 +227,7 @@ class UdpSocket:
         except BlockingIOError:
             raise
         except OSError as error:
-            if error.errno not in _GSO_REFUSED:
+            if error.errno not in GSO_REFUSED:
                 raise
             self.uses_offload = False  # this kernel, or the card below it, does not want it: never again
             try:
@@ -296,7 +296,7 @@ class UdpSocket:
         return self._from[1]
 
 
-def _enlarge(sock: socket.socket, option: int, force: int, wanted: int) -> int:
+def enlarge(sock: socket.socket, option: int, force: int, wanted: int) -> int:
     """Asks for a larger buffer and returns the size in force: what the kernel counts, headers and slack included."""
     before = sock.getsockopt(socket.SOL_SOCKET, option)
     if before < wanted:

@@ -1,8 +1,8 @@
 """An internet in memory: hosts with punch agents, NATs in RFC 4787's words, a seeded lossy core, a virtual clock.
 
-      host ── NAT ──┐
-                    core (delay, loss, duplication, reordering)
-      host ── NAT ──┘
+host ── NAT ──┐
+              core (delay, loss, duplication, reordering)
+host ── NAT ──┘
 """
 
 from __future__ import annotations

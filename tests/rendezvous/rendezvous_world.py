@@ -10,10 +10,12 @@ from math import inf
 from typing import TypeVar
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN, TUNNEL
 from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous import server_events as s
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Message, NamePair, Pairing, decode
+from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.rendezvous.server_events import Limits
 from p2p.core.role import Role
@@ -43,6 +45,8 @@ class Peer:
     events: list[c.Event] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     is_up: bool = True
+    connection: int | None = None  # its port index at the server
+    has_udp: bool = True
 
     def of(self, kind: type[EventT]) -> list[EventT]:
         return [event for event in self.events if isinstance(event, kind)]
@@ -61,6 +65,7 @@ class World:
         self.extra_delay: Callable[[Address, bytes], float] = lambda _to, _data: 0.0
         self.peers: list[Peer] = []
         self.trace: list[tuple[float, Address, Address, bytes]] = []  # sent: when, from, to, what
+        self._connections = FIRST_CONNECTION
         self._calls: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
         self.start_server()
@@ -84,6 +89,13 @@ class World:
 
     def join(self, pairing: Pairing, role: Role, host: str | None = None) -> Peer:
         return self.start(self.add_peer(pairing, role, host))
+
+    def connect(self, peer: Peer) -> None:
+        """A new TCP connection to the server; the one before, if any, is gone."""
+        peer.connection = self._connections
+        self._connections += 1
+        peer.machine.use(TUNNEL, self.now)
+        self._drain()
 
     def forward(self, peer: Peer, payload: bytes) -> None:
         peer.machine.forward(payload, self.now)
@@ -125,19 +137,33 @@ class World:
     def _drain(self) -> None:
         for peer in self.peers:
             while peer.is_up and (transmit := peer.machine.poll_transmit()) is not None:
-                self._carry(peer.address, transmit.destination, b"".join(transmit.buffers))
+                data = b"".join(transmit.buffers)
+                if transmit.local == TUNNEL and peer.connection is not None:
+                    self._carry(self.tunnel_address(peer), transmit.destination, data, peer.connection)
+                elif transmit.local == MAIN and peer.has_udp:
+                    self._carry(peer.address, transmit.destination, data)
             while (event := peer.machine.poll_event()) is not None:
                 peer.events.append(event)
                 peer.times.append(self.now)
         if self.server is None:
             return
         while (out := self.server.poll_transmit()) is not None:
-            self._carry((FIRST, ALTERNATE)[out.port_index], out.destination, out.data)
+            if out.port_index >= FIRST_CONNECTION:
+                self._carry(FIRST, out.destination, out.data, out.port_index)
+            else:
+                self._carry((FIRST, ALTERNATE)[out.port_index], out.destination, out.data)
         while (said := self.server.poll_event()) is not None:
             self.server_events.append(said)
 
-    def _carry(self, source: Address, destination: Address, data: bytes) -> None:
+    def tunnel_address(self, peer: Peer) -> Address:
+        assert peer.connection is not None
+        return Address(peer.address.host, 50_000 + peer.connection - FIRST_CONNECTION)
+
+    def _carry(self, source: Address, destination: Address, data: bytes, connection: int | None = None) -> None:
         self.trace.append((self.now, source, destination, data))
+        if connection is not None:
+            self.call_at(self.now + 0.01, lambda: self._deliver(source, destination, data, connection))
+            return
         for _ in range(2 if self.random.random() < self.network.duplicate else 1):
             if self.random.random() >= self.network.loss:
                 self.call_at(
@@ -149,17 +175,22 @@ class World:
         self._count += 1
         heapq.heappush(self._calls, (when, self._count, call))
 
-    def _deliver(self, source: Address, destination: Address, data: bytes) -> None:
+    def _deliver(self, source: Address, destination: Address, data: bytes, connection: int | None = None) -> None:
         if destination in (FIRST, ALTERNATE):
             if destination == ALTERNATE and not self.alternate_is_open:
                 return
             if self.server is not None:
-                self.server.handle_datagram(data, source, (FIRST, ALTERNATE).index(destination), self.now)
+                port_index = (FIRST, ALTERNATE).index(destination) if connection is None else connection
+                self.server.handle_datagram(data, source, port_index, self.now)
             elif self.port_is_closed:
                 for peer in self.peers:
                     if peer.address == source:
                         peer.machine.handle_error(self.now)
             return
         for peer in self.peers:
-            if peer.address == destination and peer.is_up:
+            if not peer.is_up:
+                continue
+            if connection is not None and peer.connection == connection:
+                peer.machine.handle_datagram(data, source, self.now, TUNNEL)
+            elif connection is None and peer.address == destination and peer.has_udp:
                 peer.machine.handle_datagram(data, source, self.now)

@@ -57,8 +57,8 @@ class Desk:
         self._count = 0
 
     def say(self, message: Message | bytes, source: Address, port_index: int = 0) -> list[Reply]:
-        data = message if isinstance(message, bytes) else encode(message)
         """The answer first, then what was pushed."""
+        data = message if isinstance(message, bytes) else encode(message)
         self.server.handle_datagram(data, source, port_index, self.now)
         return sorted(self.heard(), key=lambda reply: reply[1] != source)
 
@@ -73,18 +73,24 @@ class Desk:
         self.server.handle_timeout(self.now)
         return self.heard()
 
-    def cookie(self, source: Address) -> bytes:
-        ((_, _, reply),) = self.say(Hello(b"hellohel"), source)
+    def cookie(self, source: Address, port_index: int = 0) -> bytes:
+        ((_, _, reply),) = self.say(Hello(b"hellohel"), source, port_index)
         assert isinstance(reply, Cookie)
         return reply.cookie
 
     def join(self, client: str, source: Address, pairing: Pairing, role: Role, port_index: int = 0) -> list[Reply]:
-        self._count += 1
-        transaction = self._count.to_bytes(8, "big")
-        replies = self.say(Join(transaction, self.cookie(source), secret(client), role, pairing), source, port_index)
+        join = self.joining(client, self.cookie(source, port_index), pairing, role)
+        replies = self.say(join, source, port_index)
         assert replies[0][1] == source
-        assert getattr(replies[0][2], "transaction", None) == transaction
+        assert getattr(replies[0][2], "transaction", None) == join.transaction
         return replies
+
+    def join_tunnel(self, client: str, source: Address, connection: int) -> list[Reply]:
+        return self.join(client, source, ALICE, SENDER, connection)
+
+    def joining(self, client: str, cookie: bytes, pairing: Pairing, role: Role) -> Join:
+        self._count += 1
+        return Join(self._count.to_bytes(8, "big"), cookie, secret(client), role, pairing)
 
 
 def secret(client: str) -> bytes:

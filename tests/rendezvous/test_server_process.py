@@ -19,7 +19,6 @@ from p2p.core.address import Address
 from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Cookie, Hello, Message, NamePair, Nameplate, Pairing, decode, encode
-from p2p.core.rendezvous.server import UNSUPPORTED
 from p2p.core.role import Role
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is asserted about how long things take
@@ -181,17 +180,6 @@ def test_a_flood_of_rubbish_is_counted_and_answered_by_nothing() -> None:
     assert match
     assert int(match[2]) >= 0.9 * (int(match[1]) - 60) > 1000
     assert len(log) < 1000
-
-
-def test_tcp_tells_that_the_server_is_up() -> None:
-    with running("--host", "127.0.0.1") as server:
-        with contextlib.ExitStack() as stack:
-            for _ in range(50):
-                connection = stack.enter_context(socket.create_connection(server.first, PATIENCE))
-                assert connection.recv(100) == UNSUPPORTED
-                assert connection.recv(100) == b""
-        assert isinstance(ask(server.first, Hello(b"12345678")), Cookie)
-        assert "greeted by TCP 50" in server.stop()[1]
 
 
 def test_replies_leave_from_the_address_and_port_that_were_asked() -> None:

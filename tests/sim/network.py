@@ -12,7 +12,11 @@ from enum import Enum, auto
 from p2p.core.address import Address
 
 SOCKET_BUFFER = 256 * 1024  # bytes that a TCP connection holds
+TTL = 64
 LINK_DELAY = 0.010  # seconds one way, host to host
+TTL = 64
+CORE_HOPS = 2  # plain routers between any two NATs; as in netlab
+ALL_PORTS = range(1024, 65536)
 
 
 class Behaviour(Enum):
@@ -34,9 +38,19 @@ class Behaviour(Enum):
 
 @dataclass(frozen=True, slots=True)
 class NatKind:
+    """`stride`: a NAT that counts; otherwise ports are drawn from `ports`, or kept where `preserves` says so.
+
+    An unguarded router gives a port to whoever knocks at it before anything went out to him (as Linux does that drops
+    nothing on its INPUT chain): a later flow to him gets another.
+    """
+
     mapping: Behaviour
     filtering: Behaviour
     udp_blocked: bool = False
+    stride: int = 0
+    ports: range = ALL_PORTS
+    preserves: bool = False
+    guarded: bool = True
 
 
 EIM = Behaviour.ENDPOINT_INDEPENDENT
@@ -47,43 +61,104 @@ NAT_KINDS: dict[str, NatKind | None] = {
     "full cone": NatKind(EIM, EIM),
     "address-restricted": NatKind(EIM, ADF),
     "port-restricted": NatKind(EIM, APDF),
+    "unguarded": NatKind(EIM, APDF, preserves=True, guarded=False),
     "symmetric": NatKind(APDF, APDF),
     "symmetric EIF": NatKind(APDF, EIM),
+    "symmetric, preserving": NatKind(APDF, APDF, preserves=True),
+    "address-dependent": NatKind(ADF, APDF),
+    "sequential": NatKind(APDF, APDF, stride=1),
+    "stride 4": NatKind(APDF, APDF, stride=4),
+    "backwards": NatKind(APDF, APDF, stride=-2),
+    "sequential, address-dependent": NatKind(ADF, APDF, stride=1),
+    "carrier symmetric": NatKind(APDF, APDF, ports=range(10240, 11264)),
     "UDP blocked": NatKind(EIM, EIM, udp_blocked=True),
 }
 
 
-class Nat:
-    """A router between one LAN and the core. Ports are drawn at random: nothing may rely on port preservation."""
+class Mapping:
+    """One external port for one inside address (and destination, or part of it)."""
 
-    def __init__(self, kind: NatKind, address: str, rng: random.Random) -> None:
+    def __init__(self, port: int, inside: Address, key: object) -> None:
+        self.port, self.inside, self.key = port, inside, key
+        self.contacted: set[object] = set()
+
+
+class Nat:
+    """A router between one LAN and the core, or the LAN of `outer`. Nothing may rely on port preservation.
+
+    `foreign`: flows a second that other hosts of the LAN open; only a NAT that counts shows them.
+    """
+
+    def __init__(self, kind: NatKind, address: str, network: Network, outer: Nat | None = None) -> None:
         self.kind = kind
         self.address = address
-        self._rng = rng
-        self._ports: dict[tuple[Address, object], int] = {}
-        self._insides: dict[int, Address] = {}
-        self._contacted: dict[int, set[object]] = {}
+        self.outer = outer
+        self.foreign = 0.0
+        self._network = network
+        self._counter = kind.ports[network.rng.randrange(len(kind.ports))]
+        self._counted_at = 0.0
+        self._mappings: dict[tuple[Address, object], Mapping] = {}
+        self._by_port: dict[int, list[Mapping]] = {}
+        self._taken: set[tuple[int, Address]] = set()
+
+    @property
+    def newest(self) -> int:
+        """The port of the mapping that was made last."""
+        return next(reversed(self._mappings.values())).port
 
     def outbound(self, source: Address, destination: Address) -> Address | None:
         """The mapped source of a datagram, or None when it is dropped."""
         if self.kind.udp_blocked:
             return None
-        key = (source, self.kind.mapping.key(destination))
-        if key not in self._ports:
-            port = next(p for p in iter(lambda: self._rng.randrange(1024, 65536), None) if p not in self._insides)
-            self._ports[key] = port
-            self._insides[port] = source
-            self._contacted[port] = set()
-        port = self._ports[key]
-        self._contacted[port].add(self.kind.filtering.key(destination))
-        return Address(self.address, port)
+        key = self.kind.mapping.key(destination)
+        mapping = self._mappings.get((source, key))
+        if mapping is not None and (mapping.port, destination) in self._taken and destination not in mapping.contacted:
+            mapping = self._mappings.get((source, destination))
+            key = destination
+        if mapping is None:
+            mapping = Mapping(self._free_port(source, key, destination), source, key)
+            self._mappings[source, key] = mapping
+            self._by_port.setdefault(mapping.port, []).append(mapping)
+        mapping.contacted |= {self.kind.filtering.key(destination), destination}
+        return Address(self.address, mapping.port)
 
     def inbound(self, port: int, source: Address) -> Address | None:
         """The inside address that a datagram goes to, or None when it is dropped."""
-        if self.kind.udp_blocked or port not in self._insides:
+        if self.kind.udp_blocked:
             return None
-        allowed = self.kind.filtering.key(source) in self._contacted[port]
-        return self._insides[port] if allowed else None
+        for mapping in self._by_port.get(port, []):
+            if self.kind.filtering.key(source) in mapping.contacted and (port, source) not in self._taken:
+                return mapping.inside
+        if not self.kind.guarded:
+            self._taken.add((port, source))
+        return None
+
+    def _free_port(self, source: Address, key: object, destination: Address) -> int:
+        if self.kind.preserves and self._is_free(source.port, key, destination):
+            return source.port
+        ports = self.kind.ports
+        if self.kind.stride:
+            elapsed = self._network.now - self._counted_at
+            self._counted_at = self._network.now
+            steps = 1 + _poisson(self.foreign * elapsed, self._network.rng)
+            self._counter = ports[(self._counter + steps * self.kind.stride - ports[0]) % len(ports)]
+            while not self._is_free(self._counter, key, destination):
+                self._counter = ports[(self._counter + self.kind.stride - ports[0]) % len(ports)]
+            return self._counter
+        draws = iter(lambda: ports[self._network.rng.randrange(len(ports))], None)
+        return next(port for port in draws if self._is_free(port, key, destination))
+
+    def _is_free(self, port: int, key: object, destination: Address) -> bool:
+        """Linux uses a port again for another destination; for a mapping that serves all of them it cannot."""
+        same = (key is None or mapping.key in (None, key) for mapping in self._by_port.get(port, []))
+        return (port, destination) not in self._taken and not any(same)
+
+
+def _poisson(mean: float, rng: random.Random) -> int:
+    count, left = 0, mean
+    while (left := left - rng.expovariate(1.0)) > 0:
+        count += 1
+    return count
 
 
 @dataclass(slots=True)
@@ -161,16 +236,16 @@ class Network:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
         self._hosts: dict[tuple[str, Nat | None], Host] = {}
-        self._nats: dict[str, Nat] = {}
+        self._nats: dict[tuple[str, Nat | None], Nat] = {}
 
     def add_host(self, name: str, address: str, nat: Nat | None = None) -> Host:
         host = Host(name, address, nat)
         self._hosts[address, nat] = host
         return host
 
-    def add_nat(self, kind: NatKind, address: str) -> Nat:
-        self._nats[address] = Nat(kind, address, self.rng)
-        return self._nats[address]
+    def add_nat(self, kind: NatKind, address: str, outer: Nat | None = None) -> Nat:
+        nat = self._nats[address, outer] = Nat(kind, address, self, outer)
+        return nat
 
     def after(self, delay: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
@@ -184,18 +259,19 @@ class Network:
             self.now, _, action = heapq.heappop(self._queue)
             action()
 
-    def send(self, host: Host, port: int, destination: Address, data: bytes) -> None:
+    def send(self, host: Host, port: int, destination: Address, data: bytes, ttl: int = TTL) -> None:
         """A datagram from a host's port; what becomes of it is decided on its way."""
         if not host.is_up:
             return
         impairment = host.impairment
         if self.rng.random() < impairment.loss:
             return
+        source = Address(host.address, port)
         copies = 2 if self.rng.random() < impairment.duplicate else 1
         for _ in range(copies):
             delay = LINK_DELAY * (4 * self.rng.random() if self.rng.random() < impairment.reorder else 1)
             body = _flip_bit(data, self.rng) if self.rng.random() < impairment.corrupt else data
-            self.after(delay, lambda body=body: self._route(host, Address(host.address, port), destination, body))
+            self.after(delay, lambda body=body: self._route(host, source, destination, body, ttl))
 
     def connect(self, host: Host, destination: Address, done: Callable[[TcpPipe | None], None]) -> None:
         """TCP reaches hosts on the same LAN, and public ones; elsewhere it gets no answer at all."""
@@ -217,22 +293,34 @@ class Network:
         self.after(LINK_DELAY, lambda: accept(far))
         self.after(2 * LINK_DELAY, connected)
 
-    def _route(self, host: Host, source: Address, destination: Address, data: bytes) -> None:
-        neighbour = self._hosts.get((destination.host, host.nat))
-        if neighbour is not None:
-            _deliver(neighbour, destination.port, data, source)
-            return
-        if host.nat is not None:
-            mapped = host.nat.outbound(source, destination)
-            if mapped is None:
+    def _route(self, host: Host, source: Address, destination: Address, data: bytes, ttl: int) -> None:
+        """Outwards through NAT after NAT until somebody there has that address, and inwards again."""
+        lan = host.nat
+        while True:
+            if (neighbour := self._hosts.get((destination.host, lan))) is not None:
+                _deliver(neighbour, destination.port, data, source)
                 return
-            source = mapped
-        if (nat := self._nats.get(destination.host)) is not None and nat is not host.nat:
-            inside = nat.inbound(destination.port, source)
-            if inside is not None:
-                _deliver(self._hosts[inside.host, nat], inside.port, data, source)
-        elif (target := self._hosts.get((destination.host, None))) is not None:
-            _deliver(target, destination.port, data, source)
+            if (router := self._nats.get((destination.host, lan))) is not None:
+                self._enter(router, source, destination.port, data)
+                return
+            if lan is None:
+                return
+            ttl -= 1
+            mapped = lan.outbound(source, destination)
+            if mapped is None or (lan.address == destination.host):
+                return
+            source, lan = mapped, lan.outer
+            if lan is None and (ttl := ttl - CORE_HOPS) <= 0:
+                return
+
+    def _enter(self, router: Nat, source: Address, port: int, data: bytes) -> None:
+        inside = router.inbound(port, source)
+        if inside is None:
+            return
+        if (inner := self._nats.get((inside.host, router))) is not None:
+            self._enter(inner, source, inside.port, data)
+        else:
+            _deliver(self._hosts[inside.host, router], inside.port, data, source)
 
 
 def _deliver(host: Host, port: int, data: bytes, source: Address) -> None:

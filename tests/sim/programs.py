@@ -6,13 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 
 from blake3 import blake3
-from sim.network import Host, Network, TcpPipe
+from sim.network import TTL, Host, Network, TcpPipe
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, UseSocket
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.messages import NamePair, Nameplate
+from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
+from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.role import Role
 from p2p.core.transfer.events import Complete, Open, Whole, Write
@@ -39,19 +43,46 @@ class SimServer:
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
         for index, port in enumerate(SERVER_PORTS):
             self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
-        self.host.tcp[SERVER_PORTS[0]] = lambda pipe: pipe.write(b"p2p\x01\x7f\x01\x01")
+        self.host.tcp[SERVER_PORTS[0]] = self._accept
+        self._pipes: dict[int, TcpPipe] = {}
+        self._next_pipe = FIRST_CONNECTION
 
     def stop(self) -> None:
         self.host.udp.clear()
         self.host.tcp.clear()
+        for pipe in self._pipes.values():
+            pipe.close()
+
+    def _accept(self, pipe: TcpPipe) -> None:
+        number, reader = self._next_pipe, FrameReader()
+        self._next_pipe += 1
+        self._pipes[number] = pipe
+
+        def on_data(data: bytes) -> None:
+            for datagram in reader.feed(data):
+                self._receive(datagram, pipe.address, number)
+
+        pipe.on_data = on_data
+        pipe.on_closed = lambda: self._pipes.pop(number, None)
 
     def _receive(self, data: bytes, source: Address, index: int) -> None:
         now = self._network.now
         if (at := self.machine.poll_timeout()) is not None and at <= now:
             self.machine.handle_timeout(now)
-        self.machine.handle_datagram(data, source, index, now)
+        if data[0] in RELAYED_FIRST_BYTES:
+            passage = self.machine.handle_burst(source, index, len(data), 0, now)
+            if passage is not None:
+                self._send(passage.port_index, passage.destination, data)
+        else:
+            self.machine.handle_datagram(data, source, index, now)
         while (out := self.machine.poll_transmit()) is not None:
-            self._network.send(self.host, SERVER_PORTS[out.port_index], out.destination, bytes(out.data))
+            self._send(out.port_index, out.destination, bytes(out.data))
+
+    def _send(self, index: int, destination: Address, data: bytes) -> None:
+        if index < FIRST_CONNECTION:
+            self._network.send(self.host, SERVER_PORTS[index], destination, data)
+        elif (pipe := self._pipes.get(index)) is not None and not pipe.is_full:
+            pipe.write(frame(data))
 
 
 class SimPeer:
@@ -69,6 +100,7 @@ class SimPeer:
         files: dict[str, bytes] | None = None,
         port: int = UDP_PORT,
         accepts: bool = True,
+        takes_relay: bool = True,
     ) -> None:
         self._network, self._host, self._port = network, host, port
         self._contents = list((files or {}).values())
@@ -88,8 +120,10 @@ class SimPeer:
             udp_candidates=[Address(host.address, port)],
             tcp_candidates=[Address(host.address, port + 1)],
             entries=entries,
+            takes_relay=takes_relay,
         )
         self.peer = Peer(config, network.rng.randbytes)
+        self._ports = {MAIN: port}
         host.udp[port] = self.receive
         host.tcp[port + 1] = self._accept
         self.is_alive = True
@@ -101,7 +135,8 @@ class SimPeer:
     def kill(self) -> None:
         """kill -9: nothing more is sent, nothing cleaned up; TCP connections are reset by the system."""
         self.is_alive = False
-        self._host.udp.pop(self._port, None)
+        for port in self._ports.values():
+            self._host.udp.pop(port, None)
         self._host.tcp.pop(self._port + 1, None)
         for pipe in self._pipes.values():
             pipe.close()
@@ -126,9 +161,9 @@ class SimPeer:
         """What both sides should report for a single file."""
         return blake3(self._contents[0]).digest()
 
-    def receive(self, data: bytes, source: Address, segment_size: int = 0) -> None:
-        """One read of the UDP socket."""
-        self.peer.handle_datagram(data, segment_size, source, self._network.now)
+    def receive(self, data: bytes, source: Address, segment_size: int = 0, local: int = MAIN) -> None:
+        """One read of a UDP socket."""
+        self.peer.handle_datagram(data, segment_size, source, self._network.now, local)
         self._pump()
 
     def _accept(self, pipe: TcpPipe) -> None:
@@ -167,14 +202,31 @@ class SimPeer:
         self._drive_files(now)
         while self._drive_tcp():
             self._drive_files(now)
+        self._drive_sockets()
         while (transmit := self.peer.poll_transmit(now)) is not None:
-            for datagram in _datagrams(transmit.buffers, transmit.segment_size):
-                self._network.send(self._host, self._port, transmit.destination, datagram)
+            port = self._ports.get(transmit.local)
+            for datagram in _datagrams(transmit.buffers, transmit.segment_size) if port else ():
+                self._network.send(self._host, port, transmit.destination, datagram, transmit.ttl or TTL)
+        self._drive_tcp()  # the tunnel
         while (event := self.peer.poll_event()) is not None:
             self.events.append(event)
             if isinstance(event, events.Offered):
                 self._answer()
         self._schedule()
+
+    def _drive_sockets(self) -> None:
+        while (action := self.peer.poll_socket_action()) is not None:
+            match action:
+                case OpenSockets(first, count):
+                    for local in range(first, first + count):
+                        port = self._ports[local] = self._port + 1000 + local
+                        self._host.udp[port] = partial(self.receive, local=local)
+                case CloseSockets(numbers):
+                    for local in numbers:
+                        if (port := self._ports.pop(local, None)) is not None:
+                            self._host.udp.pop(port, None)
+                case UseSocket():
+                    pass
 
     def _answer(self) -> None:
         if self._accepts:

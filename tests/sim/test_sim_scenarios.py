@@ -22,17 +22,12 @@ NO_PATH_LIMIT = 15.0  # virtual seconds in which both sides must have said that 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
 def test_every_network_ends_as_the_table_says(scenario: Scenario) -> None:
     world = World(scenario)
-    if scenario.left == "UDP blocked":
-        sender = world.sender({"file": CONTENT})
-        sender.start()
-        world.network.run(lambda: sender.is_over, NO_PATH_LIMIT)
-        assert sender.exit_code is ExitCode.NO_PATH
-        assert "UDP is blocked" in sender.peer.failure.message
-        return
-    sender, receiver = meet(world, {"file": CONTENT}, LIMIT if scenario.path else NO_PATH_LIMIT)
+    options = {"takes_relay": scenario.takes_relay}
+    sender, receiver = meet(world, {"file": CONTENT}, LIMIT if scenario.path else NO_PATH_LIMIT, **options)
     assert (sender.exit_code, receiver.exit_code) == (scenario.exit_code, scenario.exit_code)
     if scenario.path is None:
-        assert sender.peer.failure.message.startswith("No direct path")
+        assert sender.peer.failure.message.startswith("No path")
+        assert "--no-relay" in sender.peer.failure.message
         assert receiver.received == {}
     else:
         assert sender.path.description.startswith(scenario.path)

@@ -55,9 +55,9 @@ class World:
         return self.network.add_host(name, f"192.168.{number}.2", nat)
 
 
-def meet(world: World, files: dict[str, bytes], limit: float) -> tuple[SimPeer, SimPeer]:
-    """Sends `files` from alice to bob and runs until both have ended."""
-    sender, receiver = world.sender(files), world.receiver()
+def meet(world: World, files: dict[str, bytes], limit: float, **options: object) -> tuple[SimPeer, SimPeer]:
+    """Sends `files` from alice, who has these options, to bob and runs until both have ended."""
+    sender, receiver = world.sender(files, **options), world.receiver()
     sender.start()
     world.network.after(0.05, receiver.start)
     world.run(sender, receiver, limit=limit)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import assert_never
 
-from p2p.core.address import Address
-from p2p.core.datagram import MAIN, Buffer, Transmit
-from p2p.core.nat_report import NatReport
+from p2p.core.address import Address, is_private
+from p2p.core.datagram import Buffer, SocketAction, Transmit
+from p2p.core.nat_report import Mapping
 from p2p.core.peer import explain
 from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
+from p2p.core.peer.outlook import why_not_direct
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description, Kind, usable, versions
@@ -23,6 +25,7 @@ from p2p.core.transport.tcp import TcpKeys
 
 MAX_EARLY = 16  # reads of the socket that are kept until the path is known on which they came
 HEAD_START = 0.25  # seconds that TCP on private addresses gets before the punch starts: many LAN round trips
+TCP_KINDS = (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,26 @@ class Chosen:
 
 
 @dataclass(frozen=True, slots=True)
+class Improved:
+    """The same connection goes by a better path from now on."""
+
+    path: PathChosen
+
+
+@dataclass(frozen=True, slots=True)
+class HasOpened:
+    """The packets that open our NAT are out; the other side is to be told."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoPath:
     """No path, why in our words, and in those of the other side."""
 
     reason: str
     told: str
+
+
+ConnectingEvent = Chosen | Improved | HasOpened | NoPath
 
 
 class Connecting:
@@ -79,46 +97,62 @@ class Connecting:
                 records_in=derive(f"tcp records {other}"),
             ),
             random_bytes,
+            yields=role is Role.RECEIVER,
         )
-        # Without a word of the server in between nobody waits for the other's opener; without sockets nobody guesses.
         self._agent = punch.PunchAgent(
-            role is Role.SENDER,
-            derive(f"check {me}"),
-            derive(f"check {other}"),
-            replace(local, nat=NatReport()),
-            replace(remote, nat=NatReport(), has_opened=True),
-            random_bytes,
+            role is Role.SENDER, derive(f"check {me}"), derive(f"check {other}"), local, remote, random_bytes
         )
         self._punch_at: float | None = None
         self._punched: tuple[Connection, punch.Selected] | None = None
         self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
         self._over = False
-        self._events: deque[Chosen | NoPath] = deque()
+        self._relay_refusal = "the server has not offered to forward"
+        self._is_relayed = False  # the path that was chosen; a better one is still looked for
+        self._events: deque[ConnectingEvent] = deque()
 
     # command
 
     def start(self, now: float) -> None:
         candidates = usable(self._remote.candidates, self._local.candidates)
-        if not candidates:
-            self._punch_failed = True  # nothing can be tried, so nothing is waited for
-            self._choose(now)
-            return
-        tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP]
+        tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP and self._is_wanted(c.address)]
         self._lan.start(tcp, now)
-        self._punch_at = now + (HEAD_START if tcp else 0.0)
+        self._open_tcp(now)
+        self._punch_at = now + (HEAD_START if tcp and self._is_one_site else 0.0)
+
+    def update(self, local: Description, remote: Description, now: float) -> None:
+        """One of the two has changed."""
+        self._local, self._remote = local, remote
+        self._agent.update(local, remote, now)
+        self._open_tcp(now)
+        self._advance(now)
+
+    def relay(self, local: int, address: Address, now: float) -> None:
+        """The server forwards what goes by that socket to that address."""
+        self._agent.relay(local, address, now)
+        self._advance(now)
+
+    def relay_refused(self, why: str) -> None:
+        """There is, or will be, no relay; `why` as half a sentence."""
+        self._relay_refusal = why
+        if not usable(self._remote.candidates, self._local.candidates):
+            self._punch_failed = True  # nothing can be tried, so nothing is waited for
 
     def abandon(self) -> None:
         """Drops every connection that was being tried."""
         self._over = True
         self._lan.drop_all()
 
+    def finish(self) -> None:
+        """What was to be carried is carried: no better path is wanted."""
+        self._is_relayed = False
+
     # input
 
-    def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
+    def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float, local: int) -> None:
         """Checks and transport packets. After the choice it still answers checks whose answer was lost."""
         if data[0] in (CHECK, ANSWER):
-            self._agent.handle_datagram(bytes(data), source, MAIN, now)
+            self._agent.handle_datagram(bytes(data), source, local, now)
         elif self._punched is not None and not self._over:
             self._punched[0].handle_datagram(data, segment_size, source, now)
         elif not self._over and data[1:8] == self._connection_keys.id_in:
@@ -142,13 +176,16 @@ class Connecting:
         self._advance(now)
 
     def handle_timeout(self, now: float) -> None:
-        if self._over:
+        if self._over and not self._is_relayed:
             return
         if self._punch_at is not None and self._punch_at <= now:
             self._punch_at = None
             self._agent.start(now)
         if (at := self._agent.poll_timeout()) is not None and at <= now:
             self._agent.handle_timeout(now)
+        if self._over:
+            self._advance(now)
+            return
         self._lan.handle_timeout(now)
         if self._punched is not None and (at := self._punched[0].poll_timeout()) is not None and at <= now:
             self._punched[0].handle_timeout(now)
@@ -168,40 +205,79 @@ class Connecting:
     def poll_tcp_output(self) -> tuple[int, list[Buffer]] | None:
         return self._lan.poll_output()
 
-    def poll_event(self) -> Chosen | NoPath | None:
+    def poll_socket_action(self) -> SocketAction | None:
+        return self._agent.poll_action()
+
+    def poll_event(self) -> ConnectingEvent | None:
         return self._events.popleft() if self._events else None
 
     def poll_timeout(self) -> float | None:
         if self._over:
-            return None
+            return self._agent.poll_timeout() if self._is_relayed else None
         connection = self._punched[0].poll_timeout() if self._punched else None
         timeouts = (self._punch_at, self._agent.poll_timeout(), self._lan.poll_timeout(), connection)
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
 
+    @property
+    def _is_one_site(self) -> bool:
+        """Whether both may be on one network: the server sees them at one address, or sees no NAT before either."""
+        ours, theirs = (
+            {c.address.host for c in description.candidates if c.kind is Kind.SERVER_REFLEXIVE}
+            for description in (self._local, self._remote)
+        )
+        return bool(ours & theirs) or not (ours and theirs)
+
+    def _is_wanted(self, address: Address) -> bool:
+        """Across the internet TCP is for those who have no UDP."""
+        return is_private(address.host) or Mapping.NO_UDP in (self._local.nat.mapping, self._remote.nat.mapping)
+
+    def _open_tcp(self, now: float) -> None:
+        """Where both reached the server by TCP only: each towards the other's address before its NAT."""
+        ours, theirs = (
+            [c.address for c in description.candidates if c.kind is Kind.REFLEXIVE_TCP]
+            for description in (self._local, self._remote)
+        )
+        if ours and theirs and not self._over:
+            self._lan.open_from_both_sides(theirs, now)
+
     def _advance(self, now: float) -> None:
         while (event := self._agent.poll_event()) is not None:
             match event:
                 case punch.Selected():
-                    connection = Connection(
-                        self._connection_keys,
-                        event.address,
-                        now,
-                        receive_window_records=self._receive_window,
-                        expects_bulk=self._role is Role.SENDER,
-                        idle_timeout=self._idle_timeout,
-                        random_bytes=self._random_bytes,
-                    )
-                    self._punched = (connection, event)
-                    while self._early:
-                        connection.handle_datagram(*self._early.popleft(), now)
+                    self._handle_selected(event, now)
+                case punch.Opened():
+                    self._events.append(HasOpened())
                 case punch.PunchFailed():
                     self._punch_failed = True
-                case punch.Opened():
-                    pass
+                case _:
+                    assert_never(event)
         if not self._over:
             self._choose(now)
+
+    def _handle_selected(self, selected: punch.Selected, now: float) -> None:
+        if self._punched is not None:  # a relay first, and now what is better
+            connection = self._punched[0]
+            connection.move_to(selected.address, selected.local, selected.rtt)
+            self._punched = (connection, selected)
+            if self._over and self._is_relayed:
+                self._is_relayed = selected.kind is Kind.RELAYED
+                self._events.append(Improved(self._path(selected)))
+            return
+        connection = Connection(
+            self._connection_keys,
+            selected.address,
+            now,
+            receive_window_records=self._receive_window,
+            expects_bulk=self._role is Role.SENDER,
+            idle_timeout=self._idle_timeout,
+            random_bytes=self._random_bytes,
+            local=selected.local,
+        )
+        self._punched = (connection, selected)
+        while self._early:
+            connection.handle_datagram(*self._early.popleft(), now)
 
     def _choose(self, now: float) -> None:
         tcp = self._lan.poll_authenticated() if self._role is Role.SENDER else self._lan.poll_first_record()
@@ -216,21 +292,26 @@ class Connecting:
     def _why(self, local: Description, remote: Description) -> str:
         ours, theirs = versions(local.candidates), versions(remote.candidates)
         if not ours & theirs:
-            return explain.no_common_version(ours, theirs)
-        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard)
+            return explain.no_common_version(ours, theirs, relay=self._relay_refusal)
+        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard, relay=self._relay_refusal)
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True
         channel, address = self._lan.take(number)
-        path = PathChosen(PathKind.TCP, address, None, explain.TCP_PATH)
+        path = PathChosen(PathKind.TCP, address, None, explain.tcp_path(address))
         self._events.append(Chosen(TcpLink(channel, now, self._idle_timeout), path, number))
 
     def _choose_udp(self, connection: Connection, selected: punch.Selected) -> None:
         self._over = True
         self._lan.drop_all()
-        words = explain.udp_path(selected.kind, selected.rtt, selected.address)
-        path = PathChosen(PathKind.UDP, selected.address, selected.rtt, words)
-        self._events.append(Chosen(UdpLink(connection), path, None))
+        self._is_relayed = selected.kind is Kind.RELAYED
+        self._events.append(Chosen(UdpLink(connection), self._path(selected), None))
+
+    def _path(self, selected: punch.Selected) -> PathChosen:
+        kind = PathKind.RELAY if selected.kind is Kind.RELAYED else PathKind.UDP
+        reason = why_not_direct(self._local.nat, self._remote.nat, heard=self._agent.was_heard)
+        words = explain.udp_path(selected, reason)
+        return PathChosen(kind, selected.address, selected.rtt, words, selected.local)
 
 
 def _was_spoken_on(connection: Connection) -> bool:

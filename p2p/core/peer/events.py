@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from p2p.core.address import Address
+from p2p.core.datagram import MAIN
 from p2p.core.errors import Failure
 from p2p.core.rendezvous.messages import Pairing
 from p2p.core.transfer.messages import Entry
@@ -74,16 +75,21 @@ class Connecting:
 class PathKind(Enum):
     TCP = "tcp"
     UDP = "udp"
+    RELAY = "relay"
 
 
 @dataclass(frozen=True, slots=True)
 class PathChosen:
-    """The path that won, and why, in words. `rtt` in seconds, None where it was not measured."""
+    """The path that won, and why, in words; again when a better one took over from a relay.
+
+    `rtt` in seconds, None where it was not measured. `local`: the number of the socket.
+    """
 
     kind: PathKind
     address: Address
     rtt: float | None
     description: str
+    local: int = MAIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import assert_never
 
-from p2p.core.address import Address
+from p2p.core.address import Address, is_private
 from p2p.core.errors import ExitCode
-from p2p.core.nat_report import Mapping, NatReport
+from p2p.core.nat_report import NatReport
+from p2p.core.peer.outlook import why_not_direct
 from p2p.core.punch.description import Kind
+from p2p.core.punch.events import How, Selected
 from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.session.messages import Reason
@@ -124,21 +126,13 @@ def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
 _SHARED_ENDS = (ExitCode.WRONG_CODE, ExitCode.REFUSED, ExitCode.NO_PATH, ExitCode.INTEGRITY, ExitCode.STORAGE)
 
 
-def no_path(local: NatReport, remote: NatReport, *, heard: bool) -> str:
-    if Mapping.NO_UDP in (local.mapping, remote.mapping):
-        where = "your network" if local.mapping is Mapping.NO_UDP else "the other side's network"
-        return f"No direct path: {where} blocks UDP. Try from another network, or allow outgoing UDP there"
-    if local.is_dependent and remote.is_dependent:
-        why = "both routers give a new port to each destination (symmetric NAT): neither can be told where to aim"
-    elif local.is_dependent or remote.is_dependent:
-        whose = "your router gives" if local.is_dependent else "the other side's router gives"
-        other = "the other side's" if local.is_dependent else "your"
-        why = f"{whose} a new port to each destination (symmetric NAT) and {other} router lets only known ports in"
-    elif heard:
-        why = "packets came from the other side but none of ours arrived; a firewall on the way lets nothing out"
-    else:
-        why = "no packet of the other side came through; a firewall, or a router between you, drops them"
-    return f"No direct path: {why}. Put one side on another network, or forward a UDP port on one router"
+def no_path(local: NatReport, remote: NatReport, *, heard: bool, relay: str) -> str:
+    """`relay`: why the server does not forward it either, as half a sentence."""
+    why = why_not_direct(local, remote, heard=heard)
+    return (
+        f"No path: {why}; {relay}. Put one side on another network (a phone's hotspot, say), "
+        "or forward a UDP port on one router"
+    )
 
 
 def send_refused(destination: Address, why: str) -> str:
@@ -159,31 +153,40 @@ def connection_closed() -> str:
     return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
 
 
-def no_common_version(local: Set[int], remote: Set[int]) -> str:
-    """Of the Internet Protocol; `local` and `remote` have one each, or none."""
+def no_common_version(local: Set[int], remote: Set[int], *, relay: str) -> str:
+    """Of the Internet Protocol; `local` and `remote` have one each, or none. `relay`: as for `no_path`."""
     names = {4: "IPv4 only", 6: "IPv6 only"}
     ours, theirs = (names.get(next(iter(each), 0), "no address outside itself") for each in (local, remote))
     return (
-        f"No direct path: your network has {ours}, the other side's {theirs}, and the two cannot speak to each other. "
-        "Put one side on a network that has both"
+        f"No path: your network has {ours}, the other side's {theirs}, and the two cannot speak to each other; "
+        f"{relay}. Put one side on a network that has both"
     )
 
 
-def udp_path(kind: Kind, rtt: float, address: Address) -> str:
-    how = {
-        Kind.HOST: "no NAT between",
-        Kind.SERVER_REFLEXIVE: "punched",
-        Kind.PEER_REFLEXIVE: "punched, port learned from the other side's check",
-        Kind.MAPPED: "port opened by the router",
-        Kind.RELAYED: "forwarded by the server",
-        Kind.HOST_TCP: "TCP",  # never a path over UDP
-        Kind.REFLEXIVE_TCP: "TCP",
-    }[kind]
-    version = "IPv6, " if ":" in address.host else ""
-    return f"direct UDP {rtt * 1000:.0f} ms ({version}{how})"
+def udp_path(selected: Selected, reason: str) -> str:
+    """`reason`: why a relayed path is not a direct one."""
+    milliseconds = f"{selected.rtt * 1000:.0f} ms"
+    match selected.how:
+        case How.RELAY:
+            return f"relay {milliseconds} ({reason})"
+        case How.PLAIN:
+            how = "no NAT between" if selected.kind is Kind.HOST else "punched"
+        case How.LEARNED:
+            how = "punched, port learned from a check"
+        case How.PREDICTED:
+            how = "punched, port predicted"
+        case How.BIRTHDAY:
+            how = "punched, port found by trying many"
+        case How.MAPPED:
+            how = "port opened by the router"
+        case _:
+            assert_never(selected.how)
+    version = "IPv6, " if ":" in selected.address.host else ""
+    return f"direct UDP {milliseconds} ({version}{how})"
 
 
-TCP_PATH = "direct TCP (LAN)"
+def tcp_path(address: Address) -> str:
+    return "direct TCP (LAN)" if is_private(address.host) else "direct TCP (UDP does not get through)"
 
 
 def _tries(count: int) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from p2p.core.address import Address, is_private
-from p2p.core.datagram import Transmit
+from p2p.core.address import Address
+from p2p.core.datagram import MAIN, TUNNEL, Transmit
 from p2p.core.errors import DecodeError, ExitCode, Failure
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer import events, explain
 from p2p.core.peer.eyeballs import Eyeballs
-from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind
+from p2p.core.peer.own import OwnDescription
+from p2p.core.punch.description import Description
 from p2p.core.rendezvous import events as rendezvous
 from p2p.core.rendezvous.client import RendezvousClient
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
+from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason, RelayState
 from p2p.core.role import Role
 from p2p.core.session import events as session
 from p2p.core.session.keys import SessionKeys
@@ -27,6 +29,8 @@ SERVER_LOST_DEADLINE = 180.0  # seconds of silence that we put up with once it h
 BYE_LINGER = 0.5  # seconds at the server after a BYE: its copies take that long
 BURNT_LINGER = 2.0  # seconds at the server after the last wrong try: the guesser's repeats are still answered
 AGREEING_PATIENCE = 5.0  # seconds without an answer of a peer that is there, after which we say so
+TUNNEL_AFTER = 0.75  # seconds without an answer by UDP, two repetitions in them, after which TCP is tried beside it
+TUNNEL_PAUSE = 1.0  # seconds until a tunnel that broke is opened again
 MAX_NAMEPLATES = 8  # one-time codes tried before we say that the server is full of them
 
 
@@ -41,11 +45,37 @@ class Met:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeServer:
-    """The server is silent: see whether it answers on TCP. Said again as long as it stays silent."""
+class Changed:
+    """After Met: one of the two is another one now."""
+
+    local: Description
+    remote: Description
 
 
-MeetingEvent = events.PeerEvent | Met | ProbeServer
+@dataclass(frozen=True, slots=True)
+class WantTunnel:
+    """UDP to the server stays unanswered: it is to be tried by TCP. Said again as long as it stays silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOpen:
+    """The server forwards what goes to `address` by the socket `local`."""
+
+    local: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RelayClosed:
+    """The server does not, or no longer, forward anything; why as half a sentence."""
+
+    why: str
+
+
+MeetingEvent = events.PeerEvent | Met | Changed | WantTunnel | RelayOpen | RelayClosed
+
+
+_AFTER_MET = (rendezvous.Message, rendezvous.Mapped, rendezvous.Relayed)
 
 
 class Meeting:
@@ -60,6 +90,7 @@ class Meeting:
         secret: bytes | None,
         udp_candidates: Sequence[Address],
         tcp_candidates: Sequence[Address],
+        takes_relay: bool,
         random_bytes: Callable[[int], bytes],
     ) -> None:
         """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
@@ -72,14 +103,14 @@ class Meeting:
         self._is_asking = False
         self._next_pairing = next_pairing
         self._secret = secret
-        self._udp_candidates = udp_candidates
-        self._tcp_candidates = tcp_candidates
+        self._own = OwnDescription(udp_candidates, tcp_candidates, takes_relay=takes_relay)
         self._random_bytes = random_bytes
         self._events: deque[MeetingEvent] = deque()
         self._attempt = 0
-        self._mapped: tuple[Address, Address | None] | None = None
+        self._local = MAIN  # by which socket the server is reached
         self._peer_tag: bytes | None = None
-        self._description: Description | None = None
+        self._told: Description | None = None  # of ourselves, last
+        self._remote: Description | None = None
         self._answered = False
         self._refused = False
         self._waiting = False
@@ -88,9 +119,14 @@ class Meeting:
         self._over = False
         self._deadline: float | None = None
         self._leave_at: float | None = None
+        self._tunnel_at: float | None = None  # when to open it again
         self._begun_with: bytes | None = None
         self._agreeing_until: float | None = None
         self._join_as(next_pairing(0))
+
+    @property
+    def _uses_tunnel(self) -> bool:
+        return self._local == TUNNEL
 
     @property
     def is_over(self) -> bool:
@@ -110,20 +146,44 @@ class Meeting:
 
     # input
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        if not self._eyeballs.handle_datagram(data, source, now):
-            self._client.handle_datagram(data, source, now)
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int) -> None:
+        if local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
+            self._client.handle_datagram(data, source, now, local)
         self._advance(now)
 
     def handle_server_refused(self, now: float) -> None:
         """The server's host says that nothing listens on its port (a TCP reset)."""
-        self._client.handle_error(now)
+        self._client.handle_error(now, self._local)
         self._advance(now)
 
-    def handle_server_on_tcp(self) -> None:
-        """The server answers on TCP while UDP stays unanswered."""
-        if not self._answered:
-            self._fail(ExitCode.NO_PATH, explain.udp_blocked(self._server))
+    def handle_tunnel_opened(self, now: float) -> None:
+        """A TCP connection to the server stands. It is used unless UDP was answered meanwhile."""
+        if not self._uses_tunnel and self._answered:
+            return
+        self._local = TUNNEL
+        self._own.nat = NatReport(Mapping.NO_UDP)
+        self._own.reflexive = ()
+        self._eyeballs.stop()
+        if not self._is_asking:
+            self._is_asking = True
+            self._client.start(now)
+        self._client.use(TUNNEL, now)
+        self._advance(now)
+
+    def handle_tunnel_closed(self, now: float) -> None:
+        """It is opened again as long as it is needed."""
+        if self._uses_tunnel and not self._over:
+            self._tunnel_at = now + TUNNEL_PAUSE
+
+    def handle_addresses(self, udp: Sequence[Address], tcp: Sequence[Address], now: float) -> None:
+        """The machine's own addresses are others now."""
+        self._own.udp, self._own.tcp = udp, tcp
+        self._tell(now)
+
+    def handle_port_mapped(self, address: Address | None, now: float) -> None:
+        """The router lets anybody in at `address`; None: not any more."""
+        self._own.mapped = address
+        self._tell(now)
 
     def handle_timeout(self, now: float) -> None:
         if (at := self._eyeballs.poll_timeout()) is not None and at <= now:
@@ -139,6 +199,10 @@ class Meeting:
             self._agreeing_until = None
             if self._peer_tag is not None and not self._is_met:
                 self._events.append(events.PeerSilent(AGREEING_PATIENCE))
+        if self._tunnel_at is not None and self._tunnel_at <= now:
+            self._tunnel_at = None
+            if self._uses_tunnel or not self._answered:
+                self._events.append(WantTunnel())
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
             self._fail(ExitCode.NO_PEER, explain.server_unreachable(self._server, refused=self._refused))
@@ -148,8 +212,25 @@ class Meeting:
 
     def start(self, now: float) -> None:
         self._deadline = now + SERVER_DEADLINE
+        self._tunnel_at = now + TUNNEL_AFTER
         self._eyeballs.start(now)
         self._advance(now)
+
+    def tell_opened(self, now: float) -> None:
+        """The packets that open our NAT are out."""
+        self._own.has_opened = True
+        self._tell(now)
+
+    def ask_relay(self, now: float) -> None:
+        """Have the server forward between us and the other side, if both want it."""
+        assert self._remote is not None
+        if not self._own.takes_relay:
+            self._events.append(RelayClosed("this side does not want to be forwarded by the server (--no-relay)"))
+        elif not self._remote.takes_relay:
+            self._events.append(RelayClosed("the other side does not want to be forwarded by the server (--no-relay)"))
+        else:
+            self._client.ask_relay(now)
+            self._advance(now)
 
     def bye(self, code: ExitCode, reason: str, now: float) -> None:
         """Tells the other side, if it is there, why we go; then gives up the seat."""
@@ -179,9 +260,9 @@ class Meeting:
     def poll_timeout(self) -> float | None:
         speaks = not self._over or self._leave_at is not None
         session_timeout = self._session.poll_timeout() if speaks else None
-        agreeing = None if self._over else self._agreeing_until
+        ours = () if self._over else (self._agreeing_until, self._tunnel_at)
         asking = self._eyeballs.poll_timeout()
-        timeouts = (asking, self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, agreeing)
+        timeouts = (asking, self._client.poll_timeout(), session_timeout, self._deadline, self._leave_at, *ours)
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
@@ -209,12 +290,12 @@ class Meeting:
             self._client.forward(message, now)
 
     def _handle_client_event(self, event: rendezvous.Event, now: float) -> None:
-        if self._is_met and not isinstance(event, rendezvous.Message):
+        if self._is_met and not isinstance(event, _AFTER_MET):
             return  # keys are agreed on: what becomes of our seat now ends nothing any more
         match event:
-            case rendezvous.Mapped(first, second, _):
-                self._mapped = (first, second)
-                self._begin(now)
+            case rendezvous.Mapped(first, second, local):
+                self._handle_mapped(first, second, local)
+                self._tell(now)
             case rendezvous.Waiting(mapped):
                 self._heard_server()
                 self._waiting = True
@@ -240,8 +321,8 @@ class Meeting:
                 self._fail(*explain.refused(reason, self._pairing, self._role))
             case rendezvous.Silent(seconds):
                 self._events.append(events.ServerSilent(seconds, self._answered, self._refused))
-                if not self._answered and not self._refused:
-                    self._events.append(ProbeServer())
+                if self._uses_tunnel or not (self._answered or self._refused):
+                    self._events.append(WantTunnel())
                 if self._answered and self._deadline is None:
                     self._deadline = now + SERVER_LOST_DEADLINE
             case rendezvous.ServerUnreachable():
@@ -252,8 +333,10 @@ class Meeting:
                 self._events.append(events.ServerAnswering())
             case rendezvous.Outdated(version):
                 self._fail(ExitCode.INTERNAL, explain.outdated("the server", version))
-            case rendezvous.Gone() | rendezvous.Relayed():
-                pass  # we left on purpose; no relay was asked for
+            case rendezvous.Relayed(state):
+                self._handle_relayed(state)
+            case rendezvous.Gone():
+                pass  # we left on purpose
             case _:
                 assert_never(event)
 
@@ -283,45 +366,69 @@ class Meeting:
         if self._attempt >= MAX_NAMEPLATES:
             self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
             return
-        self._mapped = None
         self._join_as(pairing)
         self._client.start(now)
 
     def _begin(self, now: float) -> None:
-        if self._peer_tag is None or self._mapped is None or self._over:
-            return
-        if self._begun_with == self._peer_tag:
+        if self._peer_tag is None or self._over or self._begun_with == self._peer_tag:
             return
         self._begun_with = self._peer_tag
         self._agreeing_until = now + AGREEING_PATIENCE
-        first, second = self._mapped
-        self._description = self._describe(first, second)
-        self._session.begin(self._description.encode(), now)
+        self._told = self._own.description
+        self._session.begin(self._told.encode(), now)
 
-    def _describe(self, first: Address, second: Address | None) -> Description:
-        candidates = [Candidate(Kind.HOST, address) for address in self._udp_candidates]
-        candidates += [Candidate(Kind.HOST_TCP, a) for a in self._tcp_candidates if is_private(a.host)]
-        reflexive = list(dict.fromkeys([first, second or first, *self._eyeballs.reflexive.values()]))
-        candidates += [Candidate(Kind.SERVER_REFLEXIVE, a) for a in reflexive if a not in self._udp_candidates]
+    def _tell(self, now: float) -> None:
+        """The other side, what is news of us."""
+        if self._told is None or self._over or (description := self._own.description) == self._told:
+            return
+        self._told = description
+        self._session.update(description.encode(), now)
+        if self._remote is not None:
+            self._events.append(Changed(description, self._remote))
+
+    def _handle_mapped(self, first: Address, second: Address | None, local: int) -> None:
+        """How the server's ports see us."""
+        if local == TUNNEL:
+            self._own.reflexive_tcp = first
+            return
+        if self._uses_tunnel:
+            return
+        self._own.reflexive = list(dict.fromkeys([first, second or first, *self._eyeballs.reflexive.values()]))
         mapping = Mapping.UNKNOWN
         if second is not None:
             mapping = Mapping.ENDPOINT_INDEPENDENT if first == second else Mapping.DESTINATION_DEPENDENT
-        return Description(NatReport(mapping), tuple(candidates[:MAX_CANDIDATES]))
+        self._own.nat = NatReport(mapping)
+
+    def _handle_relayed(self, state: RelayState) -> None:
+        match state:
+            case RelayState.OPEN:
+                self._events.append(RelayOpen(self._local, self._server))
+            case RelayState.NONE:
+                self._events.append(RelayClosed("the server forwards nothing, or for no more pairs now"))
+            case RelayState.USED_UP:
+                self._events.append(RelayClosed("the server has forwarded as much between the two as it allows"))
+            case RelayState.ALONE:
+                pass
+            case _:
+                assert_never(state)
 
     def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:
             case session.Established(keys, description, verification):
-                assert self._description is not None
+                assert self._told is not None
                 try:
-                    remote = Description.decode(description)
+                    self._remote = Description.decode(description)
                 except DecodeError as error:
                     self._fail(ExitCode.INTERNAL, explain.senseless_description(error))
                     return
                 self._is_met = True
                 self._deadline = None
-                self._events.append(Met(keys, self._description, remote, verification))
-            case session.Updated():
-                pass  # a friend whose description never changes says so once
+                self._events.append(Met(keys, self._told, self._remote, verification))
+            case session.Updated(description):
+                assert self._told is not None
+                with contextlib.suppress(DecodeError):  # one that is known already still holds
+                    self._remote = Description.decode(description)
+                    self._events.append(Changed(self._told, self._remote))
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
                     self._leave_at = now + BURNT_LINGER

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import MAIN, Buffer, SocketAction, Transmit
+from p2p.core.datagram import MAIN, TUNNEL, Buffer, SocketAction, Transmit, UseSocket
 from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import TcpLink, UdpLink
-from p2p.core.peer.connecting import Chosen, Connecting, NoPath
+from p2p.core.peer.connecting import Chosen, Connecting, ConnectingEvent, HasOpened, Improved, NoPath
 from p2p.core.peer.delivery import Delivery, FileAction
-from p2p.core.peer.meeting import Meeting, MeetingEvent, Met, ProbeServer
+from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met, RelayClosed, RelayOpen, WantTunnel
+from p2p.core.peer.tunnel import Tunnel
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.rendezvous.messages import Pairing
 from p2p.core.role import Role
@@ -21,10 +23,10 @@ from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 from p2p.core.transport.idle import IDLE_TIMEOUT
-from p2p.core.transport.lan import Action, Close, Connect
+from p2p.core.transport.lan import Action, Close
 
 RENDEZVOUS_FIRST_BYTE = ord("p")
-PROBE_CONNECTION = -2  # the number of the TCP connection that asks whether the server is alive
+HTTPS = 443  # where the server may listen by TCP as well: what lets anything out lets that out
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class PeerConfig:
     which to try them; candidates are our own host addresses.
 
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `takes_relay`: whether the server may forward what finds no direct path.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
@@ -43,6 +46,7 @@ class PeerConfig:
     udp_candidates: Sequence[Address]
     tcp_candidates: Sequence[Address]
     entries: Sequence[Entry] = ()
+    takes_relay: bool = True
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
 
@@ -60,6 +64,7 @@ class Peer:
             secret=config.secret,
             udp_candidates=config.udp_candidates,
             tcp_candidates=config.tcp_candidates,
+            takes_relay=config.takes_relay,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -68,6 +73,8 @@ class Peer:
         self._tcp: TcpLink | None = None
         self._tcp_number: int | None = None
         self._tcp_actions: deque[Action] = deque()
+        self._tunnel = Tunnel(_tcp_ports(config.servers))
+        self._socket_actions: deque[SocketAction] = deque()
         self._events: deque[events.PeerEvent] = deque()
         self._machine: TransferSender | TransferReceiver = (
             TransferSender(config.entries) if config.role is Role.SENDER else TransferReceiver()
@@ -109,7 +116,7 @@ class Peer:
     def refuse(self, failure: Failure, told: str, now: float) -> None:
         """Says no to the offer; `told` is the reason that the sender reads."""
         self._delivering.refuse(failure.code, told, now)
-        self._end(failure, now)
+        self._end(failure)
         self._advance(now)
 
     def fail(self, failure: Failure, told: str, now: float) -> None:
@@ -120,7 +127,7 @@ class Peer:
             self._delivery.fail(failure, told, now)
         else:
             self._meeting.bye(failure.code, told, now)
-            self._end(failure, now)
+            self._end(failure)
         self._advance(now)
 
     def give_up(self, seconds: float, now: float) -> None:
@@ -142,13 +149,13 @@ class Peer:
             for start in range(0, len(data), segment_size):
                 self.handle_datagram(data[start : start + segment_size], 0, source, now, local)
         elif first == RENDEZVOUS_FIRST_BYTE:
-            self._meeting.handle_datagram(bytes(data), source, now)
+            self._meeting.handle_datagram(bytes(data), source, now, local)
         elif self._udp is not None and first not in (CHECK, ANSWER):
             self._udp.handle_datagram(data, segment_size, source, now)
             self._unsettled = now  # the hot path: what it means is looked at once for all reads of a turn
             return
         elif self._connecting is not None:
-            self._connecting.handle_datagram(data, segment_size, source, now)
+            self._connecting.handle_datagram(data, segment_size, source, now, local)
         self._advance(now)
 
     def handle_message_too_big(self, transmit: Transmit, now: float) -> None:
@@ -162,8 +169,23 @@ class Peer:
             failure = Failure(ExitCode.INTERRUPTED, explain.send_refused(transmit.destination, why))
             self.fail(failure, "its machine lets no packets out any more", now)
 
+    def handle_addresses(self, udp: Sequence[Address], tcp: Sequence[Address], now: float) -> None:
+        """The machine's own addresses are others now."""
+        self._meeting.handle_addresses(udp, tcp, now)
+        self._advance(now)
+
+    def handle_port_mapped(self, address: Address | None, now: float) -> None:
+        """The router lets anybody in to our UDP port at `address`; None: not any more."""
+        self._meeting.handle_port_mapped(address, now)
+        self._advance(now)
+
     def handle_connected(self, connection: int, now: float) -> None:
-        if self._connecting is not None:
+        if connection < 0:
+            if self._tunnel.handle_connected(connection):
+                self._meeting.handle_tunnel_opened(now)
+            else:
+                self._tcp_actions.append(Close(connection))
+        elif self._connecting is not None:
             self._connecting.handle_connected(connection, now)
         self._advance(now)
 
@@ -175,10 +197,9 @@ class Peer:
         self._advance(now)
 
     def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
-        if connection == PROBE_CONNECTION:
-            self._tcp_actions.append(Close(connection))
-            if bytes(data[:3]) == b"p2p":
-                self._meeting.handle_server_on_tcp()
+        if connection < 0:
+            for datagram in self._tunnel.handle_data(connection, data):
+                self.handle_datagram(datagram, 0, self._meeting.server, now, TUNNEL)
         elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_data(data, now)
         elif self._connecting is not None:
@@ -187,9 +208,11 @@ class Peer:
 
     def handle_tcp_closed(self, connection: int, now: float, *, refused: bool = True) -> None:
         """`refused`: whether the other machine said so, and not the network or our own system."""
-        if connection == PROBE_CONNECTION:
-            if refused:
-                self._meeting.handle_server_refused(now)
+        if connection < 0:
+            if self._tunnel.handle_closed(connection):
+                self._meeting.handle_tunnel_closed(now)
+                if refused:
+                    self._meeting.handle_server_refused(now)
         elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_closed()
         elif self._connecting is not None:
@@ -217,7 +240,13 @@ class Peer:
     # output
 
     def poll_transmit(self, now: float) -> Transmit | None:
+        """What is to leave by the UDP sockets; `poll_socket_action` is to be asked before."""
         self._settle()
+        while (transmit := self._next_transmit(now)) is not None and transmit.local == TUNNEL:
+            self._tunnel.send(transmit)
+        return transmit
+
+    def _next_transmit(self, now: float) -> Transmit | None:
         if self._udp is not None and (transmit := self._udp.poll_transmit(now)) is not None:
             return transmit
         if (transmit := self._meeting.poll_transmit()) is not None:
@@ -226,9 +255,13 @@ class Peer:
 
     def poll_socket_action(self) -> SocketAction | None:
         """UDP sockets to open and to close."""
-        return None
+        if self._socket_actions:
+            return self._socket_actions.popleft()
+        return self._connecting.poll_socket_action() if self._connecting is not None else None
 
     def poll_tcp_action(self) -> Action | None:
+        if (action := self._tunnel.poll_action()) is not None:
+            return action
         if self._tcp_actions:
             return self._tcp_actions.popleft()
         if self._connecting is not None and (action := self._connecting.poll_tcp_action()) is not None:
@@ -245,6 +278,9 @@ class Peer:
 
     def poll_tcp_output(self, is_full: Callable[[int], bool]) -> tuple[int, list[Buffer]] | None:
         """Buffers for one TCP connection. `is_full` tells whether earlier ones of it still wait for the socket."""
+        number = self._tunnel.number
+        if number is not None and not is_full(number) and (output := self._tunnel.poll_output()) is not None:
+            return output
         if self._tcp is not None and self._tcp_number is not None:
             may_speak = self._tcp.wants_close or not is_full(self._tcp_number)
             if may_speak and (buffers := self._tcp.poll_output()):
@@ -285,13 +321,23 @@ class Peer:
         self._unsettled = None
         while (event := self._meeting.poll_event()) is not None:
             self._handle_meeting_event(event, now)
-        if self._connecting is not None and self._delivery is None:
+        if self._connecting is not None:
             while (outcome := self._connecting.poll_event()) is not None:
                 self._handle_outcome(outcome, now)
         if self._delivery is not None:
             self._delivery.advance(now)
             while (happened := self._delivery.poll_event()) is not None:
-                self._pass_on(happened, now)
+                self._pass_on(happened)
+        if (self.is_done or self.failure is not None) and (self._delivery is None or self._delivery.is_over):
+            self._depart(now)
+
+    def _depart(self, now: float) -> None:
+        """Nothing is left to say to the other side; what the server forwards for us ends here."""
+        if self._connecting is not None:
+            self._connecting.finish()
+        self._meeting.leave(now)
+        if self._meeting.is_over:
+            self._tunnel.close()
 
     def _handle_meeting_event(self, event: MeetingEvent, now: float) -> None:
         match event:
@@ -307,42 +353,67 @@ class Peer:
                 )
                 self._events.append(events.Connecting(verification))
                 self._connecting.start(now)
-            case ProbeServer():
-                self._tcp_actions.append(Connect(PROBE_CONNECTION, self._meeting.server))
+                self._meeting.ask_relay(now)
+            case Changed(local, remote):
+                if self._connecting is not None:
+                    self._connecting.update(local, remote, now)
+            case RelayOpen(local, address):
+                if self._connecting is not None:
+                    self._connecting.relay(local, address, now)
+            case RelayClosed(why):
+                if self._connecting is not None:
+                    self._connecting.relay_refused(why)
+            case WantTunnel():
+                self._tunnel.open()
             case _ if self._delivery is None:
-                self._pass_on(event, now)
+                self._pass_on(event)
 
-    def _handle_outcome(self, outcome: Chosen | NoPath, now: float) -> None:
+    def _handle_outcome(self, outcome: ConnectingEvent, now: float) -> None:
         match outcome:
+            case HasOpened():
+                self._meeting.tell_opened(now)
             case Chosen(channel, path, tcp_connection):
                 if isinstance(channel, UdpLink):
                     self._udp = channel
                 elif isinstance(channel, TcpLink):
                     self._tcp, self._tcp_number = channel, tcp_connection
-                self._events.append(path)
-                self._meeting.leave(now)
+                self._use_path(path, now)
                 self._delivery = Delivery(channel, self._machine, self._config.entries, now)
+            case Improved(path):
+                self._use_path(path, now)
             case NoPath(reason, told):
                 # a side that still waits for keys, or has a path that only it knows of, would wait in vain
                 self._meeting.bye(ExitCode.NO_PATH, told, now)
-                self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)), now)
+                self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
+            case _:
+                assert_never(outcome)
 
-    def _pass_on(self, event: events.PeerEvent, now: float) -> None:
+    def _use_path(self, path: events.PathChosen, now: float) -> None:
+        self._pass_on(path)
+        if path.local > MAIN:
+            self._socket_actions.append(UseSocket(path.local))
+        if path.kind is not events.PathKind.RELAY:
+            self._meeting.leave(now)
+
+    def _pass_on(self, event: events.PeerEvent) -> None:
         if self.failure is not None or self.is_done:
             return  # the person has read how it ended
         match event:
             case events.Failed(failure):
-                self._end(failure, now)
+                self._end(failure)
             case events.Done():
                 self.is_done = True
                 self._events.append(event)
             case _:
                 self._events.append(event)
 
-    def _end(self, failure: Failure, now: float) -> None:
+    def _end(self, failure: Failure) -> None:
         if self.failure is None and not self.is_done:
             self.failure = failure
             self._events.append(events.Failed(failure))
-            self._meeting.leave(now)
             if self._connecting is not None and self._delivery is None:
                 self._connecting.abandon()
+
+
+def _tcp_ports(servers: Sequence[Address]) -> list[Address]:
+    return list(dict.fromkeys([*servers, *(Address(server.host, HTTPS) for server in servers)]))

@@ -11,12 +11,12 @@ from enum import Enum, auto
 from typing import Final
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import CloseSockets, OpenSockets, Transmit
 from p2p.core.errors import DecodeError
 from p2p.core.punch.checklist import Allowance, CheckList, Entry, Pair, Seen
 from p2p.core.punch.checks import TRANSACTION, Answer, Check, decode
 from p2p.core.punch.description import Description, Kind, usable
-from p2p.core.punch.events import CloseSockets, How, Opened, OpenSockets, PunchAction, PunchEvent, PunchFailed, Selected
+from p2p.core.punch.events import How, Opened, PunchAction, PunchEvent, PunchFailed, Selected
 from p2p.core.punch.search import Search
 from p2p.core.punch.strategy import OPENER_TTL, aim, plan
 from p2p.core.timers import Timers

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from p2p.core.address import Address
+from p2p.core.datagram import CloseSockets, OpenSockets
 from p2p.core.punch.description import Kind
 
 
@@ -42,24 +43,6 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class PunchFailed:
     """Neither a direct path nor a relayed one within 10 s."""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSockets:
-    """UDP sockets of the main one's family, on any port, are wanted under the numbers `first` to `first + count - 1`.
-
-    What is sent by one that could not be opened is to be dropped.
-    """
-
-    first: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSockets:
-    """These will not be used any more."""
-
-    numbers: tuple[int, ...]
 
 
 PunchEvent = Selected | Opened | PunchFailed

@@ -7,10 +7,10 @@ have opened their NATs. Words: docs/connecting.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from typing import Final
 
 from p2p.core.address import Address, is_private
@@ -29,12 +29,14 @@ MAX_PROBES: Final = 2752  # a pool of 1024 ports on both sides meets with 99.9 %
 PROBE_RATE: Final = 950.0  # a second; with one check in 20 ms no more than 1,000 packets of 58 bytes
 AIMED_RATE: Final = 250.0  # a second, where a few probes are expected to do
 BIRTHDAY_PROBES: Final = 2048  # against 256 ports of 64,512 they meet with 99.97 %
+MEETING: Final = 2.65  # times the root of N * M: mappings on each side, of which two meet with 99.9 %
 WORTH_TRYING: Final = 0.5  # probability below which two random NATs are left to the relay
 
 DENSE: Final = 64  # ports after the newest: what programs of a household open in a second or two
 COARSE: Final = 100  # ports between two guesses at a row of 256 neighbours: at least two meet it
-FAN_ROUNDS: Final = (32, 64, 128)  # sockets; the sum of all foreign flows on both sides may be as many, less one
+FAN_ROUNDS: Final = (32, 64, 128, 256)  # sockets; the foreign flows on both sides may be as many together, less one
 FAN_ROUND: Final = 0.4  # seconds: a round trip and more between two rounds
+RING: Final = 256  # ports before and behind the newest, in which a counter is sought that began anew
 
 
 class Nature(Enum):
@@ -99,21 +101,25 @@ def plan(controlling: bool, local: Description, remote: Description, random_byte
         ours = Nature.RANDOM
     if theirs is Nature.UNKNOWN and ours is Nature.EASY:
         theirs = Nature.RANDOM
+
+    def draw(ports: range) -> Iterator[int]:
+        return drawn(ports, random_bytes)
+
     match ours, theirs:
         case Nature.EASY, Nature.SEQUENTIAL:
-            return _predict(remote, target, lambda ports: drawn(ports, random_bytes))
+            return _predict(remote, target, draw)
         case Nature.SEQUENTIAL, Nature.EASY:
             return _row(target)
         case Nature.EASY, Nature.RANDOM:
-            return _guess(remote, target, lambda ports: drawn(ports, random_bytes))
+            return _guess(remote, target, draw)
         case Nature.RANDOM, Nature.EASY:
             return _be_guessed(local.nat, target)
         case Nature.SEQUENTIAL, Nature.SEQUENTIAL:
             if Mapping.ADDRESS_DEPENDENT in (local.nat.mapping, remote.nat.mapping):
                 return _sweep_each_other(remote, target)
-            return _fan_to_one(controlling, local, remote, target)
+            return _fan_to_one(controlling, local, remote, target, draw)
         case Nature.RANDOM, Nature.RANDOM:
-            return _guess_each_other(local.nat, remote.nat, target, lambda ports: drawn(ports, random_bytes))
+            return _guess_each_other(local.nat, remote.nat, target, draw)
         case (Nature.RANDOM, Nature.SEQUENTIAL) | (Nature.SEQUENTIAL, Nature.RANDOM):
             return Plan(hopeful=False)
         case _:
@@ -140,8 +146,8 @@ def drawn(ports: range, random_bytes: Callable[[int], bytes]) -> Iterator[int]:
 
 
 def counted(base: int, stride: int, steps: Iterable[int]) -> Iterator[int]:
-    """`base + stride * step` for each step, where that is a port."""
-    return (port for step in steps if (port := base + stride * step) in ALL_PORTS)
+    """`base + stride * step` for each step, and behind the last port the first."""
+    return (ALL_PORTS[(base + stride * step - ALL_PORTS.start) % len(ALL_PORTS)] for step in steps)
 
 
 def _predict(remote: Description, target: Address, draw: Draw) -> Plan:
@@ -153,7 +159,7 @@ def _predict(remote: Description, target: Address, draw: Draw) -> Plan:
         (
             Volley(0.0, AIMED_RATE, How.PREDICTED, _at(target, near)),
             Volley(1.2, PROBE_RATE / 2, How.PREDICTED, _at(target, counted(base, stride, far))),
-            Volley(2.5, PROBE_RATE, How.BIRTHDAY, _at(target, _pool_first(remote.nat, draw))),
+            Volley(2.5, PROBE_RATE, How.BIRTHDAY, _at(target, _pool_and_others(remote.nat, draw))),
         )
     )
 
@@ -165,13 +171,14 @@ def _row(target: Address) -> Plan:
 
 
 def _guess(remote: Description, target: Address, draw: Draw) -> Plan:
-    ports = chain(_kept_ports(remote), islice(_pool_first(remote.nat, draw), BIRTHDAY_PROBES))
+    ports = chain(_kept_ports(remote), islice(_pool_and_others(remote.nat, draw), BIRTHDAY_PROBES))
     return Plan((Volley(0.5, PROBE_RATE, How.BIRTHDAY, _at(target, ports)),))
 
 
 def _be_guessed(nat: NatReport, target: Address) -> Plan:
-    """Every 16th port of a small pool is enough, for the other side tries all of them."""
-    sockets = max(16, min(MAX_SOCKETS, len(_pool(nat)) // 16))
+    """A quarter of a small pool leaves the rest to the household, and is met by one guess in four."""
+    small = nat.mapping is not Mapping.ADDRESS_DEPENDENT  # where each address has ports of its own it is not ours
+    sockets = max(16, min(MAX_SOCKETS, len(_pool(nat)) // 4)) if small else MAX_SOCKETS
     return Plan((_fan(0.3, How.BIRTHDAY, sockets, target), _fan(3.0, How.BIRTHDAY, sockets, target, None)), sockets)
 
 
@@ -181,10 +188,11 @@ def _sweep_each_other(remote: Description, target: Address) -> Plan:
     return Plan(tuple(Volley(at, AIMED_RATE, How.PREDICTED, _at(target, iter(ports))) for at in (0.0, 0.5, 1.5)))
 
 
-def _fan_to_one(controlling: bool, local: Description, remote: Description, target: Address) -> Plan:
+def _fan_to_one(controlling: bool, local: Description, remote: Description, target: Address, draw: Draw) -> Plan:
     """The controlling side's sockets all aim at one port of the other, which passes it while it sweeps their row.
 
-    Checks of the told candidates have moved both counters before. Each round begins where the last one ended.
+    Checks of the told candidates have moved both counters before. Each round begins where the last one ended. In the
+    end the counters may have begun anew, where is not known.
     """
     stride = remote.nat.stride
     base = _newest(remote, target) + stride * _destinations(local)
@@ -192,35 +200,43 @@ def _fan_to_one(controlling: bool, local: Description, remote: Description, targ
     for number, width in enumerate(FAN_ROUNDS):
         at = 0.2 + number * FAN_ROUND
         if controlling:
-            one = next(counted(base, stride, (done + width,)), None)
-            goals = [target._replace(port=one)] * width if one is not None else []
+            (one,) = counted(base, stride, (done + width,))
+            goals = [target._replace(port=one)] * width
             sockets: Iterable[int] = range(1, width + 1)
         else:
             ports = counted(base, stride, range(done + 1, done + width + 1))
             goals = [target._replace(port=port) for port in ports]
             sockets = [MAIN] * len(goals)
         ttl = OPENER_TTL if controlling else None
-        shots = [Shot(socket, goal, ttl) for socket, goal in zip(sockets, goals, strict=False)]
+        shots = [Shot(socket, goal, ttl) for socket, goal in zip(sockets, goals, strict=True)]
         again = [Shot(shot.local, shot.address) for shot in shots]
         volleys.append(Volley(at, PROBE_RATE, How.PREDICTED, iter(shots)))
         volleys.append(Volley(at + FAN_ROUND / 2, PROBE_RATE, How.PREDICTED, iter(again)))
         done += width
-    return Plan(tuple(volleys), max(FAN_ROUNDS) if controlling else 0)
+    ring = list(counted(_newest(remote, target), stride, range(-RING, RING)))
+    last, used = _meet(0.2 + len(FAN_ROUNDS) * FAN_ROUND, target, ring, len(ring), draw)
+    return Plan((*volleys, last), max(FAN_ROUNDS) if controlling else used)
 
 
 def _guess_each_other(local: NatReport, remote: NatReport, target: Address, draw: Draw) -> Plan:
-    """Each side makes as many mappings as it may, each towards another port of the other's pool.
-
-    One of ours and one of theirs must aim at each other: of k each, k^2 / (N * M) do.
-    """
     ours, theirs = len(_pool(local)), len(_pool(remote))
-    probes = min(MAX_PROBES, math.ceil(2.65 * math.sqrt(ours * theirs)))
+    probes = min(MAX_PROBES, math.ceil(MEETING * math.sqrt(ours * theirs)))
     if -math.expm1(-(probes**2) / (ours * theirs)) < WORTH_TRYING:
         return Plan(hopeful=False)
-    sockets = math.ceil(probes / theirs)
-    pairs = ((socket, port) for socket in range(1, sockets + 1) for port in draw(_pool(remote)))
+    volley, sockets = _meet(0.3, target, _pool(remote), ours, draw)
+    return Plan((volley,), sockets)
+
+
+def _meet(at: float, target: Address, theirs: Sequence[int], ours: int, draw: Draw) -> tuple[Volley, int]:
+    """Each side makes as many mappings as it may, each towards another port of the other's pool.
+
+    One of ours and one of theirs must aim at each other: of k each, k^2 / (N * M) do. Returns the number of sockets.
+    """
+    probes = min(MAX_PROBES, math.ceil(MEETING * math.sqrt(ours * len(theirs))))
+    sockets = math.ceil(probes / len(theirs))
+    pairs = ((socket, theirs[place]) for socket in range(1, sockets + 1) for place in draw(range(len(theirs))))
     shots = (Shot(socket, target._replace(port=port)) for socket, port in pairs)
-    return Plan((Volley(0.3, PROBE_RATE, How.BIRTHDAY, islice(shots, probes)),), sockets)
+    return Volley(at, PROBE_RATE, How.BIRTHDAY, islice(shots, probes)), sockets
 
 
 def _fan(at: float, how: How, sockets: int, target: Address, ttl: int | None = OPENER_TTL) -> Volley:
@@ -236,10 +252,15 @@ def _pool(nat: NatReport) -> range:
     return nat.ports or ALL_PORTS
 
 
-def _pool_first(nat: NatReport, draw: Draw) -> Iterator[int]:
-    """The ports that the report names, then all others: what it was measured by were a few samples."""
+def _pool_and_others(nat: NatReport, draw: Draw) -> Iterator[int]:
+    """In turns from the pool that the report names, and from all others: it was measured by a few samples.
+
+    Where each address has ports of its own, the server's tell nothing of ours.
+    """
     pool = _pool(nat)
-    return chain(draw(pool), (port for port in draw(ALL_PORTS) if port not in pool))
+    others = (port for port in draw(ALL_PORTS) if port not in pool)
+    pairs = zip_longest(draw(pool), others) if nat.ports else zip(draw(pool))
+    return (port for pair in pairs for port in pair if port is not None)
 
 
 def _kept_ports(remote: Description) -> Iterator[int]:

@@ -134,7 +134,7 @@ class RendezvousClient:
             self._relay.handle_seated(now)
 
     def drop_relay(self, now: float) -> None:  # noqa: ARG002 (every command takes the time)
-        """Ask no more; the server forgets it within a lease."""
+        """Ask no more; the server forgets it within half a minute."""
         self._relay.drop()
 
     def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
@@ -216,7 +216,7 @@ class RendezvousClient:
                 if self._state is State.LEAVING and transaction == self._transaction:
                     self._end(events.Gone())
             case Relayed():
-                self._relay.handle_relayed(message, self._push)
+                self._relay.handle_relayed(message, self._push, now)
             case Unsupported(_, highest):
                 if local == self._local:
                     self._handle_other_version(highest, now)

@@ -8,7 +8,7 @@ from math import inf
 from typing import NamedTuple
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import LEASE, RelayState
+from p2p.core.rendezvous.messages import RelayState
 from p2p.core.rendezvous.seats import Seat, Source, source_of
 
 HEADERS = 28  # bytes of IPv4 and UDP that each datagram costs besides its own: a flood of tiny ones is not free
@@ -17,6 +17,7 @@ SHARE_INTERVAL = 0.005  # seconds from one division of the total among the pairs
 # divisions at its rate. It is also all that a pair can save up, and so all by which the total is ever exceeded.
 BURST = 256 * 1024  # bytes
 BURST_SECONDS = 0.020
+CONSENT = 30.0  # seconds for which one RELAY counts (RFC 7675 section 5.1): peers repeat it every five
 SWEEP_INTERVAL = 1.0  # seconds between two looks for pairs that no longer ask
 IDLE = 30.0  # seconds without a datagram after which a pair gives way to one that has none, when all are taken
 
@@ -127,11 +128,11 @@ class RelayTable:
         return len(self._open)
 
     def ask(self, seat: Seat, peer: Seat | None, now: float) -> bool:
-        """The owner of `seat` wants its datagrams forwarded for a lease. Returns whether that opened the relay."""
+        """The owner of `seat` wants its datagrams forwarded, for CONSENT. Returns whether that opened the relay."""
         side = self._sides.get(seat.client)
         if side is None:
             side = self._sides[seat.client] = Side(seat)
-        side.asked_until = now + LEASE
+        side.asked_until = now + CONSENT
         other = self._sides.get(peer.client) if peer is not None else None
         if other is None or other.asked_until <= now:
             return False

@@ -11,7 +11,7 @@ from p2p.core.rendezvous.timing import RETRY_FIRST, RETRY_MAX
 
 
 class RelayRequest:
-    """Asks from the command on, after each JOIN again; the server forgets what is not repeated within a lease."""
+    """Asks from the command on, after each JOIN again; the server forgets what is not repeated."""
 
     def __init__(self, client: bytes, random_bytes: Callable[[int], bytes]) -> None:
         self._client = client
@@ -20,6 +20,7 @@ class RelayRequest:
         self._transaction: bytes | None = None  # of the open request
         self._retry = RETRY_FIRST
         self._retry_at: float | None = None
+        self._is_overtaken = False
         self._messages: deque[Relay] = deque()
         self._events: deque[events.Relayed] = deque()
 
@@ -40,13 +41,19 @@ class RelayRequest:
         if self._is_wanted:
             self._transaction = self._random_bytes(TRANSACTION_SIZE)
             self._retry = RETRY_FIRST
+            self._is_overtaken = False
             self._ask(now)
 
-    def handle_relayed(self, message: Relayed, push: bytes) -> None:
+    def handle_relayed(self, message: Relayed, push: bytes, now: float) -> None:
         """`push` is the transaction of what the server says unasked."""
         if message.transaction == self._transaction:
             self._transaction = self._retry_at = None
-        elif message.transaction != push:
+            if self._is_overtaken:  # by a push that came after it: which of them is true now?
+                self.handle_seated(now)
+                return
+        elif message.transaction == push:
+            self._is_overtaken = self._transaction is not None
+        else:
             return
         if self._is_wanted:
             self._events.append(events.Relayed(message.state, 1000 * message.rate, message.left))

@@ -1,0 +1,77 @@
+"""Programs of others that classify a NAT, and what they say of a profile of the lab's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+
+from netlab.lab import Node
+from netlab.nat import Filtering, Mapping, Nat, Udp
+
+CLIENTS = {"turnutils_natdiscovery": "coturn", "turnutils_stunclient": "coturn", "stun": "stun-client"}  # of Debian
+ASK_LIMIT = 60  # seconds for one program; each silence costs it up to nine
+
+
+def check_installed(programs: dict[str, str]) -> None:
+    """Programs by name, and the Debian package of each."""
+    missing = {package for program, package in programs.items() if shutil.which(program) is None}
+    assert not missing, f"the outside classifier is not installed: apt-get install {' '.join(sorted(missing))}"
+
+
+def ask_stun(node: Node, address: str) -> str:
+    # Left to itself it draws a port that may lie in the router's own range, and "random port" is then kept by chance.
+    # Each host has a port of its own: on a taken one the router would have to choose another.
+    port = 50_000 + 10 * int(node.address.rpartition(".")[2])
+    # Its exit code is its verdict, so it is never 0.
+    said = node.run(["stun", address, "-p", str(port)], capture_output=True, text=True, timeout=ASK_LIMIT).stdout
+    found = re.search(r"^Primary: (.*?)\s*$", said, re.MULTILINE)
+    assert found, said
+    return found[1]
+
+
+def stun_words(nat: Nat) -> str:
+    """The verdict of ``stun`` for a router that does what the profile says."""
+    if nat.udp is not Udp.ALLOWED:
+        return "Blocked or could not reach STUN server"
+    if not nat.translates:
+        return "Open" if nat.filtering is Filtering.ENDPOINT_INDEPENDENT else "Firewall"
+    ports = "preserves ports" if nat.port_preservation else "random port"
+    hairpin = "will hairpin" if nat.hairpinning else "no hairpin"
+    if nat.mapping is not Mapping.ENDPOINT_INDEPENDENT:
+        return f"Dependent Mapping, {ports}, {hairpin}"
+    filters = {
+        Filtering.ENDPOINT_INDEPENDENT: "Independent Filter",
+        Filtering.ADDRESS_DEPENDENT: "Address Dependent Filter",
+        Filtering.ADDRESS_AND_PORT_DEPENDENT: "Port Dependent Filter",
+    }
+    return f"Independent Mapping, {filters[nat.filtering]}, {ports}, {hairpin}"
+
+
+def ask_natdiscovery(node: Node, address: str) -> set[str]:
+    """Its sentences on mapping, filtering and hairpinning; asked side by side, as it is patient."""
+    asked = [
+        node.popen(
+            ["turnutils_natdiscovery", *flags, address],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+        for flags in (["-m", "-f"], ["-H"])
+    ]
+    said = "".join(each.communicate(timeout=ASK_LIMIT)[0] for each in asked)
+    return {*re.findall(r"NAT with [\w ]+!", said), *re.findall(r"successful hairpinning", said)}
+
+
+def natdiscovery_words(nat: Nat) -> set[str]:
+    """What ``turnutils_natdiscovery`` says of a router that does what the profile says."""
+    if nat.udp is not Udp.ALLOWED:
+        return set()
+    ways = {"EI": "Endpoint Independent", "AD": "Address Dependent", "APD": "Address and Port Dependent"}
+    mapping, filtering = (ways[behaviour.value[:-1]] for behaviour in (nat.mapping, nat.filtering))
+    # Without NAT the host reaches itself at the address it is seen at.
+    hairpin = {"successful hairpinning"} if nat.hairpinning or not nat.translates else set()
+    return {f"NAT with {mapping} Mapping!", f"NAT with {filtering} Filtering!", *hairpin}
