@@ -63,8 +63,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER"),
-                        help="the rendezvous server; default: $P2P_SERVER")
+    parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER") or None,
+                        help="the rendezvous server; default: $P2P_SERVER; without one, this network is searched")
+    parser.add_argument("--no-relay", action="store_true",
+                        help="rather no transfer than one that the server forwards (it cannot read it)")
+    parser.add_argument("--stun", metavar="HOST[:PORT]", action="append", default=[],
+                        help="ask this STUN server as well how the network maps ports; may be repeated")
     code = parser.add_mutually_exclusive_group()
     code.add_argument("--code", default=os.environ.get("P2P_CODE"), help="the shared code; default: $P2P_CODE")
     code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")

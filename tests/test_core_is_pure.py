@@ -12,7 +12,7 @@ FORBIDDEN = {
     "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "datetime",
 }  # fmt: skip
-MACHINES = {"rendezvous", "session", "punch", "transport", "transfer"}
+MACHINES = {"rendezvous", "discovery", "session", "punch", "transport", "transfer"}
 
 
 def imports(path: Path) -> set[str]:

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2p.core import address
+from p2p.core.discovery import messages as discovery
 from p2p.core.errors import DecodeError, RemoteError
 from p2p.core.punch import checks
 from p2p.core.punch.description import Description
@@ -24,6 +25,8 @@ KEY = bytes(32)
 DECODERS: dict[str, Callable[[bytes], object]] = {
     "address": address.decode_address,
     "rendezvous": rendezvous.decode,
+    "discovery": discovery.decode,
+    "discovery, sealed contents": discovery.decode_content,
     "session, with a code": lambda data: session.decode_message(data, session.Mode.CODE),
     "session, without": lambda data: session.decode_message(data, session.Mode.OPEN),
     "bye": session.decode_bye,
@@ -36,8 +39,8 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
 }
 # prefixes that lead deep into each decoder
 STARTS = [
-    b"", b"p2p\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04", b"\x06",
-    b"\x01\x07",
+    b"", b"p2p\x01", b"lan\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04",
+    b"\x06", b"\x01\x07",
 ]  # fmt: skip
 
 

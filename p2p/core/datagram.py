@@ -11,6 +11,7 @@ from p2p.core.address import Address
 # Local ends of a path, by number; others are sockets that a machine asked for (p2p/core/punch), from 1 up.
 MAIN: Final = 0  # the UDP socket that talks to the server
 TUNNEL: Final = -1  # the TCP connection to the server; each datagram is a frame in it
+MULTICAST: Final = -2  # the sockets of the discovery: to its groups, on every interface (p2p/core/discovery)
 
 Buffer = bytes | bytearray | memoryview
 

@@ -10,15 +10,17 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from p2p.core.datagram import Transmit
+from p2p.core.address import Address
+from p2p.core.datagram import MULTICAST, Transmit
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
+from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
 from p2p.io.tcp import TcpHub
-from p2p.io.udp import SendResult, UdpSocket
+from p2p.io.udp import SendResult
 from p2p.io.worker import Worker
 
 TICK = 0.1  # seconds between two looks at the progress
@@ -37,7 +39,7 @@ class PeerLoop:
         self,
         peer: Peer,
         *,
-        udp: UdpSocket,
+        sockets: UdpSockets,
         tcp: TcpHub,
         end: End,
         worker: Worker,
@@ -46,13 +48,16 @@ class PeerLoop:
         on_tick: Callable[[float], None],
         patience: float | None,
         impatience: Failure | None = None,
+        groups: MulticastGroups | None = None,
     ) -> None:
         """`patience`: seconds to wait for the other side before giving up; None: for ever.
 
-        `impatience` is how that ends, when there is a better reason than that nobody came.
+        `impatience` is how that ends, when there is a better reason than that nobody came. `groups`: where to look for
+        the other side without a server.
         """
         self._peer = peer
-        self._sockets = UdpSockets(selector, udp, self._receive)
+        self._sockets = sockets
+        sockets.on_readable = self._receive
         self._tcp = tcp
         self._end = end
         self._worker = worker
@@ -61,6 +66,7 @@ class PeerLoop:
         self._on_tick = on_tick
         self._patience = patience
         self._impatience = impatience
+        self._groups = groups
         self._deadline: float | None = None
         self._next_tick: float | None = None  # from the yes on; before it, nothing moves that we would have to look at
         self._unsent: Transmit | None = None
@@ -76,6 +82,8 @@ class PeerLoop:
     def run(self) -> ExitCode:
         """Returns how it ended. Raises KeyboardInterrupt at the second Ctrl-C."""
         self._selector.register(self._worker.fileno(), selectors.EVENT_READ, self._collect)
+        if self._groups is not None:
+            self._groups.watch(self._receive_from_group)
         with self._signals(), contextlib.closing(self._sockets):
             now = time.monotonic()
             if self._patience is not None:
@@ -104,7 +112,7 @@ class PeerLoop:
         sent = 0
         while sent < TRANSMITS_A_TURN and (transmit := self._unsent or self._peer.poll_transmit(now)) is not None:
             try:
-                result = self._sockets.send(transmit)
+                result = self._send(transmit)
             except OSError as error:
                 result = SendResult.SENT  # lost, as far as the machines are concerned
                 self._peer.handle_send_refused(transmit, error.strerror or str(error), now)
@@ -117,6 +125,14 @@ class PeerLoop:
                 self._peer.handle_message_too_big(transmit, now)
         self._sockets.watch_writable(self._unsent.local if self._unsent is not None else None)
         return sent
+
+    def _send(self, transmit: Transmit) -> SendResult:
+        """Raises OSError as `UdpSocket.send` does."""
+        if transmit.local != MULTICAST:
+            return self._sockets.send(transmit)
+        if self._groups is not None:
+            self._groups.send(b"".join(transmit.buffers))
+        return SendResult.SENT
 
     def _drive_tcp(self, now: float) -> int:
         """Returns how many times buffers were handed to the kernel."""
@@ -147,6 +163,9 @@ class PeerLoop:
                 return
             self._end.advance(self._peer, now)
 
+    def _receive_from_group(self, data: bytes, source: Address) -> None:
+        self._peer.handle_datagram(data, 0, source, time.monotonic(), MULTICAST)
+
     def _collect(self, _: int) -> None:
         self._worker.handle_readable()
 
@@ -154,6 +173,8 @@ class PeerLoop:
         while (event := self._peer.poll_event()) is not None:
             if isinstance(event, events.Connecting):
                 self._deadline = None
+                if self._groups is not None:
+                    self._groups.close()
             elif isinstance(event, events.TransferStarted):
                 self._next_tick = now
             self._on_event(event, now)
@@ -162,13 +183,16 @@ class PeerLoop:
             self._on_tick(now)
 
     def _earliest(self) -> float:
-        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
+        groups = self._groups.poll_timeout() if self._groups is not None else None
+        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick, groups)
         return min((t for t in timeouts if t is not None), default=time.monotonic() + TICK)
 
     def _handle_timeouts(self, now: float) -> None:
         if (at := self._peer.poll_timeout()) is not None and at <= now:
             self._peer.handle_timeout(now)
         self._tcp.handle_timeout(now)
+        if self._groups is not None:
+            self._groups.handle_timeout(now)
         if self._deadline is not None and self._deadline <= now:
             self._deadline = None
             if self._impatience is not None:

@@ -23,9 +23,9 @@ PATIENCE = 10.0  # seconds for any answer; the system's resolver asks each of it
 _FAMILIES = (socket.AF_INET6, socket.AF_INET)
 
 
-def parse(server: str) -> tuple[str, int]:
+def parse(server: str, option: str = "--server", default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """HOST, HOST:PORT, an IPv6 address alone or [ADDRESS]:PORT. Raises CallerError."""
-    host, port_text = server, str(DEFAULT_PORT)
+    host, port_text = server, str(default_port)
     if server.startswith("["):
         host, _, rest = server[1:].partition("]")
         port_text = rest.removeprefix(":") if rest else port_text
@@ -37,18 +37,20 @@ def parse(server: str) -> tuple[str, int]:
         host = ""
     if not port_text.isdecimal() or not 0 < int(port_text) < 65536 or not host:
         raise CallerError(
-            f"--server wants HOST, HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, not {server!r}"
+            f"{option} wants HOST, HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, not {server!r}"
         )
     return host, int(port_text)
 
 
-def resolve(server: str, *, patience: float = PATIENCE) -> list[Address]:
+def resolve(
+    server: str, *, patience: float = PATIENCE, option: str = "--server", default_port: int = DEFAULT_PORT
+) -> list[Address]:
     """All addresses in the order in which to try them; none when the name is not known. Raises CallerError.
 
     The system is asked for both versions at once, in threads, for it may be long in answering: what has come soon
     after the first answer counts. Addresses that this machine has no route to are left out, if there are others.
     """
-    host, port = parse(server)
+    host, port = parse(server, option, default_port)
     if _is_literal(host):
         return [Address(_with_named_zone(str(ipaddress.ip_address(host))), port)]
     found = interleave(_ask(lambda family: _look_up(host, port, family), patience))

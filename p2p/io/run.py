@@ -16,9 +16,9 @@ from pathlib import Path
 
 from p2p.core.address import Address
 from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer, PeerConfig
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing
 from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
 from p2p.core.text import escape
@@ -27,14 +27,19 @@ from p2p.io.files import Destination, FileError, Source, open_sources
 from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
 from p2p.io.memory import keep_freed_memory
+from p2p.io.multicast import MulticastGroups
 from p2p.io.resolve import resolve
 from p2p.io.screen import Screen
+from p2p.io.sockets import UdpSockets
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 from p2p.io.worker import Worker
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
+STUN_PORT = 3478  # RFC 8489 section 14.15
+LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
+LOOPBACK = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Plan:
     nameplate: str | None
     secret: str | None
     paths: tuple[str, ...]
-    server: str
+    server: str | None
     shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
 
     @property
@@ -56,11 +61,13 @@ class Plan:
     def pairing(self, attempt: int) -> Pairing:
         if self.names:
             return NamePair(*self.names)
+        if self.server is None:
+            attempt += LOCAL_ATTEMPT
         return Nameplate(self.nameplate or generate_nameplate(secrets.token_bytes, attempt))
 
     def invitation(self, nameplate: str | None) -> tuple[str, str | None]:
         """The other side's command, and the code to be told beside it."""
-        server = ["--server", self.server]
+        server = [] if self.server is None else ["--server", self.server]
         if self.names is None:
             words = ["recv", f"{nameplate}-{self.secret}" if self.shows_code else "CODE", *server]
             return "python -m p2p.peer " + shlex.join(words), None
@@ -75,7 +82,7 @@ class Plan:
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
     plan = _plan(options)
-    servers = resolve(plan.server)
+    servers = [] if plan.server is None else resolve(plan.server)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -85,7 +92,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
     )
-    if not servers:
+    if not servers and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
@@ -114,7 +121,13 @@ def run(options: argparse.Namespace) -> ExitCode:
         udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
         tcp = TcpHub(selector)
         stack.callback(tcp.close_all)
-        hosts = local_addresses(servers)
+        groups: MulticastGroups | None = None
+        if not servers:
+            groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
+            if not groups.is_on_a_network:
+                screen.say("This machine is on no network. Waiting for one ...")
+        sockets = UdpSockets(selector, udp)
+        hosts = local_addresses(servers) or local_addresses([LOOPBACK])
         config = PeerConfig(
             role=plan.role,
             servers=servers,
@@ -122,7 +135,11 @@ def run(options: argparse.Namespace) -> ExitCode:
             secret=None if plan.secret is None else normalise_secret(plan.secret),
             udp_candidates=[Address(host, udp.address.port) for host in hosts],
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
+            udp_port=udp.address.port,
+            scratch=sockets.open_scratch() if servers else {},
+            stun_servers=_stun_servers(options.stun) if servers else (),
             entries=[source.entry for source in sources],
+            takes_relay=not options.no_relay,
             idle_timeout=options.idle_timeout,
         )
         peer = Peer(config, secrets.token_bytes)
@@ -155,7 +172,7 @@ def run(options: argparse.Namespace) -> ExitCode:
 
         loop = PeerLoop(
             peer,
-            udp=udp,
+            sockets=sockets,
             tcp=tcp,
             end=end,
             worker=worker,
@@ -164,6 +181,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             on_tick=on_tick,
             patience=TELLING_PATIENCE if refusal is not None else options.timeout,
             impatience=refusal.failure if refusal is not None else None,
+            groups=groups,
         )
         try:
             code = loop.run()
@@ -224,9 +242,13 @@ def _forget_typed_ahead() -> None:
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
+def _stun_servers(names: list[str]) -> list[Address]:
+    """IPv4 addresses, for it is IPv4 that has NATs. One that is not known is left out: others tell as much."""
+    found = [resolve(name, option="--stun", default_port=STUN_PORT)  for name in names]
+    return [address for addresses in found for address in addresses[:1] if ":" not in address.host]
+
+
 def _plan(options: argparse.Namespace) -> Plan:
-    if not options.server:
-        raise CallerError("no server given: pass --server HOST[:PORT] or set P2P_SERVER")
     code = _given_code(options)
     if options.command == "send":
         return _plan_send(options, code)

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
-from p2p.core.rendezvous.messages import Nameplate
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
@@ -89,8 +89,9 @@ class Screen:
             case events.ServerAnswering():
                 self.say("The server answers again.")
             case events.WaitingForPeer(pairing, mapped):
-                self._invite(pairing.text if isinstance(pairing, Nameplate) else None)
-                self._detail(f"this machine is seen by the server as {mapped}")
+                self._invite(pairing.text if isinstance(pairing, Nameplate) else None, has_server=mapped is not None)
+                if mapped is not None:
+                    self._detail(f"this machine is seen by the server as {mapped}")
             case events.SeatTaken():
                 self.say(
                     "Somebody is already there in our place (an earlier run that was cut off, perhaps). "
@@ -102,8 +103,7 @@ class Screen:
                 self.say(f"{self._friend} went away again. Still waiting ...")
             case events.PeerSilent(seconds):
                 self.say(
-                    f"{self._friend} has not answered for {seconds:.0f} seconds, though the server says it is there. "
-                    "Still trying ..."
+                    f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ..."
                 )
             case events.CodeRejected(tries, limit):
                 self.say(f"Somebody tried a wrong code ({tries} of {limit} tries used up). Still waiting ...")
@@ -193,13 +193,15 @@ class Screen:
         else:
             self.say("The server does not answer yet. Still trying ...")
 
-    def _invite(self, nameplate: str | None) -> None:
+    def _invite(self, nameplate: str | None, *, has_server: bool) -> None:
         command, code = self._invitation(nameplate)
+        network = "" if has_server else " (on this network)"
         if self._role is Role.SENDER:
-            self._say_needed(f"On {self._friend}'s machine, run:\n\n    {command}\n")
+            self._say_needed(f"On {self._friend}'s machine{network}, run:\n\n    {command}\n")
             if code:
                 self._say_needed(f"and give {self._friend} this code when it asks:  {code}\n")
-        self.say(f"Waiting for {self._friend} (Ctrl-C stops) ...")
+        where = "" if has_server else " on this network, without a server"
+        self.say(f"Waiting for {self._friend}{where} (Ctrl-C stops) ...")
 
     def _say_connecting(self, verification: str | None) -> None:
         if verification is not None:
@@ -279,7 +281,8 @@ class Screen:
         match event:
             case events.WaitingForPeer(pairing, mapped):
                 command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
-                self._write({"event": "waiting", "command": command, "code": code, "mapped": str(mapped)})
+                seen_as = None if mapped is None else str(mapped)
+                self._write({"event": "waiting", "command": command, "code": code, "mapped": seen_as})
             case events.ServerSilent(seconds, _, refused):
                 self._write({"event": "server_silent", "seconds": seconds, "refused": refused})
             case events.PeerSilent(seconds):

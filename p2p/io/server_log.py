@@ -6,8 +6,8 @@ import logging
 from typing import assert_never
 
 from p2p.core.address import Address
+from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.prefix import prefix
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.rendezvous.server_events import (
     Departed,
     Event,

@@ -10,20 +10,19 @@ from typing import assert_never
 from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, SocketAction, Transmit, UseSocket
 from p2p.io.udp import SendResult, UdpSocket
 
+SCRATCH = range(1001, 1009)  # numbers above all that a search for a path asks for
 EXTRA_BUFFER = 64 * 1024  # bytes; a socket of a search carries a few short datagrams until it wins
 
 
 class UdpSockets:
-    """All are watched by `selector`; `on_readable` is called with the number of one that has something.
+    """All are watched by `selector`; `on_readable` is called with the number of one that has something, and the mask.
 
     One that was not opened for want of descriptors or ports loses what is sent by it, as a network would.
     """
 
-    def __init__(
-        self, selector: selectors.BaseSelector, main: UdpSocket, on_readable: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, selector: selectors.BaseSelector, main: UdpSocket) -> None:
         self._selector = selector
-        self._on_readable = on_readable
+        self.on_readable: Callable[[int, int], None] = lambda _, __: None
         self._sockets: dict[int, UdpSocket] = {}
         self._writable: set[int] = set()
         self._add(MAIN, main)
@@ -33,6 +32,11 @@ class UdpSockets:
 
     def __contains__(self, number: int) -> bool:
         return number in self._sockets
+
+    def open_scratch(self) -> dict[int, int]:
+        """Fresh ones for samples of the NAT: their numbers, and the port that each is bound to."""
+        self._open(SCRATCH.start, len(SCRATCH))
+        return {number: self._sockets[number].address.port for number in SCRATCH if number in self._sockets}
 
     def handle(self, action: SocketAction) -> None:
         match action:
@@ -89,6 +93,6 @@ class UdpSockets:
 
         def ready(mask: int) -> None:
             with contextlib.suppress(KeyError):  # closed by what another socket's datagram meant
-                self._on_readable(number, mask)
+                self.on_readable(number, mask)
 
         self._selector.register(sock.fileno(), selectors.EVENT_READ, ready)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import selectors
 import socket
@@ -14,14 +15,14 @@ from p2p.core.datagram import Transmit
 
 GUARD = 20.0  # seconds after which a machine that says nothing fails the test
 
-EventT = TypeVar("EventT", covariant=True)
+EventT_co = TypeVar("EventT_co", covariant=True)
 
 
-class Machine(Protocol[EventT]):
+class Machine(Protocol[EventT_co]):
     def handle_datagram(self, data: bytes, source: Address, local: int, now: float) -> None: ...
     def handle_timeout(self, now: float) -> None: ...
     def poll_transmit(self) -> Transmit | None: ...
-    def poll_event(self) -> EventT | None: ...
+    def poll_event(self) -> EventT_co | None: ...
     def poll_timeout(self) -> float | None: ...
 
 
@@ -49,17 +50,15 @@ class Sockets:
             fresh[number] = made.getsockname()[1]
         return fresh
 
-    def until(self, machine: Machine[EventT], is_last: Callable[[EventT], bool]) -> list[EventT]:
+    def until(self, machine: Machine[EventT_co], is_last: Callable[[EventT_co], bool]) -> list[EventT_co]:
         """Runs the machine until such an event; all events up to it."""
-        events: list[EventT] = []
+        events: list[EventT_co] = []
         guard = time.monotonic() + GUARD
         while not events or not is_last(events[-1]):
             while (transmit := machine.poll_transmit()) is not None:
                 self.sent += 1
-                try:
+                with contextlib.suppress(ConnectionRefusedError):  # the answer of a router to something sent before
                     self._sockets[transmit.local].sendto(b"".join(transmit.buffers), transmit.destination)
-                except ConnectionRefusedError:
-                    pass  # the answer of a router to something sent before
             if (event := machine.poll_event()) is not None:
                 events.append(event)
                 continue
@@ -71,7 +70,7 @@ class Sockets:
             machine.handle_timeout(time.monotonic())
         return events
 
-    def _receive(self, machine: Machine[EventT], number: int) -> None:
+    def _receive(self, machine: Machine[EventT_co], number: int) -> None:
         try:
             data, source = self._sockets[number].recvfrom(2048)
         except ConnectionRefusedError:

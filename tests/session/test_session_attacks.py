@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from session_link import CODE, CONTEXT, Link, assert_agreed, make
 
+from p2p.core.pake import InvalidShare
 from p2p.core.role import Role
 from p2p.core.session.events import Established, Rejected, WrongCode
-from p2p.core.session.exchange import CodeExchange, InvalidShare, OpenExchange
+from p2p.core.session.exchange import CodeExchange, OpenExchange
 from p2p.core.session.half import CODE_TRIES, OPEN_TRIES
 from p2p.core.session.keys import SealedSignals, SessionKeys, transcript
 from p2p.core.session.messages import Confirm, Hello, Mode, Reason, Reply, Type, decode_message

@@ -19,6 +19,7 @@ from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import RendezvousServer
 from p2p.core.role import Role
+from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
 from p2p.core.transfer.events import Complete, Open, Whole, Write
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Entry
 from p2p.core.transfer.sender import ReadWhole
@@ -27,6 +28,7 @@ from p2p.core.transport.lan import Close, Connect
 SERVER_PORTS = (8080, 8081)
 UDP_PORT = 40_000
 TCP_PORT = 40_001
+SCRATCH = range(1001, 1009)
 SEGMENT_LIMIT = 65_535
 
 
@@ -41,6 +43,7 @@ class SimServer:
     def restart(self) -> None:
         """Forgets everything, as a restarted process does."""
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
+        self.stun = StunServer(Endpoints(SERVER_PORTS, (self.host.address,)))
         for index, port in enumerate(SERVER_PORTS):
             self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
         self.host.tcp[SERVER_PORTS[0]] = self._accept
@@ -69,7 +72,10 @@ class SimServer:
         now = self._network.now
         if (at := self.machine.poll_timeout()) is not None and at <= now:
             self.machine.handle_timeout(now)
-        if data[0] in RELAYED_FIRST_BYTES:
+        if looks_like_stun(data):
+            if index < FIRST_CONNECTION and (answer := self.stun.handle_datagram(data, source, index, now)) is not None:
+                self._send(answer.index, answer.destination, answer.data)
+        elif data[0] in RELAYED_FIRST_BYTES:
             passage = self.machine.handle_burst(source, index, len(data), 0, now)
             if passage is not None:
                 self._send(passage.port_index, passage.destination, data)
@@ -112,6 +118,11 @@ class SimPeer:
         self._next_incoming = 1
         self._wake_at: float | None = None
         entries = [Entry(i, len(data), 0, 0o644, name) for i, (name, data) in enumerate((files or {}).items())]
+        self._ports = {MAIN: port}
+        scratch = {local: port + 1000 + local for local in SCRATCH}
+        for local, scratch_port in scratch.items():
+            self._ports[local] = scratch_port
+            host.udp[scratch_port] = partial(self.receive, local=local)
         config = PeerConfig(
             role=role,
             servers=[server],
@@ -120,10 +131,11 @@ class SimPeer:
             udp_candidates=[Address(host.address, port)],
             tcp_candidates=[Address(host.address, port + 1)],
             entries=entries,
+            udp_port=port,
+            scratch=scratch,
             takes_relay=takes_relay,
         )
         self.peer = Peer(config, network.rng.randbytes)
-        self._ports = {MAIN: port}
         host.udp[port] = self.receive
         host.tcp[port + 1] = self._accept
         self.is_alive = True

@@ -9,7 +9,7 @@ from enum import Enum
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN
 from p2p.core.errors import Failure
-from p2p.core.rendezvous.messages import Pairing
+from p2p.core.introduction import Pairing
 from p2p.core.transfer.messages import Entry
 
 
@@ -29,10 +29,10 @@ class ServerAnswering:
 
 @dataclass(frozen=True, slots=True)
 class WaitingForPeer:
-    """We are known at the server; the other side is not there yet. `mapped` is our reflexive address."""
+    """We can be found; the other side is not there yet. `mapped`: our reflexive address, None without a server."""
 
     pairing: Pairing
-    mapped: Address
+    mapped: Address | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class SeatTaken:
 
 @dataclass(frozen=True, slots=True)
 class PeerFound:
-    """Both are at the server; keys are being agreed on."""
+    """Both are at the server, or on this network; keys are being agreed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class PeerGone:
 
 @dataclass(frozen=True, slots=True)
 class PeerSilent:
-    """The server says that the other side is there, but it has not answered for `seconds`. We go on trying."""
+    """The other side is there, but has not answered for `seconds`. We go on trying."""
 
     seconds: float
 

@@ -7,11 +7,11 @@ from typing import assert_never
 
 from p2p.core.address import Address, is_private
 from p2p.core.errors import ExitCode
+from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.nat_report import NatReport
 from p2p.core.peer.outlook import why_not_direct
 from p2p.core.punch.description import Kind
 from p2p.core.punch.events import How, Selected
-from p2p.core.rendezvous.messages import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.session.messages import Reason
 from p2p.core.text import escape
@@ -35,6 +35,24 @@ def server_unreachable(server: Address, *, refused: bool) -> str:
 def nobody_came(seconds: float) -> str:
     unit = "second" if seconds == 1 else "seconds"
     return f"The other side did not come within {seconds:g} {unit}. Run both commands again"
+
+
+def nobody_on_this_network(seconds: float, *, others: int, version: int | None) -> str:
+    """`others` wait here too, but not for us; `version` of the protocol is spoken by somebody here, and not by us."""
+    unit = "second" if seconds == 1 else "seconds"
+    nobody = f"The other side was not found on this network within {seconds:g} {unit}"
+    if version is not None:
+        return f"{nobody}. Somebody here runs another version of p2p: if that is the other side, update both"
+    if others:
+        waiting = "One other p2p waits" if others == 1 else f"{others} others wait"
+        return (
+            f"{nobody}. {waiting} here, but not for these names or this code: check both commands. "
+            "If the other side is on another network, use --server on both"
+        )
+    return (
+        f"{nobody}, and nobody else either. Are both on the same network, and is the other command running? "
+        "Guest Wi-Fi often keeps machines apart, and so may a firewall or a VPN; then use --server on both"
+    )
 
 
 def udp_blocked(server: Address) -> str:

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import MAIN, TUNNEL, Buffer, SocketAction, Transmit, UseSocket
+from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
+from p2p.core.discovery import messages as discovery
 from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.introduction import Pairing
 from p2p.core.peer import events, explain
+from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
 from p2p.core.peer.channel import TcpLink, UdpLink
 from p2p.core.peer.connecting import Chosen, Connecting, ConnectingEvent, HasOpened, Improved, NoPath
 from p2p.core.peer.delivery import Delivery, FileAction
-from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met, RelayClosed, RelayOpen, WantTunnel
+from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met
 from p2p.core.peer.tunnel import Tunnel
 from p2p.core.punch.checks import ANSWER, CHECK
-from p2p.core.rendezvous.messages import Pairing
+from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.role import Role
 from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
 from p2p.core.transport.idle import IDLE_TIMEOUT
 from p2p.core.transport.lan import Action, Close
+from p2p.core.transport.packets import DATA, SEALED
 
-RENDEZVOUS_FIRST_BYTE = ord("p")
+INTRODUCTION_FIRST_BYTES = (rendezvous.MAGIC[0], discovery.MAGIC[0])
+STUN_FIRST_BYTES = range(0x40)  # RFC 8489 section 5: two zero bits
+PATH_FIRST_BYTES = (DATA, SEALED)
 HTTPS = 443  # where the server may listen by TCP as well: what lets anything out lets that out
 
 
@@ -33,6 +39,9 @@ HTTPS = 443  # where the server may listen by TCP as well: what lets anything ou
 class PeerConfig:
     """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
     which to try them; candidates are our own host addresses.
+
+    Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
+    `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
 
     `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `takes_relay`: whether the server may forward what finds no direct path.
@@ -45,6 +54,9 @@ class PeerConfig:
     secret: bytes | None
     udp_candidates: Sequence[Address]
     tcp_candidates: Sequence[Address]
+    udp_port: int = 0
+    scratch: Mapping[int, int] = field(default_factory=dict)
+    stun_servers: Sequence[Address] = ()
     entries: Sequence[Entry] = ()
     takes_relay: bool = True
     receive_window: int = 512
@@ -65,6 +77,9 @@ class Peer:
             udp_candidates=config.udp_candidates,
             tcp_candidates=config.tcp_candidates,
             takes_relay=config.takes_relay,
+            udp_port=config.udp_port,
+            scratch=config.scratch,
+            stun_servers=config.stun_servers,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -75,6 +90,7 @@ class Peer:
         self._tcp_actions: deque[Action] = deque()
         self._tunnel = Tunnel(_tcp_ports(config.servers))
         self._socket_actions: deque[SocketAction] = deque()
+        self._scratch = tuple(config.scratch)
         self._events: deque[events.PeerEvent] = deque()
         self._machine: TransferSender | TransferReceiver = (
             TransferSender(config.entries) if config.role is Role.SENDER else TransferReceiver()
@@ -132,7 +148,7 @@ class Peer:
 
     def give_up(self, seconds: float, now: float) -> None:
         """Nobody came in so many seconds."""
-        failure = Failure(ExitCode.NO_PEER, self._meeting.why_nobody_came(seconds))
+        failure = Failure(ExitCode.NO_PEER, self._meeting.why_nobody_came(seconds, now))
         self.fail(failure, "it gave up waiting", now)
 
     # input
@@ -144,12 +160,14 @@ class Peer:
         if not data:
             return
         first = data[0]
-        is_mixed = self._udp is None or first in (RENDEZVOUS_FIRST_BYTE, CHECK, ANSWER)
+        is_mixed = self._udp is None or first in (*INTRODUCTION_FIRST_BYTES, CHECK, ANSWER)
         if 0 < segment_size < len(data) and is_mixed:  # UDP_GRO looks at addresses and lengths only
             for start in range(0, len(data), segment_size):
                 self.handle_datagram(data[start : start + segment_size], 0, source, now, local)
-        elif first == RENDEZVOUS_FIRST_BYTE:
+        elif first in INTRODUCTION_FIRST_BYTES:
             self._meeting.handle_datagram(bytes(data), source, now, local)
+        elif first in STUN_FIRST_BYTES:
+            self._meeting.handle_stun(bytes(data), source, local, now)
         elif self._udp is not None and first not in (CHECK, ANSWER):
             self._udp.handle_datagram(data, segment_size, source, now)
             self._unsettled = now  # the hot path: what it means is looked at once for all reads of a turn
@@ -199,7 +217,7 @@ class Peer:
     def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
         if connection < 0:
             for datagram in self._tunnel.handle_data(connection, data):
-                self.handle_datagram(datagram, 0, self._meeting.server, now, TUNNEL)
+                self.handle_datagram(datagram, 0, self._meeting.server or self._config.servers[0], now, TUNNEL)
         elif connection == self._tcp_number and self._tcp is not None:
             self._tcp.handle_data(data, now)
         elif self._connecting is not None:
@@ -392,6 +410,9 @@ class Peer:
         self._pass_on(path)
         if path.local > MAIN:
             self._socket_actions.append(UseSocket(path.local))
+        if self._scratch:
+            self._socket_actions.append(CloseSockets(self._scratch))
+            self._scratch = ()
         if path.kind is not events.PathKind.RELAY:
             self._meeting.leave(now)
 

@@ -10,12 +10,12 @@ from typing import assert_never
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, TUNNEL, Transmit
 from p2p.core.errors import CallerError, DecodeError, VersionError
+from p2p.core.introduction import MAX_PAYLOAD, Pairing, RefusedReason
 from p2p.core.rendezvous import events, messages, timing
 from p2p.core.rendezvous.events import Event
 from p2p.core.rendezvous.messages import (
     CLIENT_SIZE,
     COOKIE_SIZE,
-    MAX_PAYLOAD,
     TRANSACTION_SIZE,
     Cookie,
     Forward,
@@ -25,8 +25,6 @@ from p2p.core.rendezvous.messages import (
     Joined,
     Leave,
     Left,
-    Pairing,
-    RefusedReason,
     Relay,
     Relayed,
     SeatState,

@@ -1,13 +1,32 @@
-"""What the client machine tells its owner."""
+"""What the client machine tells its owner: what whoever introduces two peers says, and what only a server says."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from p2p.core import introduction
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN
-from p2p.core.rendezvous.messages import RefusedReason, RelayState
+from p2p.core.introduction import Contested, Gone, Message, Paired, PeerLeft, Refused, Waiting
+from p2p.core.rendezvous.messages import RelayState
+
+__all__ = [
+    "Answering",
+    "Contested",
+    "Event",
+    "Gone",
+    "Mapped",
+    "Message",
+    "Outdated",
+    "Paired",
+    "PeerLeft",
+    "Refused",
+    "Relayed",
+    "ServerUnreachable",
+    "Silent",
+    "Waiting",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,33 +43,6 @@ class Mapped:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """We hold a seat; the friend is not there yet."""
-
-    mapped: Address
-
-
-@dataclass(frozen=True, slots=True)
-class Paired:
-    """The friend is there. Another tag later is another run of the friend."""
-
-    peer_tag: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class PeerLeft:
-    """The friend went away. We still wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A payload from the friend of that tag."""
-
-    peer_tag: bytes
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Relayed:
     """How the relay stands that we asked for; said at every answer, so every few seconds.
 
@@ -61,24 +53,6 @@ class Relayed:
     state: RelayState
     rate: int
     left: int
-
-
-@dataclass(frozen=True, slots=True)
-class Contested:
-    """Not the end: why we have to wait.
-
-    SAME_ROLE after Waiting: the friend asked in our role; we keep our seat. Otherwise the server refuses
-    us for this reason; it is asked again until the seat of a crashed predecessor would have expired.
-    """
-
-    reason: RefusedReason
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """The end: the server gives us no seat."""
-
-    reason: RefusedReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +79,6 @@ class Outdated:
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """The end: we have left, with the server's answer or after a second without."""
-
-
 Event: TypeAlias = (
-    Mapped
-    | Waiting
-    | Paired
-    | PeerLeft
-    | Message
-    | Relayed
-    | Contested
-    | Refused
-    | Silent
-    | Answering
-    | ServerUnreachable
-    | Outdated
-    | Gone
+    introduction.Event | Mapped | Relayed | Silent | Answering | ServerUnreachable | Outdated
 )

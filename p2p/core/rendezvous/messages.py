@@ -9,6 +9,7 @@ from typing import ClassVar, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address, encode_address
 from p2p.core.errors import CallerError, DecodeError, VersionError
+from p2p.core.introduction import MAX_NAMEPLATE, MAX_PAYLOAD, NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.wire import Reader, text8, uint
 
@@ -23,22 +24,10 @@ COOKIE_SIZE = 16
 CLIENT_SIZE = 16
 PEER_TAG_SIZE = 8
 HELLO_PADDING = 51  # bytes: HELLO is 64 in all, longer than any COOKIE
-MAX_NAME = 64  # bytes of UTF-8
-MAX_NAMEPLATE = 32  # bytes of UTF-8
-MAX_PAYLOAD = 1024  # bytes: with all headers below the 1232 bytes that every IPv6 path carries (RFC 8200 section 5)
 
 LEASE = 15  # seconds from the last JOIN until a seat is free again
 
 NO_PEER = bytes(PEER_TAG_SIZE)
-
-
-class RefusedReason(IntEnum):
-    TAKEN = 1
-    SAME_ROLE = 2
-    SERVER_FULL = 3
-    NETWORK_FULL = 4
-    BAD_NAMES = 5
-    NOT_JOINED = 6
 
 
 class SeatState(IntEnum):
@@ -56,39 +45,6 @@ class RelayState(IntEnum):
     ALONE = 1  # the friend has not asked, or is not there
     OPEN = 2
     USED_UP = 3  # this pair has had all that it may
-
-
-@dataclass(frozen=True, slots=True)
-class NamePair:
-    """kind(1) = 1 me:text8 friend:text8
-
-    Names are 1 to 64 bytes of UTF-8 each and differ. Raises CallerError otherwise.
-    """
-
-    me: str
-    friend: str
-
-    def __post_init__(self) -> None:
-        if self.me == self.friend:
-            raise CallerError("both names are the same")
-        _check_text("name", self.me, MAX_NAME)
-        _check_text("name", self.friend, MAX_NAME)
-
-
-@dataclass(frozen=True, slots=True)
-class Nameplate:
-    """kind(1) = 2 nameplate:text8
-
-    The public half of a one-time code, 1 to 32 bytes of UTF-8. Raises CallerError otherwise.
-    """
-
-    text: str
-
-    def __post_init__(self) -> None:
-        _check_text("nameplate", self.text, MAX_NAMEPLATE)
-
-
-Pairing: TypeAlias = NamePair | Nameplate
 
 
 class BadNames(DecodeError):
@@ -334,6 +290,7 @@ def _decode_payload(reader: Reader) -> bytes:
 
 
 def _encode_pairing(pairing: Pairing) -> bytes:
+    """kind(1) = 1 me:text8 friend:text8, or kind(1) = 2 nameplate:text8"""
     match pairing:
         case NamePair(me, friend):
             return b"\1" + text8(me) + text8(friend)
@@ -360,15 +317,6 @@ def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
             raise DecodeError("empty nameplate")
         return Nameplate(nameplate)
     raise DecodeError(f"unknown kind of pairing {kind}")
-
-
-def _check_text(what: str, text: str, limit: int) -> None:
-    try:
-        length = len(text.encode())
-    except UnicodeEncodeError as error:
-        raise CallerError(f"a {what} that is not Unicode text") from error
-    if not 1 <= length <= limit:
-        raise CallerError(f"a {what} of {length} bytes where 1 to {limit} are allowed")
 
 
 def _member(enum: type[_EnumT], value: int) -> _EnumT:

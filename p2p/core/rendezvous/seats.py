@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
+from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.prefix import prefix
-from p2p.core.rendezvous.messages import LEASE, NamePair, Nameplate, Pairing
+from p2p.core.rendezvous.messages import LEASE
 from p2p.core.role import Role
 
 KeyT = TypeVar("KeyT")

@@ -9,6 +9,7 @@ from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError, VersionError
+from p2p.core.introduction import NamePair, Pairing, RefusedReason
 from p2p.core.prefix import prefix
 from p2p.core.rendezvous.cookies import CookieJar
 from p2p.core.rendezvous.messages import (
@@ -27,9 +28,6 @@ from p2p.core.rendezvous.messages import (
     Leave,
     Left,
     Message,
-    NamePair,
-    Pairing,
-    RefusedReason,
     Relay,
     Relayed,
     RelayState,

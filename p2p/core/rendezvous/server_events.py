@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from p2p.core.address import Address
-from p2p.core.rendezvous.messages import Pairing, RefusedReason
+from p2p.core.introduction import Pairing, RefusedReason
 from p2p.core.role import Role
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import assert_never
 
-from p2p.core.rendezvous.messages import NamePair, Pairing, RefusedReason
+from p2p.core.introduction import NamePair, Pairing, RefusedReason
 
 
 class State(Enum):

@@ -9,50 +9,24 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from p2p.core.errors import DecodeError
+from p2p.core.pake import SHARE_SIZE, InvalidShare, PasswordExchange
 from p2p.core.role import Role
 
 SENDER_IDENTITY: Final = b"p2p sender"
 RECEIVER_IDENTITY: Final = b"p2p receiver"
-CODE_SHARE: Final = 33  # bytes: side(1) element(32)
+CODE_SHARE: Final = SHARE_SIZE
 PUBLIC_KEY: Final = 32  # bytes; RFC 7748 section 5
 BLIND: Final = 16  # bytes
 OPENING: Final = PUBLIC_KEY + BLIND
 COMMITMENT: Final = 32  # bytes
 
-_FIELD: Final = 2**255 - 19  # RFC 7748 section 4.1
-_SIGN: Final = 1 << 255
 
-
-class InvalidShare(DecodeError):
-    """A share that is not an element of the group, or one that would make the secret predictable."""
-
-
-class CodeExchange:
-    """One run of SPAKE2. Its scalar serves for one share of the other side only, so a run is one guess."""
+class CodeExchange(PasswordExchange):
+    """One run of SPAKE2 over the code. A run is one guess."""
 
     def __init__(self, role: Role, secret: bytes, random_bytes: Callable[[int], bytes]) -> None:
-        # Importing it takes 60 ms (it derives its group elements), which `--help` or a LAN lookup need not wait for.
-        from spake2 import SPAKE2_A, SPAKE2_B  # noqa: PLC0415
-
-        side = SPAKE2_A if role is Role.SENDER else SPAKE2_B
-        self._exchange = side(secret, idA=SENDER_IDENTITY, idB=RECEIVER_IDENTITY, entropy_f=random_bytes)
-        self.share: Final[bytes] = self._exchange.start()
-
-    def finish(self, share: bytes) -> bytes:
-        """The secret (32 bytes), equal on both sides when their codes are. To be called once. Raises InvalidShare."""
-        from spake2 import SPAKEError  # noqa: PLC0415
-        from spake2.ed25519_basic import NotOnCurve  # noqa: PLC0415
-
-        # The package accepts y >= p and so several spellings of the neutral element, whose product is no secret.
-        y = int.from_bytes(share[1:], "little") & ~_SIGN
-        if len(share) != CODE_SHARE or not 1 < y < _FIELD - 1:
-            raise InvalidShare("SPAKE2 share is not a canonical group element")
-        try:
-            secret: bytes = self._exchange.finish(share)
-        except (SPAKEError, NotOnCurve, ValueError) as error:  # wrong side or reflected; no point; wrong subgroup
-            raise InvalidShare("SPAKE2 share is not an element of the group") from error
-        return secret
+        identities = (SENDER_IDENTITY, RECEIVER_IDENTITY)
+        super().__init__(secret, identities, random_bytes, is_first=role is Role.SENDER)
 
 
 class OpenExchange:

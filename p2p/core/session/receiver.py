@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, Final, assert_never
 
+from p2p.core.pake import InvalidShare
 from p2p.core.role import Role
 from p2p.core.session.events import Established, Outdated, Rejected, WrongCode
-from p2p.core.session.exchange import CodeExchange, InvalidShare, OpenExchange, opens
+from p2p.core.session.exchange import CodeExchange, OpenExchange, opens
 from p2p.core.session.half import Half, forged
 from p2p.core.session.keys import SealedSignals, SessionKeys, transcript
 from p2p.core.session.messages import (

@@ -8,9 +8,10 @@ from enum import Enum, auto
 from typing import ClassVar
 
 from p2p.core.errors import CallerError
+from p2p.core.pake import InvalidShare
 from p2p.core.role import Role
 from p2p.core.session.events import Established, Outdated, Rejected, WrongCode
-from p2p.core.session.exchange import CodeExchange, InvalidShare, OpenExchange
+from p2p.core.session.exchange import CodeExchange, OpenExchange
 from p2p.core.session.half import Half, forged
 from p2p.core.session.keys import SealedSignals, SessionKeys, transcript
 from p2p.core.session.messages import (

@@ -1,0 +1,330 @@
+"""The introduction by a server: which of its addresses, by UDP or by TCP, how it sees us, and what it forwards."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
+
+from p2p.core import introduction
+from p2p.core.address import Address
+from p2p.core.datagram import MAIN, TUNNEL, Transmit
+from p2p.core.introduction import Pairing
+from p2p.core.nat.probe import NatFound, NatProbe
+from p2p.core.nat_report import Mapping as NatMapping
+from p2p.core.nat_report import NatReport
+from p2p.core.peer import events, explain
+from p2p.core.peer.eyeballs import Eyeballs, is_v6
+from p2p.core.rendezvous import events as rendezvous
+from p2p.core.rendezvous.client import RendezvousClient
+from p2p.core.rendezvous.messages import RelayState
+from p2p.core.role import Role
+
+SERVER_DEADLINE = 10.0  # seconds in which the server must answer for the first time
+SERVER_LOST_DEADLINE = 180.0  # seconds of silence that we put up with once it has answered: a restart, a reboot
+TUNNEL_AFTER = 0.75  # seconds without an answer by UDP, two repetitions in them, after which TCP is tried beside it
+TUNNEL_PAUSE = 1.0  # seconds until a tunnel that broke is opened again
+FIRST_SAMPLES = 4  # scratch sockets that the first look at the NAT takes; the others are for when the friend has come
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAs:
+    """How our NAT behaves and at which addresses others see us; `tcp` that of our connection to the server."""
+
+    nat: NatReport
+    reflexive: tuple[Address, ...]
+    tcp: Address | None
+
+
+@dataclass(frozen=True, slots=True)
+class WantTunnel:
+    """UDP to the server stays unanswered: it is to be tried by TCP. Said again as long as it stays silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RelayOpen:
+    """The server forwards what goes to `address` by the socket `local`."""
+
+    local: int
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RelayClosed:
+    """The server does not, or no longer, forward anything; why as half a sentence."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The end: the server does not answer, or speaks another version; `message` says so."""
+
+    is_outdated: bool
+    message: str
+
+
+Said: TypeAlias = (
+    introduction.Event
+    | SeenAs
+    | WantTunnel
+    | RelayOpen
+    | RelayClosed
+    | Unreachable
+    | events.ServerSilent
+    | events.ServerAnswering
+)
+
+
+class AtServer:
+    """Composes the choice of an address, the rendezvous client, and the probe of our NAT."""
+
+    def __init__(
+        self,
+        servers: Sequence[Address],
+        pairing: Pairing,
+        role: Role,
+        random_bytes: Callable[[int], bytes],
+        *,
+        main_port: int,
+        scratch: Mapping[int, int],
+        stun_servers: Sequence[Address] = (),
+    ) -> None:
+        """`servers`: the addresses of one server, at least one, in the order in which to try them.
+
+        `scratch`: numbers of fresh sockets and the ports that they are bound to, for samples of what our NAT does.
+        """
+        self._role = role
+        self._random_bytes = random_bytes
+        self._eyeballs = Eyeballs(servers, random_bytes)
+        self._scratch = dict(scratch)
+        v4 = [server for server in servers if not is_v6(server)]
+        first = {number: self._scratch.pop(number) for number in sorted(scratch)[:FIRST_SAMPLES]}
+        self._probe = NatProbe(v4[0], main_port, first, random_bytes, stun_servers) if v4 else None
+        self._nat = NatReport()
+        self._seen: dict[Address, None] = {}  # our addresses, in the order in which to tell them
+        self._tcp: Address | None = None
+        self._local = MAIN  # by which socket the server is reached
+        self._is_asking = False
+        self._is_left = False
+        self._answered = False
+        self._refused = False
+        self._deadline: float | None = None
+        self._tunnel_at: float | None = None
+        self._events: deque[Said] = deque()
+        self.server = servers[0]
+        self._pairing = pairing
+        self._client = RendezvousClient(self.server, pairing, role, random_bytes)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._client.is_closed
+
+    @property
+    def uses_tunnel(self) -> bool:
+        return self._local == TUNNEL
+
+    @property
+    def complaint(self) -> str | None:
+        """What to say of a server that has not answered at all."""
+        return None if self._answered else explain.server_unreachable(self.server, refused=self._refused)
+
+    # commands
+
+    def start(self, now: float) -> None:
+        self._deadline = now + SERVER_DEADLINE
+        self._tunnel_at = now + TUNNEL_AFTER
+        self._eyeballs.start(now)
+        if self._probe is not None:
+            self._probe.start(now)
+        self._advance(now)
+
+    def join(self, pairing: Pairing, now: float) -> None:
+        """Takes a seat of another pairing instead."""
+        self._pairing = pairing
+        self._client = RendezvousClient(self.server, pairing, self._role, self._random_bytes)
+        self._client.start(now)
+        if self._local != MAIN:
+            self._client.use(self._local, now)
+        self._advance(now)
+
+    def forward(self, payload: bytes, now: float) -> None:
+        self._client.forward(payload, now)
+
+    def ask_relay(self, now: float) -> None:
+        self._client.ask_relay(now)
+        self._advance(now)
+
+    def leave(self, now: float) -> None:
+        self._is_left = True
+        self._deadline = self._tunnel_at = None
+        self._eyeballs.stop()
+        self._probe = None
+        self._client.leave(now)
+
+    # input
+
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
+        if local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
+            self._client.handle_datagram(data, source, now, local)
+        self._advance(now)
+
+    def handle_stun(self, data: bytes, source: Address, local: int, now: float) -> None:
+        if self._probe is not None:
+            self._probe.handle_datagram(data, source, local, now)
+        self._advance(now)
+
+    def handle_refused(self, now: float) -> None:
+        """The server's host says that nothing listens on its port (a TCP reset)."""
+        self._client.handle_error(now, self._local)
+        self._advance(now)
+
+    def handle_tunnel_opened(self, now: float) -> None:
+        """A TCP connection to the server stands. It is used unless UDP was answered meanwhile."""
+        if self._answered and not self.uses_tunnel:
+            return
+        self._local = TUNNEL
+        self._nat, self._seen, self._probe = NatReport(NatMapping.NO_UDP), {}, None
+        self._eyeballs.stop()
+        if not self._is_asking:
+            self._is_asking = True
+            self._client.start(now)
+        self._client.use(TUNNEL, now)
+        self._say_seen()
+        self._advance(now)
+
+    def handle_tunnel_closed(self, now: float) -> None:
+        """It is opened again as long as it is needed."""
+        if self.uses_tunnel and not self._is_left:
+            self._tunnel_at = now + TUNNEL_PAUSE
+
+    def handle_timeout(self, now: float) -> None:
+        if (at := self._eyeballs.poll_timeout()) is not None and at <= now:
+            self._eyeballs.handle_timeout(now)
+        if (at := self._client.poll_timeout()) is not None and at <= now:
+            self._client.handle_timeout(now)
+        if self._probe is not None and (at := self._probe.poll_timeout()) is not None and at <= now:
+            self._probe.handle_timeout(now)
+        if self._tunnel_at is not None and self._tunnel_at <= now:
+            self._tunnel_at = None
+            if self.uses_tunnel or not self._answered:
+                self._events.append(WantTunnel())
+        if self._deadline is not None and self._deadline <= now:
+            self._deadline = None
+            self._events.append(
+                Unreachable(False, explain.server_unreachable(self.server, refused=self._refused))
+            )
+        self._advance(now)
+
+    # output
+
+    def poll_transmit(self) -> Transmit | None:
+        if (transmit := self._eyeballs.poll_transmit() or self._client.poll_transmit()) is not None:
+            return transmit
+        return self._probe.poll_transmit() if self._probe is not None else None
+
+    def poll_event(self) -> Said | None:
+        return self._events.popleft() if self._events else None
+
+    def poll_timeout(self) -> float | None:
+        parts = (self._eyeballs, self._client, self._probe)
+        timeouts = [part.poll_timeout() for part in parts if part is not None]
+        timeouts += [self._deadline, self._tunnel_at]
+        return min((at for at in timeouts if at is not None), default=None)
+
+    # inside
+
+    def _advance(self, now: float) -> None:
+        if self._eyeballs.chosen is not None and not self._is_asking and not self._is_left:
+            self._is_asking = True
+            if self._eyeballs.chosen != self.server:
+                self.server = self._eyeballs.chosen
+                self._client = RendezvousClient(self.server, self._pairing, self._role, self._random_bytes)
+            self._client.start(now)
+        while self._probe is not None and (found := self._probe.poll_event()) is not None:
+            if isinstance(found, NatFound):
+                self._handle_nat(found)
+        while (event := self._client.poll_event()) is not None:
+            self._handle_client_event(event, now)
+
+    def _handle_nat(self, found: NatFound) -> None:
+        if self._answered or found.report.mapping is not NatMapping.NO_UDP:  # else TCP will tell
+            self._nat = found.report
+        self._see(*found.reflexive)
+
+    def _see(self, *addresses: Address) -> None:
+        known = len(self._seen)
+        self._seen.update(dict.fromkeys((*addresses, *self._eyeballs.reflexive.values())))
+        if len(self._seen) != known or addresses:
+            self._say_seen()
+
+    def _say_seen(self) -> None:
+        self._events.append(SeenAs(self._nat, tuple(self._seen), self._tcp))
+
+    def _handle_client_event(self, event: rendezvous.Event, now: float) -> None:
+        match event:
+            case rendezvous.Mapped(first, _, local):
+                self._handle_mapped(first, local)
+            case rendezvous.Silent(seconds):
+                self._events.append(events.ServerSilent(seconds, self._answered, self._refused))
+                if self.uses_tunnel or not (self._answered or self._refused):
+                    self._events.append(WantTunnel())
+                if self._answered and self._deadline is None:
+                    self._deadline = now + SERVER_LOST_DEADLINE
+            case rendezvous.ServerUnreachable():
+                self._refused = True
+                self._events.append(events.ServerSilent(0.0, self._answered, refused=True))
+            case rendezvous.Answering():
+                self._heard()
+                self._events.append(events.ServerAnswering())
+            case rendezvous.Outdated(version):
+                self._events.append(Unreachable(True, explain.outdated("the server", version)))
+            case rendezvous.Relayed(state):
+                self._handle_relayed(state)
+            case introduction.Paired():
+                self._heard()
+                self._sample_again(now)
+                self._events.append(event)
+            case introduction.Waiting() | introduction.Contested():
+                self._heard()
+                self._events.append(event)
+            case introduction.Message() | introduction.PeerLeft() | introduction.Refused() | introduction.Gone():
+                self._events.append(event)
+            case _:
+                assert_never(event)
+
+    def _handle_mapped(self, first: Address, local: int) -> None:
+        """How the server sees us. An address that changed is no longer that of the others."""
+        if local == TUNNEL:
+            self._tcp = first
+            self._say_seen()
+        elif not self.uses_tunnel:
+            same_version = [seen for seen in self._seen if is_v6(seen) is is_v6(first)]
+            if same_version and first not in self._seen:
+                self._seen = {seen: None for seen in self._seen if seen not in same_version}
+            self._see(first)
+
+    def _sample_again(self, now: float) -> None:
+        """Where ports depend on the destination, what counts is which are given now, not when we began to wait."""
+        if self._probe is not None and self._nat.is_dependent and self._scratch:
+            fresh, self._scratch = self._scratch, {}
+            self._probe.refresh(fresh, now)
+
+    def _handle_relayed(self, state: RelayState) -> None:
+        match state:
+            case RelayState.OPEN:
+                self._events.append(RelayOpen(self._local, self.server))
+            case RelayState.NONE:
+                self._events.append(RelayClosed("the server forwards nothing, or for no more pairs now"))
+            case RelayState.USED_UP:
+                self._events.append(RelayClosed("the server has forwarded as much between the two as it allows"))
+            case RelayState.ALONE:
+                pass
+            case _:
+                assert_never(state)
+
+    def _heard(self) -> None:
+        self._answered = True
+        self._refused = False
+        self._deadline = None
