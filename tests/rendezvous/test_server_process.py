@@ -261,6 +261,10 @@ def test_a_tcp_port_in_use_is_said_too() -> None:
         (["--port", "65535"], 2, "--alternate-port"),
         (["--port", "8080", "--alternate-port", "8080"], 2, "are the same"),
         (["--quiet", "--verbose"], 2, "not allowed with"),
+        (["--alt-host", "127.0.0.2"], 2, "--alt-host needs --host"),
+        (["--host", "127.0.0.1", "--alt-host", "127.0.0.1"], 2, "are the same"),
+        (["--host", "127.0.0.1", "--alt-host", "::1", "--port", "0"], 2, "of one IP version"),
+        (["--host", "127.0.0.1", "--alt-host", "192.0.2.77", "--port", "0"], 1, "not an address of this machine"),
     ],
 )
 def test_what_cannot_be_is_said(options: list[str], code: int, words: str) -> None:
