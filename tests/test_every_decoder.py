@@ -19,6 +19,7 @@ from p2p.core.punch import checks
 from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session import messages as session
+from p2p.core.stun import messages as stun
 from p2p.core.transfer import messages as transfer
 from p2p.core.transport import frames, packets
 from p2p.core.transport.tcp import TcpChannel, TcpKeys
@@ -34,6 +35,7 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "bye": session.decode_bye,
     "description": Description.decode,
     "check": lambda data: checks.decode(data, KEY),
+    "STUN": stun.decode,
     "frames": frames.decode_frames,
     "NAT-PMP": nat_pmp.decode,
     "PCP": pcp.decode,
@@ -46,6 +48,7 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
 }
 # prefixes that lead deep into each decoder
 STARTS = [
+    b"\x01\x01\x00\x0c!\x12\xa4B" + bytes(12), b"\x00\x01\x00\x08!\x12\xa4B" + bytes(12),
     b"", b"p2p\x01", b"lan\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04",
     b"\x06", b"\x01\x07", b"\0\x81\0\0", b"\x02\x81\0\0", b"HTTP/1.1 200 OK\r\nLOCATION:", b"<a>", b"<!DOCTYPE a ",
 ]  # fmt: skip

@@ -59,6 +59,7 @@ class Screen:
         self._verbose = verbose
         self._is_asked = is_asked
         self._has_bar = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._has_server = True
         self._total = 0
         self._saved = 0  # files
         self._rate = Rate()
@@ -194,6 +195,7 @@ class Screen:
             self.say("The server does not answer yet. Still trying ...")
 
     def _invite(self, nameplate: str | None, *, has_server: bool) -> None:
+        self._has_server = has_server
         command, code = self._invitation(nameplate)
         network = "" if has_server else " (on this network)"
         if self._role is Role.SENDER:
@@ -211,7 +213,8 @@ class Screen:
             )
         else:
             self.say(f"The code is right: it is {self._friend}.")
-        self.say("Looking for a direct path (same network first, then through both routers) ...")
+        everywhere = "a direct path (same network first, then through both routers)"
+        self.say(f"Looking for {everywhere if self._has_server else 'a path on this network'} ...")
 
     def _list(self, entries: Sequence[Entry], total: int) -> None:
         say = self._print if self._is_asked else self.say

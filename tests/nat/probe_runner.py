@@ -57,7 +57,7 @@ class Sockets:
         while not events or not is_last(events[-1]):
             while (transmit := machine.poll_transmit()) is not None:
                 self.sent += 1
-                with contextlib.suppress(ConnectionRefusedError):  # the answer of a router to something sent before
+                with contextlib.suppress(ConnectionRefusedError):  # a router's answer to something sent before
                     self._sockets[transmit.local].sendto(b"".join(transmit.buffers), transmit.destination)
             if (event := machine.poll_event()) is not None:
                 events.append(event)

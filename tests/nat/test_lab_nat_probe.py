@@ -25,7 +25,7 @@ from nat_classifiers import (
 from probe_runner import Sockets
 
 from netlab.lab import Lab
-from netlab.nat import ADDRESS_DEPENDENT, KINDS, NONE, PORT_RESTRICTED, Filtering, Mapping, Nat, Udp
+from netlab.nat import ADDRESS_DEPENDENT, KINDS, NONE, PORT_RESTRICTED, SHORT_LIFETIME, Filtering, Mapping, Nat, Udp
 from netlab.topology import two_nats
 from p2p.core import nat_report
 from p2p.core.address import Address
@@ -33,6 +33,7 @@ from p2p.core.datagram import MAIN
 from p2p.core.nat import filtering
 from p2p.core.nat.filtering import FilteringFound
 from p2p.core.nat.hairpin import HairpinFound
+from p2p.core.nat.lifetime import CONTROL_AGE, LifetimeFound, LifetimeTest
 from p2p.core.nat.probe import SCRATCH, NatFound, NatProbe
 
 PORT = 3478  # which the programs of others take for granted
@@ -117,3 +118,15 @@ def test_stunclient_of_coturn_reads_our_answers(netlab) -> None:
     assert set(origins) == {f"{one}:{PORT}", f"{two}:{PORT + 1}"}, said
     assert set(re.findall(r"Other addr: : (\S+)", said)) == {f"{two}:{PORT + 1}"}, said
     assert said.count(f"UDP reflexive addr: {alice.address}:") == 3, said
+
+
+def test_how_long_an_idle_mapping_lives(netlab) -> None:
+    running = netlab(two_nats(SHORT_LIFETIME, PORT_RESTRICTED))
+    server, alice = serve(running), running.host("alice")
+    sockets = Sockets(alice.socket, alice.address)
+    young, old = 1.5, 6.0  # seconds; on either side of the profile's 3, with time for a busy machine
+    assert young < SHORT_LIFETIME.lifetime.one_way < old
+    ages = dict(zip(sockets.open(4), (CONTROL_AGE, young, old, 60.0), strict=True))
+    test = LifetimeTest(server, *sockets.open(1), ages, sockets.random_bytes)
+    test.start(sockets.clock())
+    assert sockets.until(test, lambda _: True) == [LifetimeFound(young, old)]

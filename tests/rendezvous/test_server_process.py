@@ -72,9 +72,13 @@ class Talker:
     def until(self, kind: type[c.Event]) -> None:
         self.pump()
         while not any(isinstance(event, kind) for event in self.events):
-            data, source = self.socket.recvfrom(2048)
-            self.machine.handle_datagram(data, Address(source[0], source[1]), 0.0)
-            self.pump()
+            self.until_next()
+
+    def until_next(self) -> None:
+        """Takes one datagram."""
+        data, source = self.socket.recvfrom(2048)
+        self.machine.handle_datagram(data, Address(source[0], source[1]), 0.0)
+        self.pump()
 
     def pump(self) -> None:
         while (transmit := self.machine.poll_transmit()) is not None:
@@ -257,6 +261,10 @@ def test_a_tcp_port_in_use_is_said_too() -> None:
         (["--port", "65535"], 2, "--alternate-port"),
         (["--port", "8080", "--alternate-port", "8080"], 2, "are the same"),
         (["--quiet", "--verbose"], 2, "not allowed with"),
+        (["--alt-host", "127.0.0.2"], 2, "--alt-host needs --host"),
+        (["--host", "127.0.0.1", "--alt-host", "127.0.0.1"], 2, "are the same"),
+        (["--host", "127.0.0.1", "--alt-host", "::1", "--port", "0"], 2, "of one IP version"),
+        (["--host", "127.0.0.1", "--alt-host", "192.0.2.77", "--port", "0"], 1, "not an address of this machine"),
     ],
 )
 def test_what_cannot_be_is_said(options: list[str], code: int, words: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 from math import comb, gcd
 from typing import Final
 
@@ -52,10 +51,12 @@ def mapping_of(samples: Iterable[Sample]) -> Mapping:
     Two ports of one address that see us differently: address-and-port-dependent. Two that see us alike leave
     endpoint-independent and address-dependent, which only a second address tells apart.
     """
-    samples = list(samples)
+    by_local: dict[int, list[Sample]] = {}
+    for sample in samples:
+        by_local.setdefault(sample.local, []).append(sample)
     same_address = other_address = None  # whether destinations that differ (only) so saw us alike
-    for one, two in combinations(samples, 2):
-        if one.local != two.local or one.destination == two.destination:
+    for one, two in chain.from_iterable(combinations(each, 2) for each in by_local.values()):
+        if one.destination == two.destination:
             continue
         alike = one.mapped == two.mapped
         if one.destination.host == two.destination.host:
@@ -86,21 +87,22 @@ def preserves_ports(samples: Iterable[Sample]) -> bool:
 def new_ports(samples: Iterable[Sample]) -> list[int]:
     """The external ports of mappings, each once, in the order in which the NAT gave them.
 
-    Those of the external address that most have, where a NAT has several (RFC 4787 section 4.1, "arbitrary" pooling).
+    Those of the newest one's external address: the others are of a time before it changed, or the NAT has several
+    (RFC 4787 section 4.1, "arbitrary" pooling), and each has its own ports.
     """
     ordered = sorted((sample for sample in samples if sample.is_in_order), key=lambda sample: sample.number)
-    hosts = Counter(sample.mapped.host for sample in ordered)
-    if not hosts:
+    if not ordered:
         return []
-    host, _ = hosts.most_common(1)[0]
+    host = ordered[-1].mapped.host
     return list(dict.fromkeys(sample.mapped.port for sample in ordered if sample.mapped.host == host))
 
 
-def stride_of(ports: Sequence[int]) -> int:
+def stride_of(ports: Sequence[int], out_of_order: Iterable[int] = ()) -> int:
     """How far apart a NAT that counts sets the ports of new mappings, negative downward; 0: it does not count.
 
     `ports` in the order in which they were given. Between two of them others may have got theirs, so that a step is a
-    multiple of the stride; one step of four or more may be anything, for the NAT begins anew somewhere.
+    multiple of the stride; one step of four or more may be anything, for the NAT begins anew somewhere. So are the
+    distances of ports `out_of_order`, which were given in between, or not long before or after.
     """
     if len(ports) < MIN_SAMPLES:
         return 0
@@ -114,7 +116,8 @@ def stride_of(ports: Sequence[int]) -> int:
         # Each step at random lies on the right side, and this near, with less than widest / SMALLEST_POOL.
         chance = 2 * comb(len(steps), left_out) * (max(right) / SMALLEST_POOL) ** len(right)
         if chance <= CHANCE:
-            return sign * gcd(*right)
+            distances = (min(abs(port - other) for port in ports) for other in out_of_order)
+            return sign * gcd(*right, *(distance for distance in distances if distance <= MAX_STEP))
     return 0
 
 

@@ -12,7 +12,7 @@ from p2p.core.datagram import Transmit
 from p2p.core.errors import CallerError
 from p2p.core.stun.client import Answered, Question, Questions, Refused
 
-SENDS: Final = 3  # of each request: what does not come three times in a row does not come
+SENDS: Final = 4  # of each request: what does not come four times in a row does not come
 CONTROL_AGE: Final = 0.5  # seconds: a mapping that young is alive, or we are not told the truth
 
 
@@ -36,13 +36,14 @@ class _Idle:
     mapped: Address | None = None
     since: float = 0.0
     alive: bool | None = None
+    is_lost: bool = False  # its mapping was never seen, so nothing can be said of it
 
 
 class LifetimeTest:
     """Each of several sockets makes a mapping and lets it lie for its own number of seconds; then another socket asks
     the server to answer there. A packet would prolong a mapping, so each is asked about once.
 
-    It ends with the first mapping that is gone, after the greatest age and three RTO (1.5 s at most) at the latest.
+    It ends with the first mapping that is gone, at the latest 8 s after the greatest age.
     """
 
     def __init__(
@@ -93,6 +94,8 @@ class LifetimeTest:
                 if result.question is idle.opening:
                     if isinstance(result, Answered):
                         idle.mapped, idle.since = result.mapped, now
+                    else:
+                        idle.is_lost = True
                 elif result.question is idle.asked:
                     if isinstance(result, Refused):
                         self._end(None, None)
@@ -105,18 +108,21 @@ class LifetimeTest:
         self._judge()
 
     def _judge(self) -> None:
-        alive = [idle.age for idle in self._idle.values() if idle.alive]
-        dead = [idle.age for idle in self._idle.values() if idle.alive is False]
-        known = [idle for idle in self._idle.values() if idle.alive is not None]
-        if CONTROL_AGE in dead:
-            self._end(None, None)
-        elif dead and CONTROL_AGE in alive:
-            at_most = min(dead)
-            younger = [idle for idle in self._idle.values() if idle.age < at_most and idle.mapped is not None]
-            if all(idle.alive is not None for idle in younger):
-                self._end(max(age for age in alive if age < at_most), at_most)
-        elif len(known) == len(self._idle):
-            self._end(max(alive), None)
+        """Ends when every age up to the first that is dead is known."""
+        at_least = None
+        for idle in self._idle.values():
+            if idle.is_lost and idle.age != CONTROL_AGE:
+                continue
+            if idle.is_lost or (idle.alive is False and at_least is None):
+                self._end(None, None)
+                return
+            if idle.alive is None:
+                return
+            if not idle.alive:
+                self._end(at_least, idle.age)
+                return
+            at_least = idle.age
+        self._end(at_least, None)
 
     def _due(self, idle: _Idle) -> float:
         return idle.since + idle.age

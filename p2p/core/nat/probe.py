@@ -185,9 +185,8 @@ class NatProbe:
         question = answer.question
         self._awaited.pop(question.number, None)
         self._no_udp_at = None
-        self._is_silent = False
         if len(self._samples) >= MAX_KEPT:
-            del self._samples[0]
+            self._samples.remove(next(sample for sample in self._samples if sample.local != MAIN))
         self._samples.append(
             Sample(
                 question.number,
@@ -246,9 +245,10 @@ class NatProbe:
         recent = new_ports(sample for sample in self._samples if sample.number >= self._generation_start)
         ports = new_ports(self._samples)
         preserves = preserves_ports(self._samples)
-        stride = stride_of(recent) if _depends(mapping) and not preserves else 0
+        repeated = [sample.mapped.port for sample in self._samples if not sample.is_in_order]
+        stride = stride_of(recent, repeated) if _depends(mapping) and not preserves else 0
         if not stride and _depends(mapping) and not preserves and len(recent) < len(ports):
-            stride = stride_of(ports)
+            stride = stride_of(ports, repeated)
         pool = None if stride or preserves else pool_of(ports)
         newest = (recent or ports or [0])[-1]
         return NatReport(mapping, preserves, stride, pool.ports if pool else range(0), newest), pool

@@ -129,10 +129,7 @@ class Meeting:
     # input
 
     def handle_datagram(self, data: bytes, source: Address, now: float, local: int) -> None:
-        if isinstance(self._place, AtServer):
-            self._place.handle_datagram(data, source, now, local)
-        else:
-            self._place.handle_datagram(data, source, now)
+        self._place.handle_datagram(data, source, now, local)
         self._advance(now)
 
     def handle_stun(self, data: bytes, source: Address, local: int, now: float) -> None:

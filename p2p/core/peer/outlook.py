@@ -38,7 +38,7 @@ def ease(nat: NatReport) -> Ease:
             return Ease.BLOCKED
         case Mapping.UNKNOWN:
             return Ease.UNKNOWN
-        case Mapping.ENDPOINT_INDEPENDENT:
+        case Mapping.ENDPOINT_INDEPENDENT | Mapping.NOT_PORT_DEPENDENT:
             return Ease.EASY
     if nat.stride:
         return Ease.COUNTING

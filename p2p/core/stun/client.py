@@ -158,7 +158,7 @@ class Questions:
         if isinstance(message, Error):
             self._results.append(Refused(question, message.code))
             return
-        if entry.sends == 1 and not entry.is_redirected:
+        if not entry.is_redirected:  # since the first sending: where it was repeated, a round trip is shorter
             self._rtt = now - question.sent_at if self._rtt is None else min(self._rtt, now - question.sent_at)
         self._results.append(
             Answered(

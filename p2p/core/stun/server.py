@@ -23,6 +23,7 @@ from p2p.core.stun.messages import (
 )
 
 FIRST_RESPONSE_PORT: Final = 1024  # below it are services that a stranger might want us to talk to
+MAX_PADDED: Final = 1232  # bytes: no answer is cut into fragments, which the server's sockets do not do
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,10 +139,10 @@ class StunServer:
             origin = self._endpoints.address(leaving)
         plain = Success(request.transaction, source, origin, other, endpoints, fingerprint=request.fingerprint)
         data = encode(plain)
-        room = size - len(data) - 4
+        room = min(size, MAX_PADDED) - len(data) - 4
         if not request.padding or room <= 0:
             return data
-        # RFC 5780 section 6.1, except that the answer does not get longer than its request.
+        # RFC 5780 section 6.1, except that the answer gets neither longer than its request nor than a packet.
         padding = min(request.padding, room) & ~3
         return encode(
             Success(request.transaction, source, origin, other, endpoints, padding, fingerprint=request.fingerprint)
