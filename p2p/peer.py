@@ -1,4 +1,4 @@
-"""`python -m p2p.peer send|recv`: the two halves of sending files from one machine straight to another."""
+"""`python -m p2p.peer send|recv|doctor`: sending files from one machine straight to another, and what is in its way."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code
 
 exit codes: 0 done, 1 internal, 2 usage, 3 no peer or timed out, 4 wrong code, 5 refused, 6 no path, 7 interrupted,
 8 integrity, 9 disk or permission, 130 Ctrl-C"""
+DOCTOR_EXIT_CODES = "exit codes: 0 something could be found out, 2 usage, 3 nobody who was asked answers, 130 Ctrl-C"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
     _open_missing_streams()
     try:
         options = _parser().parse_args(arguments)
-        from p2p.io.run import run  # noqa: PLC0415  (so that --help answers at once)
+        if options.command == "doctor":
+            from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
+
+            return int(doctor.run(options))
+        from p2p.io.run import run  # noqa: PLC0415
 
         return int(run(options))
     except CallerError as error:
@@ -46,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor")
 
     send = commands.add_parser("send", help="send files", usage=f"python -m p2p.peer {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,16 +64,35 @@ def _parser() -> argparse.ArgumentParser:
     recv.add_argument("--out", metavar="DIR", default=".", help="where to put what arrives (default: here)")
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
     _add_common(recv)
+
+    doctor = commands.add_parser("doctor", help="say what network this is, what will work from it, and what would help",
+                                 usage="python -m p2p.peer doctor [options]", epilog=DOCTOR_EXIT_CODES)
+    _add_network(doctor, "without one, little can be found out")
+    doctor.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="look for no longer than that (default: 8)")
+    doctor.add_argument("--lifetime", action="store_true",
+                        help="measure as well how long the router keeps an unused port: up to five minutes")
+    _add_talk(doctor)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_network(parser: argparse.ArgumentParser, without: str) -> None:
     parser.add_argument("--server", metavar="HOST[:PORT]", default=os.environ.get("P2P_SERVER") or None,
-                        help="the rendezvous server; default: $P2P_SERVER; without one, this network is searched")
-    parser.add_argument("--no-relay", action="store_true",
-                        help="rather no transfer than one that the server forwards (it cannot read it)")
+                        help=f"the rendezvous server; default: $P2P_SERVER; {without}")
     parser.add_argument("--stun", metavar="HOST[:PORT]", action="append", default=[],
                         help="ask this STUN server as well how the network maps ports; may be repeated")
+
+
+def _add_talk(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one event a line on stdout")
+    talk = parser.add_mutually_exclusive_group()
+    talk.add_argument("--verbose", action="store_true", help="say more")
+    talk.add_argument("--quiet", action="store_true", help="say only what went wrong")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    _add_network(parser, "without one, this network is searched")
+    parser.add_argument("--no-relay", action="store_true",
+                        help="rather no transfer than one that the server forwards (it cannot read it)")
     code = parser.add_mutually_exclusive_group()
     code.add_argument("--code", default=os.environ.get("P2P_CODE"), help="the shared code; default: $P2P_CODE")
     code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")
@@ -78,10 +102,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                         help="give up if the other side has not come by then (default: wait)")
     parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,
                         help=f"give up a connection after so much silence (default: {IDLE_TIMEOUT:.0f})")
-    parser.add_argument("--json", action="store_true", help="one event a line on stdout")
-    talk = parser.add_mutually_exclusive_group()
-    talk.add_argument("--verbose", action="store_true", help="say more")
-    talk.add_argument("--quiet", action="store_true", help="say only what went wrong")
+    _add_talk(parser)
 
 
 def _seconds(text: str) -> float:

@@ -17,6 +17,7 @@ from p2p.io.addresses import zone_name
 from p2p.io.interfaces import source_address
 
 DEFAULT_PORT = 8080
+STUN_PORT = 3478  # RFC 8489 section 14.15
 RESOLUTION_DELAY = 0.25  # seconds that the second version is waited for; RFC 8305 section 3 has 50 ms, of a connect
 PATIENCE = 10.0  # seconds for any answer; the system's resolver asks each of its servers for 5 s
 
@@ -56,6 +57,12 @@ def resolve(
     found = interleave(_ask(lambda family: _look_up(host, port, family), patience))
     routed = [address for address in found if source_address(address) is not None]
     return routed or found
+
+
+def resolve_stun(names: Sequence[str], *, patience: float = PATIENCE) -> list[Address]:
+    """An IPv4 address of each, for it is IPv4 that has NATs. One that is not known is left out: others tell as much."""
+    found = [resolve(name, patience=patience, option="--stun", default_port=STUN_PORT) for name in names]
+    return [address for each in found for address in [a for a in each if a.version == 4][:1]]
 
 
 def _ask(look_up: Callable[[socket.AddressFamily], Sequence[Address]], patience: float) -> list[Address]:

@@ -28,7 +28,7 @@ from p2p.io.interfaces import local_addresses
 from p2p.io.loop import PeerLoop
 from p2p.io.memory import keep_freed_memory
 from p2p.io.multicast import MulticastGroups
-from p2p.io.resolve import resolve
+from p2p.io.resolve import resolve, resolve_stun
 from p2p.io.screen import Screen
 from p2p.io.sockets import UdpSockets
 from p2p.io.surroundings import Surroundings
@@ -38,7 +38,6 @@ from p2p.io.worker import Worker
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 OFFER_NAMES = 2
-STUN_PORT = 3478  # RFC 8489 section 14.15
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
 LOOPBACK = Address("127.0.0.1", 0)
 
@@ -138,7 +137,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             tcp_candidates=[Address(host, tcp.port) for host in hosts],
             udp_port=udp.address.port,
             scratch=sockets.open_scratch() if servers else {},
-            stun_servers=_stun_servers(options.stun) if servers else (),
+            stun_servers=resolve_stun(options.stun) if servers else (),
             entries=[source.entry for source in sources],
             takes_relay=not options.no_relay,
             idle_timeout=options.idle_timeout,
@@ -254,12 +253,6 @@ def _forget_typed_ahead() -> None:
         return
     with contextlib.suppress(termios.error):
         termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
-
-
-def _stun_servers(names: list[str]) -> list[Address]:
-    """IPv4 addresses, for it is IPv4 that has NATs. One that is not known is left out: others tell as much."""
-    found = [resolve(name, option="--stun", default_port=STUN_PORT)  for name in names]
-    return [address for addresses in found for address in addresses[:1] if ":" not in address.host]
 
 
 def _plan(options: argparse.Namespace) -> Plan:

@@ -13,11 +13,15 @@ SMALL_POOL: Final = 2048  # ports; two sides that search one another meet in a p
 class Ease(Enum):
     """How hard it is to aim at a network from outside."""
 
-    EASY = auto()  # one external port whatever the destination, or no NAT
+    PUBLIC = auto()  # no NAT and no firewall
+    OPEN = auto()  # whoever knows the port is let in (endpoint-independent filtering, or the router opened it for us)
+    LENIENT = auto()  # one port whatever the destination, open to all ports of whom we have written to
+    EASY = auto()  # one external port whatever the destination, or a firewall without NAT
     COUNTING = auto()  # another port for each destination, but the next one can be told
     POOL = auto()  # at random, within a few hundred ports
     RANDOM = auto()
     BLOCKED = auto()  # no UDP
+    CAGED = auto()  # no UDP, and TCP to port 443 only
     UNKNOWN = auto()
 
 
@@ -27,12 +31,13 @@ class Reach(Enum):
     DIRECT = auto()
     PREDICTED = auto()
     SEARCHED = auto()
-    RELAYED = auto()
     TCP = auto()
+    RELAYED = auto()
     UNSURE = auto()
 
 
 def ease(nat: NatReport) -> Ease:
+    """By the mapping alone, which is what a description tells."""
     match nat.mapping:
         case Mapping.NO_UDP:
             return Ease.BLOCKED
@@ -52,17 +57,24 @@ _TABLE: Final = {
     frozenset({Ease.EASY, Ease.RANDOM}): Reach.SEARCHED,
     frozenset({Ease.COUNTING}): Reach.PREDICTED,
     frozenset({Ease.POOL}): Reach.SEARCHED,
+    frozenset({Ease.BLOCKED, Ease.PUBLIC}): Reach.TCP,
 }
 
 
-def reach(ours: NatReport, theirs: NatReport) -> Reach:
+def reach_of(ours: Ease, theirs: Ease) -> Reach:
     """Either way round it is the same. An IPv6 path, or a port that a router opens, may be better than this."""
-    pair = frozenset({ease(ours), ease(theirs)})
-    if Ease.BLOCKED in pair:
-        return Reach.TCP
+    pair = frozenset({ours, theirs})
+    if Ease.CAGED in pair:
+        return Reach.RELAYED
     if Ease.UNKNOWN in pair:
         return Reach.UNSURE
+    if Ease.BLOCKED not in pair and pair & {Ease.PUBLIC, Ease.OPEN, Ease.LENIENT}:
+        return Reach.DIRECT  # the port that the other side's first packet comes from is learned from it
     return _TABLE.get(pair, Reach.RELAYED)
+
+
+def reach(ours: NatReport, theirs: NatReport) -> Reach:
+    return reach_of(ease(ours), ease(theirs))
 
 
 _VERB: Final = {

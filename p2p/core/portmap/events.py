@@ -5,9 +5,11 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from p2p.core.address import Address
+
+BEHIND_CARRIER: Final = "as behind a carrier's NAT"  # how the reasons end that hint at one
 
 
 class Protocol(Enum):
@@ -39,6 +41,11 @@ class NoMapper:
     """No protocol opened the port; why, for each. Said anew when the reasons change; a slow router may still map."""
 
     reasons: tuple[tuple[Protocol, str], ...]
+
+    @property
+    def hints_at_carrier(self) -> bool:
+        """Whether a router that would map says that it has no internet address of its own."""
+        return any(reason.endswith(BEHIND_CARRIER) for _, reason in self.reasons)
 
 
 @dataclass(frozen=True, slots=True)

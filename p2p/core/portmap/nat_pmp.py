@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias, assert_never
 
 from p2p.core.errors import DecodeError
+from p2p.core.portmap.events import BEHIND_CARRIER
 from p2p.core.wire import Reader, uint
 
 PORT = 5351  # section 3.1
@@ -18,7 +19,7 @@ UNSUPPORTED_VERSION = 1
 WORDS = {
     1: "it speaks another version",
     2: "it refuses: port mapping is switched off in its settings, or not allowed to this machine",
-    3: "it has no usable internet address itself (network failure), as behind a carrier's NAT",
+    3: f"it has no usable internet address itself (network failure), {BEHIND_CARRIER}",
     4: "it has no room for another mapping",
     5: "it does not know this request",
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias, assert_never
 
 from p2p.core.errors import DecodeError
+from p2p.core.portmap.events import BEHIND_CARRIER
 from p2p.core.wire import Reader, uint
 
 VERSION = 2
@@ -28,7 +29,7 @@ WORDS = {
     5: "it does not know an option",
     6: "it calls an option malformed",
     7: "it has no connection itself (network failure)",
-    8: "it has no room for another mapping, or no usable internet address, as behind a carrier's NAT",
+    8: f"it has no room for another mapping, or no usable internet address, {BEHIND_CARRIER}",
     9: "it cannot map UDP",
     10: "this machine has as many mappings as it may have",
     11: "it cannot give that external port",

@@ -15,6 +15,7 @@ from p2p.core.errors import DecodeError
 from p2p.core.portmap import nat_pmp, pcp
 from p2p.core.portmap.client import DatagramClient, MappingClient
 from p2p.core.portmap.events import (
+    BEHIND_CARRIER,
     Action,
     BehindAnotherNat,
     Denied,
@@ -300,7 +301,7 @@ class PortMapping:
     def _reject(self, protocol: Protocol, host: str, now: float) -> None:
         """The mapping, made or not, would not be reached from the internet."""
         if host == "0.0.0.0":
-            reason = "it has no internet address itself, as behind a carrier's NAT"
+            reason = f"it has no internet address itself, {BEHIND_CARRIER}"
         else:
             reason = f"its external address is {host}, so there is another NAT behind it"
             self._behind = BehindAnotherNat(protocol, host, self._seen if is_public(host) else None)

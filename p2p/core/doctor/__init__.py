@@ -1,0 +1,1 @@
+"""What network this machine is on, what works from it, and what would help: docs/doctor.md."""
