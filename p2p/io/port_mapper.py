@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import secrets
 import selectors
 import socket
@@ -22,6 +23,7 @@ from p2p.core.portmap.race import LIFETIME, PortMapping
 from p2p.core.portmap.routes import gateway_of, likely_gateway
 
 ROUTES = Path("/proc/thread-self/net/route")  # of the calling thread's network namespace
+SOMEWHERE = "198.51.100.1"  # RFC 5737: an address of the internet that is nobody's, for whoever has none to name
 RELEASE_PATIENCE = 1.0  # seconds: a router takes some milliseconds; what one does not answer ends with its lease
 READS = 16  # datagrams or pieces taken in one turn of the loop, so that nobody on the LAN can keep it busy
 PIECE = 16 * 1024  # bytes read from a connection at once
@@ -38,11 +40,13 @@ class Router:
     is_guess: bool = False
 
 
-def find_router(towards: str) -> Router | None:
-    """The router on the way to the IPv4 address `towards`; None where there is none to be asked.
+def find_router(towards: str = SOMEWHERE) -> Router | None:
+    """The router on the way to the IPv4 address `towards`; None where there is none to be asked, as on loopback.
 
-    Only Linux is asked for its routes. Elsewhere it is taken to be the first address of the local /24.
+    Only Linux is asked for its routes. Elsewhere it is taken to be the first address of the local /24. Sends nothing.
     """
+    if ipaddress.IPv4Address(towards).is_loopback:
+        return None
     try:
         table = ROUTES.read_text(encoding="ascii", errors="replace")
     except OSError:
