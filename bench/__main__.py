@@ -1,7 +1,7 @@
 """p2p beside other programs that move files, in the networks of netlab. docs/performance.md says how it is measured.
 
     python -m bench                     everything (three quarters of an hour)
-    python -m bench punched wan         these parts only: lan, punched, wan, files, resources
+    python -m bench punched wan         these parts only: lan, punched, wan, files, relay, resources
     python -m bench --short             a few rows and runs; ratios judged with slack; exit code 1 when one fails
 
 Needs root; what a rival needs is said where its figures would be.
@@ -15,7 +15,7 @@ import re
 import sys
 from pathlib import Path
 
-from bench import chart, company, direct, goals, links, machine, many, report, resources, rows, wan
+from bench import chart, company, direct, goals, links, machine, many, relay, report, resources, rows, wan
 from bench.copying import Rival
 from bench.rivals.hyperdht import HyperDht
 from bench.rivals.iroh import Iroh
@@ -25,7 +25,7 @@ from bench.rivals.wormhole import Wormhole
 from bench.world import World
 from netlab.requirements import missing_requirements
 
-PARTS = ("lan", "punched", "wan", "files", "resources")
+PARTS = ("lan", "punched", "wan", "files", "relay", "resources")
 MIB = 2**20
 
 
@@ -74,6 +74,8 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
         made += _wan_rows(world, options)
     if "files" in options.parts:
         made += many.rows(world, options.files)
+    if "relay" in options.parts:
+        made += relay.rows(world, short=options.short)
     if "resources" in options.parts:
         made += resources.rows(world, options.waiting, options.sparse)
     return made

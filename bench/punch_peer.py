@@ -16,16 +16,13 @@ import os
 import resource
 import selectors
 import socket
-import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable
-from itertools import pairwise
 from typing import Any, Final
 
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, Transmit
+from p2p.core.nat.inference import Sample, mapping_of, new_ports, pool_of, preserves_ports, stride_of
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.punch.agent import PunchAgent
 from p2p.core.punch.description import Candidate, Description, Kind
@@ -34,10 +31,7 @@ from p2p.core.punch.events import Opened, PunchFailed, Selected
 KEYS: Final = {True: bytes(32), False: bytes([1]) * 32}
 TRIES: Final = 5  # requests to one port of the server
 WAIT: Final = 0.2  # seconds for its answer
-SCRATCH: Final = 8  # sockets that are asked for more samples of ports drawn at random
-FEW: Final = 2  # sockets after which a NAT that counts is known as one
-MAX_STRIDE: Final = 64
-SMALL_POOL: Final = 8192  # ports; samples of a larger one do not tell it from all
+SCRATCH: Final = 4  # sockets that ask two of the ports each, where the main one's samples differ
 
 
 def main() -> None:
@@ -162,23 +156,22 @@ def cpu() -> float:
 
 
 def measure(targets: list[Address]) -> tuple[socket.socket, Description]:
-    """A socket, and what all those ports of a server say of it and of a few others."""
+    """A socket, and what ports of a server say of it and of a few others: as many samples as the program takes."""
     main_socket = opened()
-    samples = [[asked(main_socket, target) for target in targets]]
-    for number in range(SCRATCH):
-        found = report(samples)
-        if found.mapping is Mapping.ENDPOINT_INDEPENDENT or (number >= FEW and found.stride):
-            break
-        scratch = opened()
-        samples.append([asked(scratch, target) for target in targets])
-        scratch.close()
+    seen = [asked(main_socket, target) for target in targets]
+    own_port = main_socket.getsockname()[1]
+    samples = [Sample(number, MAIN, own_port, *pair) for number, pair in enumerate(zip(targets, seen, strict=True))]
+    for local in range(1, SCRATCH + 1) if len(set(seen)) > 1 else ():
+        with opened() as scratch:
+            port = scratch.getsockname()[1]
+            for target in targets[:2]:
+                samples.append(Sample(len(samples), local, port, target, asked(scratch, target)))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(targets[0])
-        own = Address(probe.getsockname()[0], main_socket.getsockname()[1])
-    seen = samples[0][0]
+        own = Address(probe.getsockname()[0], own_port)
     candidates = [Candidate(Kind.HOST, own)]
-    if seen != own:
-        candidates.append(Candidate(Kind.SERVER_REFLEXIVE, seen))
+    if seen[0] != own:
+        candidates.append(Candidate(Kind.SERVER_REFLEXIVE, seen[0]))
     return main_socket, Description(report(samples), tuple(candidates))
 
 
@@ -200,43 +193,13 @@ def asked(sock: socket.socket, target: Address) -> Address:
     raise OSError(f"{target} does not answer")
 
 
-def report(samples: list[list[Address]]) -> NatReport:
-    """Of the addresses that were seen of each socket, in the order in which they were asked for.
-
-    The targets are the ports of one address of the server, then those of another.
-    """
-    half = len(samples[0]) // 2
-    mappings = []
-    for seen in samples:
-        same_address = len(set(seen[:half])) == 1 and len(set(seen[half:])) == 1
-        independent = len(set(seen)) == 1
-        mappings.append(0 if independent else 1 if same_address else 2)
-    kinds = (Mapping.ENDPOINT_INDEPENDENT, Mapping.ADDRESS_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT)
-    mapping = kinds[max(mappings)]
-    ports = list(unrepeated(address.port for seen in samples for address in seen))
-    if mapping is Mapping.ENDPOINT_INDEPENDENT or len(ports) < 2:
-        return NatReport(mapping, newest=ports[-1])
-    steps = Counter(after - before for before, after in pairwise(ports))
-    stride, often = steps.most_common(1)[0]
-    if often > len(ports) / 2 and abs(stride) <= MAX_STRIDE:
-        return NatReport(mapping, stride=stride, newest=ports[-1])
-    return NatReport(mapping, ports=pool(ports), newest=ports[-1])
-
-
-def unrepeated(ports: Iterable[int]) -> Iterable[int]:
-    last = None
-    for port in ports:
-        if port != last:
-            yield port
-        last = port
-
-
-def pool(ports: list[int]) -> range:
-    """Uniform samples leave, at each end, a gap as wide as one between two of them."""
-    low, high = min(ports), max(ports)
-    gap = (high - low) // max(1, len(set(ports)) - 1)
-    estimate = range(max(1024, low - 2 * gap), min(65536, high + 2 * gap + 1))
-    return estimate if len(estimate) <= SMALL_POOL and statistics.pstdev(ports) > 0 else range(0)
+def report(samples: list[Sample]) -> NatReport:
+    mapping, ports = mapping_of(samples), new_ports(samples)
+    if mapping is Mapping.ENDPOINT_INDEPENDENT:
+        return NatReport(mapping, preserves_ports(samples), newest=ports[-1])
+    stride = stride_of(ports)
+    pool = None if stride else pool_of(ports)
+    return NatReport(mapping, preserves_ports(samples), stride, pool.ports if pool else range(0), ports[-1])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from bench.measure import MeasuringError
@@ -48,6 +49,7 @@ from netlab.requirements import missing_requirements
 from netlab.topology import two_nats
 from p2p.core.punch.description import Description
 
+ROOT: Final = Path(__file__).parents[1]
 PORTS: Final = (3478, 3479)
 SIGNAL_DELAY: Final = 0.020  # seconds from one peer to the other over a server
 LIMIT: Final = 12.0  # seconds; an agent gives up after 10
@@ -101,7 +103,7 @@ class Side:
     def __init__(self, lab: Lab, name: str, controlling: bool) -> None:
         self.controlling = controlling
         argv = [sys.executable, "-m", "bench.punch_peer"]
-        process = lab.host(name).popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = lab.host(name).popen(argv, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert process.stdin is not None
         assert process.stdout is not None
         self._words, self.said = process.stdin, process.stdout
@@ -227,19 +229,19 @@ def main() -> int:
     print(f"{'':<62} {'direct':>9} {'median':>7} {'p95':>7} {'max':>7} {'packets':>8} {'CPU ms':>7}  how")
     for cell in CELLS:
         if re.search(options.only, str(cell)):
-            print(summary(cell, list(runs(cell, options.runs, options.delay))), flush=True)
+            with stage(cell, options.delay) as pair:
+                print(summary(cell, list(runs(pair, cell, options.runs))), flush=True)
     return 0
 
 
-def runs(cell: Cell, number: int, delay: float) -> Iterator[Run | None]:
+def runs(pair: Pair, cell: Cell, number: int) -> Iterator[Run | None]:
     """None for one that found no path; why goes to stderr."""
-    with stage(cell, delay) as pair:
-        for _ in range(number):
-            try:
-                yield pair.run(cell.skew)
-            except MeasuringError as error:
-                print(f"{cell}: {error}", file=sys.stderr)
-                yield None
+    for _ in range(number):
+        try:
+            yield pair.run(cell.skew)
+        except MeasuringError as error:
+            print(f"{cell}: {error}", file=sys.stderr)
+            yield None
 
 
 def summary(cell: Cell, found: list[Run | None]) -> str:

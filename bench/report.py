@@ -17,6 +17,9 @@ HEADINGS = {  # of Sample.extra: heading, factor, digits
     "retransmitted": ("resent %", 100.0, 2),
     "loaded": ("RTT x idle", 1.0, 2),
     "files": ("files/s", 1.0, 0),
+    "jain": ("Jain", 1.0, 4),
+    "lost": ("lost %", 100.0, 2),
+    "server_cpu": ("CPU s/GB", 1.0, 3),
 }
 
 

@@ -1,7 +1,7 @@
 """Moves zeros from memory to memory between two processes over UDP on loopback, and prints Gbit/s and CPU seconds.
 
 python -m bench.transport_loopback [--size MIB] [--mtu BYTES] [--window RECORDS] [--buffer BYTES]
-                                          [--profile sender|receiver]
+                                          [--host ADDRESS] [--profile sender|receiver]
 """
 
 from __future__ import annotations
@@ -123,9 +123,15 @@ def cost(cpu_before: float) -> str:
 
 def receiver_process(pipe: Pipe, options: argparse.Namespace) -> None:
     keep_freed_memory()
-    sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
-    pipe.send(sock.address)
+    sock = UdpSocket.bind(options.host, buffer_size=options.buffer)
+    pipe.send(reached(sock))
     profiled(options.profile == "receiver", lambda: receive(sock, pipe.recv(), options))
+
+
+def reached(sock: UdpSocket) -> Address:
+    """Over IPv4, if it is bound to all addresses."""
+    host, port = sock.address
+    return Address("127.0.0.1" if host == "::" else host, port)
 
 
 def profiled(wanted: bool, run: object) -> None:
@@ -144,15 +150,16 @@ def main() -> None:
     parser.add_argument("--mtu", type=int, default=1472, help="largest UDP payload that passes")
     parser.add_argument("--window", type=int, default=256, help="records")
     parser.add_argument("--buffer", type=int, default=SOCKET_BUFFER, help="socket buffer to ask for, bytes")
+    parser.add_argument("--host", default="127.0.0.1", help="to bind to; :: is IPv4 over a socket of both versions")
     parser.add_argument("--profile", choices=["sender", "receiver"])
     options = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.Process(target=receiver_process, args=(theirs, options))
     process.start()
     keep_freed_memory()
-    sock = UdpSocket.bind("127.0.0.1", buffer_size=options.buffer)
+    sock = UdpSocket.bind(options.host, buffer_size=options.buffer)
     remote = ours.recv()
-    ours.send(sock.address)
+    ours.send(reached(sock))
     profiled(options.profile == "sender", lambda: send(sock, remote, options.size * 2**20, options))
     process.join()
 

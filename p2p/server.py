@@ -89,8 +89,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")
     if options.port != 0 and options.port == options.alternate_port:
         parser.error("--port and --alternate-port are the same: peers need two different ones")
-    if options.port != 0 and options.port in options.tcp_port:
-        parser.error("--tcp-port names the port that --port has opened already")
+    if options.port in options.tcp_port or len(set(options.tcp_port)) < len(options.tcp_port):
+        parser.error("a port is named twice: TCP listens at --port and at each --tcp-port")
+    if 0 in options.tcp_port:
+        parser.error("--tcp-port has to be a number that peers can know")
     if options.alt_host is not None and options.host in ("0.0.0.0", "::"):
         parser.error("--alt-host needs --host with the first address: all of them cannot be told apart")
     if options.alt_host is not None and options.alt_host == options.host:

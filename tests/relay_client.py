@@ -16,10 +16,11 @@ import time
 
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, TUNNEL
+from p2p.core.introduction import NamePair
 from p2p.core.rendezvous import events
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.frames import FrameReader, frame
-from p2p.core.rendezvous.messages import NamePair, RelayState
+from p2p.core.rendezvous.messages import RelayState
 from p2p.core.role import Role
 
 WANTED = 20

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from p2p.core import address
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import DecodeError, RemoteError
+from p2p.core.portmap import nat_pmp, pcp, upnp, xml
+from p2p.core.portmap.http import ResponseReader
 from p2p.core.punch import checks
 from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
@@ -35,6 +37,11 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "check": lambda data: checks.decode(data, KEY),
     "STUN": stun.decode,
     "frames": frames.decode_frames,
+    "NAT-PMP": nat_pmp.decode,
+    "PCP": pcp.decode,
+    "answer to a UPnP search": lambda data: upnp.parse_search_answer(data, "192.168.1.1"),
+    "HTTP": lambda data: ResponseReader().feed(data),
+    "XML": xml.parse,
     "data packet": packets.decode_data,
     "data burst": lambda data: packets.decode_burst(data, 100),
     "transfer": transfer.decode,
@@ -43,7 +50,7 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
 STARTS = [
     b"\x01\x01\x00\x0c!\x12\xa4B" + bytes(12), b"\x00\x01\x00\x08!\x12\xa4B" + bytes(12),
     b"", b"p2p\x01", b"lan\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04",
-    b"\x06", b"\x01\x07",
+    b"\x06", b"\x01\x07", b"\0\x81\0\0", b"\x02\x81\0\0", b"HTTP/1.1 200 OK\r\nLOCATION:", b"<a>", b"<!DOCTYPE a ",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
+from p2p.core.datagram import MAIN, Transmit
 from p2p.core.errors import CallerError
 
 MAX_NAME = 64  # bytes of UTF-8
@@ -142,7 +142,7 @@ class Introduction(Protocol[Said_co]):
     def leave(self, now: float) -> None:
         """Gives up the place. Gone follows, after a second at the latest."""
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None: ...
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None: ...
 
     def handle_timeout(self, now: float) -> None: ...
 

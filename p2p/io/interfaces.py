@@ -198,7 +198,7 @@ def _ipv6_flags() -> dict[tuple[int, int], _Flag]:
 
 def source_address(towards: Address) -> str | None:
     """Asks the routing table, without sending anything, which source address it would use."""
-    is_v6 = ":" in towards.host
+    is_v6 = towards.version == 6
     try:
         with socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect(to_socket(towards, is_v6=is_v6))

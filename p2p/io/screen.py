@@ -59,6 +59,7 @@ class Screen:
         self._verbose = verbose
         self._is_asked = is_asked
         self._has_bar = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._has_server = True
         self._total = 0
         self._saved = 0  # files
         self._rate = Rate()
@@ -91,7 +92,7 @@ class Screen:
             case events.WaitingForPeer(pairing, mapped):
                 self._invite(pairing.text if isinstance(pairing, Nameplate) else None, has_server=mapped is not None)
                 if mapped is not None:
-                    self._detail(f"this machine is seen by the server as {mapped}")
+                    self.note(f"this machine is seen by the server as {mapped}")
             case events.SeatTaken():
                 self.say(
                     "Somebody is already there in our place (an earlier run that was cut off, perhaps). "
@@ -112,7 +113,7 @@ class Screen:
             case events.PathChosen(_, address, _, description):
                 self._path = event
                 self.say(f"Connected: {description}.")
-                self._detail(f"the other end is {address}")
+                self.note(f"the other end is {address}")
             case events.PathMoved(address):
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.OfferSent():
@@ -178,7 +179,7 @@ class Screen:
     def show_transport(self, stats: Stats) -> None:
         """With --verbose: what the reliable UDP saw of the network."""
         share = stats.bytes_retransmitted / max(stats.bytes_sent, 1)
-        self._detail(
+        self.note(
             f"RTT {stats.smoothed_rtt * 1000:.1f} ms (least {stats.min_rtt * 1000:.1f}), "
             f"datagrams of {stats.datagram_size} B, {stats.packets_sent} sent, {share:.2%} retransmitted"
         )
@@ -194,6 +195,7 @@ class Screen:
             self.say("The server does not answer yet. Still trying ...")
 
     def _invite(self, nameplate: str | None, *, has_server: bool) -> None:
+        self._has_server = has_server
         command, code = self._invitation(nameplate)
         network = "" if has_server else " (on this network)"
         if self._role is Role.SENDER:
@@ -211,7 +213,8 @@ class Screen:
             )
         else:
             self.say(f"The code is right: it is {self._friend}.")
-        self.say("Looking for a direct path (same network first, then through both routers) ...")
+        everywhere = "a direct path (same network first, then through both routers)"
+        self.say(f"Looking for {everywhere if self._has_server else 'a path on this network'} ...")
 
     def _list(self, entries: Sequence[Entry], total: int) -> None:
         say = self._print if self._is_asked else self.say
@@ -239,7 +242,7 @@ class Screen:
             renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
             if renamed or self._saved <= SHOWN_FILES:
                 self.say(f"Saved {escape(saved_as)}{renamed}")
-        self._detail(f"{escape(name)}: blake3 {digest.hex()}")
+        self.note(f"{escape(name)}: blake3 {digest.hex()}")
 
     def _finish(self, digest: bytes, now: float) -> None:
         seconds = max(self._elapsed(now), 1e-3)
@@ -255,7 +258,7 @@ class Screen:
         """Seconds since the receiver said yes."""
         return now - self._started if self._started is not None else 0.0
 
-    def _detail(self, text: str) -> None:
+    def note(self, text: str) -> None:
         if self._verbose:
             self.say(f"  {text}")
 

@@ -150,7 +150,8 @@ class Tunnels:
         self._selector.register(accepted, selectors.EVENT_READ, partial(self._ready, connection))
 
     def _ready(self, connection: Connection, mask: int) -> None:
-        if mask & selectors.EVENT_WRITE:
+        is_there = connection.number in self._connections  # another's turn may have ended it since the selector spoke
+        if is_there and mask & selectors.EVENT_WRITE:
             self._flush(connection)
         if mask & selectors.EVENT_READ and connection.number in self._connections:
             self._read(connection)

@@ -52,7 +52,7 @@ class TcpHub:
     def connect(self, connection: int, address: Address) -> None:
         if connection in self._sockets:
             return
-        is_v6 = ":" in address.host
+        is_v6 = address.version == 6
         try:
             destination = to_socket(address, is_v6=is_v6)
             sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)

@@ -10,9 +10,9 @@ from math import inf
 from typing import TypeVar
 
 from p2p.core.address import Address
-from p2p.core.datagram import MULTICAST
+from p2p.core.datagram import MAIN, MULTICAST
 from p2p.core.discovery.discovery import Discovery
-from p2p.core.discovery.messages import GROUP_PORT, Message, decode, encode
+from p2p.core.discovery.messages import GROUP_PORT, Announce, Message, decode, encode
 from p2p.core.introduction import Event, NamePair, Pairing
 from p2p.core.role import Role
 
@@ -73,7 +73,7 @@ class Lan:
 
     def multicast(self, data: bytes | Message, source: Address) -> None:
         for peer in self.peers:
-            self.inject(data, source, peer.addresses[0])
+            self._travel(source, peer.addresses[0], data if isinstance(data, bytes) else encode(data), MULTICAST)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Lets `seconds` pass, or fewer when `until` comes true; returns whether it did."""
@@ -94,6 +94,10 @@ class Lan:
                     assert (peer.machine.poll_timeout() or inf) > self.now, "a deadline that does not go away"
             self._drain()
         return True
+
+    def instance(self, peer: Peer) -> bytes:
+        """The random number that the peer announces."""
+        return self.sent_by(peer, Announce)[0].sender
 
     def sent_by(self, peer: Peer, kind: type[EventT]) -> list[EventT]:
         messages = [decode(data) for _, source, _, data in self.trace if source in peer.addresses]
@@ -118,7 +122,7 @@ class Lan:
                     for other in self.peers:
                         for address in other.addresses:
                             if (":" in address.host) is (":" in source.host):
-                                self._travel(Address(source.host, GROUP_PORT), address, data)
+                                self._travel(Address(source.host, GROUP_PORT), address, data, MULTICAST)
             while (event := peer.machine.poll_event()) is not None:
                 peer.events.append(event)
                 peer.times.append(self.now)
@@ -127,18 +131,18 @@ class Lan:
         self.trace.append((self.now, source, destination, data))
         self._travel(source, destination, data)
 
-    def _travel(self, source: Address, destination: Address, data: bytes) -> None:
+    def _travel(self, source: Address, destination: Address, data: bytes, local: int = MAIN) -> None:
         if self.is_cut(source, destination):
             return
         for _ in range(2 if self.random.random() < self.duplicate else 1):
             if self.random.random() >= self.loss:
-                self.call_at(self.now + self.delay, lambda: self._deliver(source, destination, data))
+                self.call_at(self.now + self.delay, lambda: self._deliver(source, destination, data, local))
 
     def call_at(self, when: float, call: Callable[[], None]) -> None:
         self._count += 1
         heapq.heappush(self._calls, (when, self._count, call))
 
-    def _deliver(self, source: Address, destination: Address, data: bytes) -> None:
+    def _deliver(self, source: Address, destination: Address, data: bytes, local: int) -> None:
         for peer in self.peers:
             if destination in peer.addresses and peer.is_up:
-                peer.machine.handle_datagram(data, source, self.now)
+                peer.machine.handle_datagram(data, source, self.now, local)

@@ -181,7 +181,7 @@ class PunchWorld:
             self._send(peer, transmit.local, transmit.destination, b"".join(transmit.buffers), transmit.ttl or TTL)
         while (event := peer.agent.poll_event()) is not None:
             if isinstance(event, Opened):
-                self._signal(peer)
+                self._opened(peer)
             peer.events.append((now - (peer.started or 0.0), event))
         if (at := peer.agent.poll_timeout()) is not None and (peer.wake is None or peer.wake > at or peer.wake <= now):
             peer.wake = max(at, now)
@@ -205,13 +205,17 @@ class PunchWorld:
         peer.agent.handle_datagram(data, SERVER, MAIN, self.network.now)
         self._pump(peer)
 
-    def _signal(self, peer: Peer) -> None:
+    def _opened(self, peer: Peer) -> None:
         peer.description = replace(peer.description, has_opened=True)
+        if self.signals:
+            self.tell(peer)
+
+    def tell(self, peer: Peer) -> None:
+        """The other side hears, over the server, what this one says of itself now."""
         other = self.peers[peer.controlling]
 
         def told() -> None:
             other.agent.update(other.description, peer.description, self.network.now)
             self._pump(other)
 
-        if self.signals:
-            self.network.after(2 * SIGNAL_DELAY, told)
+        self.network.after(2 * SIGNAL_DELAY, told)

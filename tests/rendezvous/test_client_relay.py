@@ -224,7 +224,7 @@ def test_no_cookie_of_one_way_is_taken_for_the_other() -> None:
 def test_an_answer_that_was_overtaken_by_the_push_does_not_undo_it() -> None:
     world = World()
     alice, bob = pair(world)
-    late = iter([0.3])
+    late = iter([0.2])  # before the question would be repeated
     world.extra_delay = lambda to, data: next(late, 0.0) if to == alice.address and data[4] == Relayed.TYPE else 0.0
     ask(world, alice)
     world.run(0.1)

@@ -173,6 +173,29 @@ def test_a_pair_has_its_volume_and_both_are_told_when_it_is_used_up() -> None:
     assert isinstance(desk.events()[-1], RelayClosed)
 
 
+def test_consent_ends_on_time_whenever_the_machine_looks_at_its_clock() -> None:
+    desk = RelayDesk()
+    desk.open()
+    desk.now += CONSENT - 0.1
+    assert desk.burst(A) is not None
+    desk.now += 0.1
+    assert desk.burst(A) is None
+
+
+def test_another_run_of_the_friend_has_a_volume_of_its_own() -> None:
+    desk = RelayDesk(RelayLimits(pair_rate=0, pair_bytes=1000, total_rate=0))
+    desk.open()
+    desk.burst(A)
+    desk.heard()
+    assert desk.ask("a", A) is RelayState.USED_UP
+    desk.say(Leave(b"transact", secret("b")), B)
+    assert desk.ask("a", A) is RelayState.ALONE
+    desk.join("b2", B, BOB, RECEIVER)
+    desk.heard()
+    assert desk.ask("b2", B) is RelayState.OPEN
+    assert desk.burst(A) is not None
+
+
 def test_a_pair_has_its_rate_and_what_is_above_is_cut_off() -> None:
     desk = RelayDesk(RelayLimits(pair_rate=80 * MBIT, pair_bytes=0, total_rate=0))
     desk.open()

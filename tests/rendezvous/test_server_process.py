@@ -72,9 +72,13 @@ class Talker:
     def until(self, kind: type[c.Event]) -> None:
         self.pump()
         while not any(isinstance(event, kind) for event in self.events):
-            data, source = self.socket.recvfrom(2048)
-            self.machine.handle_datagram(data, Address(source[0], source[1]), 0.0)
-            self.pump()
+            self.until_next()
+
+    def until_next(self) -> None:
+        """Takes one datagram."""
+        data, source = self.socket.recvfrom(2048)
+        self.machine.handle_datagram(data, Address(source[0], source[1]), 0.0)
+        self.pump()
 
     def pump(self) -> None:
         while (transmit := self.machine.poll_transmit()) is not None:

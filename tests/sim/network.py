@@ -100,16 +100,24 @@ class Nat:
         self._mappings: dict[tuple[Address, object], Mapping] = {}
         self._by_port: dict[int, list[Mapping]] = {}
         self._taken: set[tuple[int, Address]] = set()
+        self._opened: dict[int, Address] = {}
+        self._through: dict[tuple[Address, Address], int] = {}  # who came in by such a port: it is also the way out
 
     @property
     def newest(self) -> int:
         """The port of the mapping that was made last."""
         return next(reversed(self._mappings.values())).port
 
+    def open(self, port: int, inside: Address) -> None:
+        """Lets everybody in by `port`, as a port mapper does."""
+        self._opened[port] = inside
+
     def outbound(self, source: Address, destination: Address) -> Address | None:
         """The mapped source of a datagram, or None when it is dropped."""
         if self.kind.udp_blocked:
             return None
+        if (opened := self._through.get((source, destination))) is not None:
+            return Address(self.address, opened)
         key = self.kind.mapping.key(destination)
         mapping = self._mappings.get((source, key))
         if mapping is not None and (mapping.port, destination) in self._taken and destination not in mapping.contacted:
@@ -126,6 +134,9 @@ class Nat:
         """The inside address that a datagram goes to, or None when it is dropped."""
         if self.kind.udp_blocked:
             return None
+        if (inside := self._opened.get(port)) is not None:
+            self._through[inside, source] = port
+            return inside
         for mapping in self._by_port.get(port, []):
             if self.kind.filtering.key(source) in mapping.contacted and (port, source) not in self._taken:
                 return mapping.inside

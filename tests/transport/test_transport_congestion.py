@@ -212,9 +212,10 @@ def test_pacer_catches_up_a_few_milliseconds_and_no_more() -> None:
     assert total == pytest.approx(4 * 50_000, abs=2 * SIZE)
 
 
-def test_path_mtu_search_finds_each_size() -> None:
+@pytest.mark.parametrize("version", [4, 6])
+def test_path_mtu_search_finds_each_size(version: int) -> None:
     for truth in SIZES:
-        mtu, now, probes = PathMtu(), 0.0, 0
+        mtu, now, probes = PathMtu(version), 0.0, 0
         while (size := mtu.next_probe()) is not None:
             probes += 1
             mtu.on_probe_sent()
@@ -307,8 +308,13 @@ def test_what_passed_once_is_tried_again_soon_and_then_less_and_less_often() -> 
     (1500, 1472, 1452), (9000, 7962, 7962),
 ])  # fmt: skip
 def test_common_links_are_filled(link: int, over_ipv4: int, over_ipv6: int) -> None:
-    assert found(PathMtu(), link - 28, 0.0) == over_ipv4
-    assert found(PathMtu(), link - 48, 0.0) == over_ipv6
+    assert found(PathMtu(4), link - 28, 0.0) == over_ipv4
+    assert found(PathMtu(6), link - 48, 0.0) == over_ipv6
+
+
+@pytest.mark.parametrize(("version", "headers"), [(4, 28), (6, 48)])
+def test_ethernet_is_tried_first(version: int, headers: int) -> None:
+    assert PathMtu(version).next_probe() == 1500 - headers
 
 
 def test_a_record_is_one_super_packet_at_every_size() -> None:

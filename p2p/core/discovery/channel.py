@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.discovery.keys import RunKeys, Side
-from p2p.core.discovery.messages import NUMBER_SIZE, Content, Sealed, decode_content, encode, encode_content
+from p2p.core.discovery.messages import NUMBER_SIZE, Confirm, Content, Sealed, decode_content, encode, encode_content
 from p2p.core.errors import DecodeError
 from p2p.core.role import Role
 from p2p.core.wire import uint
@@ -34,9 +34,13 @@ def relation_of(ours: tuple[Role, int], theirs: tuple[Role, int]) -> Relation:
 
 
 class Channel:
-    """Sealed messages to one other instance, at one address. Unreliable and in order: what was overtaken is dropped."""
+    """Sealed messages to one other instance, at one address. Unreliable and in order: what was overtaken is dropped.
+
+    `opened_by` is the CONFIRM that we took: a copy of it means that our first word was lost.
+    """
 
     def __init__(self, keys: RunKeys, side: Side, address: Address, relation: Relation, now: float) -> None:
+        self.opened_by: Confirm | None = None
         self.id: Final = keys.channel
         self.address: Final = address
         self.relation: Final = relation

@@ -8,7 +8,7 @@ from enum import Enum, auto
 from typing import Final, assert_never
 
 from p2p.core.address import Address
-from p2p.core.datagram import MULTICAST, Transmit
+from p2p.core.datagram import MAIN, MULTICAST, Transmit
 from p2p.core.discovery import channel as channels
 from p2p.core.discovery.budget import ANSWERS, MAX_SOURCES, TESTS, TESTS_PER_SOURCE, Bucket, Budget
 from p2p.core.discovery.channel import Channel, Relation
@@ -73,9 +73,6 @@ class State(Enum):
     CLOSED = auto()
 
 
-SEEKING = (State.WAITING, State.PAIRED, State.YIELDING)
-
-
 class Timer(Enum):
     ANNOUNCE = auto()
     RIVAL = auto()  # he has stayed
@@ -94,10 +91,10 @@ class Discovery:
         self._us = Us(random_bytes(INSTANCE_SIZE), role, seat_of(pairing, role), password(pairing))
         self._port = port
         budget = Budget(TESTS, TESTS_PER_SOURCE, MAX_SOURCES)
-        self._initiator = Initiator(self._us, budget, random_bytes)
+        self._answers = Bucket(ANSWERS, 0.0)
+        self._initiator = Initiator(self._us, budget, self._answers, random_bytes)
         self._responder = Responder(self._us, budget, random_bytes)
         self._neighbours = Neighbours(role, self._is_ours_to_ask)
-        self._answers = Bucket(ANSWERS, 0.0)
         self._channels: dict[bytes, Channel] = {}
         self._friend: Channel | None = None
         self._state = State.IDLE
@@ -115,7 +112,7 @@ class Discovery:
 
     @property
     def computed(self) -> int:
-        """Exchanges that were computed."""
+        """Exchanges computed."""
         return self._initiator.computed + self._responder.computed
 
     def neighbours(self, now: float) -> int:
@@ -132,10 +129,7 @@ class Discovery:
         self._wait(now)
 
     def forward(self, payload: bytes, now: float) -> None:  # noqa: ARG002 (every command takes the time)
-        """Sends `payload` (1 to 1024 bytes) to the friend, once and without acknowledgement.
-
-        Without a friend it is dropped. Raises CallerError for the size.
-        """
+        """Once, without acknowledgement; dropped without a friend. Raises CallerError for the size."""
         if not 1 <= len(payload) <= MAX_PAYLOAD:
             raise CallerError(f"a message of {len(payload)} bytes; 1 to {MAX_PAYLOAD} can be forwarded")
         if self._state is State.PAIRED and self._friend is not None:
@@ -154,8 +148,11 @@ class Discovery:
 
     # input
 
-    def handle_datagram(self, data: bytes, source: Address, now: float) -> None:
-        """From the UDP socket, and announcements from the group's: `source` of the latter counts without its port."""
+    def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
+        """From the UDP socket, or (`local`) from the groups, where only announcements are taken.
+
+        The port of an announcement's `source` does not count, for it says that of its peer's UDP socket.
+        """
         if self._state in (State.IDLE, State.CLOSED):
             return
         try:
@@ -165,7 +162,8 @@ class Discovery:
         except DecodeError:
             return
         else:
-            self._handle_message(message, source, now)
+            if isinstance(message, Announce) is (local == MULTICAST):
+                self._handle_message(message, source, now)
 
     def handle_timeout(self, now: float) -> None:
         for timer in self._timers.pop_expired(now):
@@ -206,6 +204,11 @@ class Discovery:
         if isinstance(message, Sealed):
             self._handle_sealed(message, source, now)
             return
+        if isinstance(message, Confirm):
+            for channel in self._channels.values():
+                if channel.opened_by == message and channel.address == source:
+                    self._say_alive(channel, now)
+                    return
         if self._state is not State.WAITING or message.sender == self._us.instance:
             return  # we have a friend, or may have none; or it is our own announcement
         if isinstance(message, Announce):
@@ -222,15 +225,15 @@ class Discovery:
             case Cookie():
                 self._initiator.handle_cookie(message, source, now)
             case Share():
-                self._responder.handle_share(message, source, now)
+                if self._responder.handle_share(message, source, now):
+                    self._neighbours.hear(message.sender, source, message.role, now)
             case Shared():
                 self._initiator.handle_shared(message, source, now)
                 while self._initiator.strangers:
                     self._neighbours.note_stranger(self._initiator.strangers.popleft(), now)
             case Confirm():
-                channel = self._responder.handle_confirm(message, source, now)
-                if channel is not None:
-                    self._open_channel(channel, now)
+                if (opened := self._responder.handle_confirm(message, source, now)) is not None:
+                    self._open_channel(opened, now)
             case _:
                 assert_never(message)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.core.discovery.budget import Budget
+from p2p.core.discovery.budget import Bucket, Budget
 from p2p.core.discovery.channel import Channel, relation_of
 from p2p.core.discovery.keys import IDENTITIES, Run, RunKeys, Side, Us
 from p2p.core.discovery.messages import NONCE_SIZE, Confirm, Cookie, Message, Open, Sealed, Share, Shared, encode
@@ -17,7 +17,9 @@ from p2p.core.discovery.neighbours import Neighbour
 from p2p.core.pake import InvalidShare, PasswordExchange
 
 RETRY_FIRST: Final = 0.2  # seconds; a network of ours answers within a few ms, so this is a loss
-MAX_COPIES: Final = 5  # of one message, doubling the wait: 6.2 s
+RETRY_MAX: Final = 1.0  # seconds; doubles up to this
+MAX_OPEN_COPIES: Final = 5  # to where nobody may be
+MAX_COPIES: Final = 10  # to one who has answered before; where a third of all is lost one in a thousand gets no answer
 MAX_RUNS: Final = 64  # runs at once; one that got no answer gives way first, so that false addresses hold up nobody
 
 
@@ -43,8 +45,10 @@ class Initiator:
     `strangers` and `silent` are those who do not, and those who said nothing.
     """
 
-    def __init__(self, us: Us, budget: Budget, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(self, us: Us, budget: Budget, answers: Bucket, random_bytes: Callable[[int], bytes]) -> None:
+        """`budget` is for computing, `answers` for every OPEN that goes to where somebody may merely be said to be."""
         self._us = us
+        self._answers = answers
         self._budget = budget
         self._random_bytes = random_bytes
         self._runs: dict[bytes, _Step] = {}  # by nonce
@@ -114,12 +118,13 @@ class Initiator:
         for nonce, step in list(self._runs.items()):
             if step.repeat_at > now:
                 continue
-            if step.copies >= MAX_COPIES:
+            if step.copies >= (MAX_COPIES if step.is_answered else MAX_OPEN_COPIES):
                 del self._runs[nonce]
                 self.silent.append(step.neighbour)
             else:
-                self.transmits.append(Transmit(step.neighbour.address, (step.data,)))
-                step.repeat_at = now + RETRY_FIRST * 2**step.copies
+                if step.is_answered or self._answers.take(now):
+                    self.transmits.append(Transmit(step.neighbour.address, (step.data,)))
+                step.repeat_at = now + min(RETRY_FIRST * 2**step.copies, RETRY_MAX)
                 step.copies += 1
 
     def poll_timeout(self) -> float | None:

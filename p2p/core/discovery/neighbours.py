@@ -94,6 +94,11 @@ class Neighbours:
     def _make_room(self, host: str) -> None:
         of_host = [key for key in self._known if key[1].host == host]
         if len(of_host) >= MAX_PER_HOST:
-            del self._known[of_host[0]]
+            self._evict(of_host)
         elif len(self._known) >= MAX_NEIGHBOURS:
-            del self._known[next(iter(self._known))]
+            self._evict(list(self._known))
+
+    def _evict(self, keys: list[tuple[bytes, Address]]) -> None:
+        """The one heard of longest ago; first those of whom nothing is known yet: they may be invented."""
+        unknown = (key for key in keys if not self._known[key].strange)
+        del self._known[next(unknown, keys[0])]

@@ -45,25 +45,27 @@ class Responder:
         cookie = self._cookie(message.sender, message.nonce, source)
         self._send(source, encode(Cookie(self._us.instance, message.sender, message.nonce, cookie)))
 
-    def handle_share(self, message: Share, source: Address, now: float) -> None:
+    def handle_share(self, message: Share, source: Address, now: float) -> bool:
+        """Whether it is the first of a run that came from where it says, and was answered."""
         if not hmac.compare_digest(self._cookie(message.sender, message.nonce, source), message.cookie):
-            return
+            return False
         key = (message.sender, message.nonce, source)
         answered = self._runs.get(key)
         if answered is not None:  # a copy: our answer was lost, or somebody repeats it
             if answered.share == message.share:
                 self._send(source, answered.reply)
-            return
+            return False
         if not self._budget.take(source.host, now):
-            return
+            return False
         try:
             answered = self._answer(message)
         except InvalidShare:
-            return
+            return False
         if len(self._runs) >= MAX_RUNS:
             del self._runs[next(iter(self._runs))]
         self._runs[key] = answered
         self._send(source, answered.reply)
+        return True
 
     def handle_confirm(self, message: Confirm, source: Address, now: float) -> Channel | None:
         """The channel to one who has proved to have the same pairing."""
@@ -75,7 +77,9 @@ class Responder:
             return None
         del self._runs[message.sender, message.nonce, source]
         relation = relation_of((self._us.role, self._us.seat), (run.role, seat))
-        return Channel(run.keys, Side.RESPONDER, source, relation, now)
+        channel = Channel(run.keys, Side.RESPONDER, source, relation, now)
+        channel.opened_by = message
+        return channel
 
     def _answer(self, message: Share) -> _Answered:
         """Raises InvalidShare."""

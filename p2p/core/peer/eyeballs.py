@@ -95,7 +95,7 @@ class Eyeballs:
     def _choose(self, server: Address, now: float) -> None:
         self.chosen = server
         self._give_up = None
-        others = [each for each in self._servers if is_v6(each) is not is_v6(server)]
+        others = [each for each in self._servers if each.version != server.version]
         asked = [each for each in self._attempts if each.server in others[:1]]
         self._attempts = asked or [self._attempt(each, now) for each in others[:1] if each not in self.reflexive]
         for attempt in self._attempts:
@@ -107,12 +107,8 @@ class Eyeballs:
         return _Attempt(server, self._random_bytes(TRANSACTION_SIZE), due)
 
 
-def is_v6(address: Address) -> bool:
-    return ":" in address.host
-
-
 def interleave(addresses: Sequence[Address]) -> list[Address]:
     """IPv6 and IPv4 in turn, IPv6 first, each in its order: MAX_SERVERS at most (RFC 8305 section 4)."""
-    versions = [[each for each in addresses if is_v6(each)], [each for each in addresses if not is_v6(each)]]
+    versions = [[each for each in addresses if each.version == version] for version in (6, 4)]
     longest = max(map(len, versions))
     return [version[turn] for turn in range(longest) for version in versions if turn < len(version)][:MAX_SERVERS]

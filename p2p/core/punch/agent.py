@@ -27,8 +27,6 @@ CHECK_INTERVAL: Final = 0.020  # seconds between any two checks, guesses apart
 NOMINATION_WAIT: Final = 0.050  # seconds in which something better than the first success may succeed
 NOMINATION_TIMEOUT: Final = 3.0  # seconds after which another pair is nominated
 OPEN_WAIT: Final = 1.0  # seconds for the other side to say that it has opened: its word goes over the server
-RELAY_WAIT: Final = 2.0  # seconds that a direct path is given: most are found in half of them
-HOPELESS_WAIT: Final = 1.0  # the same where only a NAT that lets everybody in could help
 PUNCH_TIMEOUT: Final = 10.0  # seconds for any path
 SEARCH_TIME: Final = 20.0  # seconds for a direct path, when a relayed one is there
 KEEPALIVE_INTERVAL: Final = 5.0  # seconds; below every mapping lifetime met in practice (RFC 4787 REQ-5 asks for 120)
@@ -217,10 +215,10 @@ class PunchAgent:
             self._actions.append(OpenSockets(sockets.start, len(sockets)))
 
     def _relay_wait(self) -> float:
-        made = plan(self._controlling, self._local, self._remote, self._random_bytes)
-        if aim(self._remote) is None and all(entry.is_relayed for entry in self._list):
+        """Seconds from the start until a relayed path is good enough."""
+        if all(entry.is_relayed for entry in self._list):
             return 0.0
-        return RELAY_WAIT if made.hopeful else HOPELESS_WAIT
+        return plan(self._controlling, self._local, self._remote, self._random_bytes).patience
 
     # checks
 

@@ -98,8 +98,8 @@ def versions(candidates: Iterable[Candidate]) -> set[int]:
 
     Its interfaces tell, not what the server saw: NAT64 gives an IPv6 host an IPv4 address in the eyes of others.
     """
-    hosts = (each.address.host for each in candidates if each.kind in (Kind.HOST, Kind.HOST_TCP))
-    return {4 if ":" not in host else 6 for host in hosts if not _is_zoned(host)}
+    hosts = (each.address for each in candidates if each.kind in (Kind.HOST, Kind.HOST_TCP))
+    return {address.version for address in hosts if not _is_zoned(address)}
 
 
 def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Candidate]:
@@ -112,16 +112,15 @@ def usable(remote: Sequence[Candidate], local: Sequence[Candidate]) -> list[Cand
     zones = list(dict.fromkeys(zone for each in local if (zone := split_zone(each.address.host)[1])))
     found = []
     for each in remote:
-        host = each.address.host
-        if _is_zoned(host):
+        if _is_zoned(each.address):
             found += [Candidate(each.kind, address) for address in in_zones(each.address, zones)]
-        elif (4 if ":" not in host else 6) in ours:
+        elif each.address.version in ours:
             found.append(each)
     return found
 
 
-def _is_zoned(host: str) -> bool:
-    return ":" in host and ipaddress.ip_address(host).is_link_local
+def _is_zoned(address: Address) -> bool:
+    return address.version == 6 and ipaddress.ip_address(address.host).is_link_local
 
 
 def _candidate(reader: Reader) -> Candidate:

@@ -23,7 +23,7 @@ SIZES = (
     # these carry the same record, and fit: 8 * (7962 - 24) = 63504.
     7962,
 )
-FIRST_TRY = SIZES.index(1472)  # Ethernet without a tunnel is by far the commonest path
+ETHERNET = {4: SIZES.index(1472), 6: SIZES.index(1452)}  # without a tunnel it is by far the commonest path
 MAX_PROBES = 3  # RFC 8899 section 5.1.2
 RAISE_INTERVAL = 600.0  # seconds; RFC 8899 section 5.1.1 (PMTU_RAISE_TIMER)
 BLACK_HOLE_LOSSES = 3  # loss events without one large datagram getting through
@@ -35,10 +35,14 @@ SHRUNK_PAUSE = 10.0
 class PathMtu:
     """Bisects SIZES, the usual answer first; one probe at a time."""
 
-    __slots__ = ("_best", "_high", "_large_losses", "_low", "_outstanding", "_pause", "_restart", "_tries", "size")
+    __slots__ = (
+        "_best", "_first_try", "_high", "_large_losses", "_low", "_outstanding", "_pause", "_restart", "_tries", "size",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, version: int = 4) -> None:
+        """`version` of the Internet Protocol, 4 or 6: what a link leaves depends on it."""
         self.size = BASE_DATAGRAM
+        self._first_try = ETHERNET[version]
         self._best = BASE_DATAGRAM  # the largest size that ever passed
         self._low = 0  # index known to pass
         self._high = len(SIZES)  # first index known not to pass
@@ -116,7 +120,8 @@ class PathMtu:
         return self._restart
 
     def _candidate(self) -> int:
-        return FIRST_TRY if self._low < FIRST_TRY < self._high else (self._low + self._high) // 2
+        first = self._first_try
+        return first if self._low < first < self._high else (self._low + self._high) // 2
 
     def _shrink(self, size: int, now: float) -> None:
         """What passed does so no more: back to what every path carries, and search below `size` at once."""

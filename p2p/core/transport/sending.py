@@ -50,7 +50,7 @@ class Sender:
         self.outgoing = OutgoingRecords(records_key)
         self.rtt = RttEstimator()
         self.recovery = Recovery(self.rtt, now)
-        self.mtu = PathMtu()
+        self.mtu = PathMtu(remote.version)
         self._new_controller = new_controller
         self.controller = new_controller(self.mtu.size)
         self.next_number = 0  # every packet has its own, whatever it carries and however often
@@ -126,7 +126,7 @@ class Sender:
         if is_other_network:
             self.rtt.restart(rtt)
             self.recovery.restart()
-            self.mtu = PathMtu()
+            self.mtu = PathMtu(remote.version)
             self.controller = self._new_controller(self.mtu.size)
             self._on_datagram_size()
 

@@ -1,0 +1,121 @@
+"""A small program that holds a port, behind routers with the real miniupnpd.
+
+alice --- left --- core0 --- core1 --- server        alice --- home --- carrier --- core0 ...
+        (mapper)                                             (mapper)
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from netlab.lab import Lab, Node
+from netlab.nat import NONE, PORT_RESTRICTED, PORT_RESTRICTED_MAPPER, PortMapper
+from netlab.port_mapping import Client, Wish
+from netlab.topology import Host, Lan, Router, Topology, carrier, two_nats
+
+PROGRAM = Path(__file__).with_name("hold_port.py")
+ALL = PORT_RESTRICTED_MAPPER.port_mapper
+NAMES = {PortMapper.NAT_PMP: "NAT-PMP", PortMapper.PCP: "PCP", PortMapper.UPNP: "UPnP"}
+PORT = 5000
+LIMIT = 60.0  # seconds
+
+
+class Holder:
+    """The program, on `node`; its events one by one."""
+
+    def __init__(self, node: Node, towards: str, lifetime: int = 3600) -> None:
+        self.process = node.popen(
+            [sys.executable, str(PROGRAM), str(PORT), str(lifetime), towards],
+            stdout=subprocess.PIPE,
+            cwd=PROGRAM.parents[2],
+            env={"PYTHONPATH": str(PROGRAM.parents[2])},
+            text=True,
+        )
+
+    def event(self) -> dict[str, Any]:
+        line = self.process.stdout.readline()
+        assert line, "it ended"
+        return dict(json.loads(line))
+
+    def interrupt(self) -> dict[str, Any]:
+        self.process.send_signal(signal.SIGINT)
+        said = self.process.stdout.read().splitlines()
+        assert self.process.wait(LIMIT) == 0
+        return dict(json.loads(said[-1]))
+
+
+def rules(router: Node) -> int:
+    """How many ports the router's mapper leads to the inside."""
+    listed = router.run(["nft", "list", "table", "inet", "port_mapper"], capture_output=True, text=True, check=True)
+    return int(listed.stdout.count("dnat"))
+
+
+def knock(lab: Lab, router: str, word: str) -> None:
+    """A packet of a stranger, to whom nobody has written."""
+    with lab.host("server").socket() as stranger:
+        stranger.sendto(word.encode(), (lab.host(router).address, PORT))
+
+
+def side_by_side(offers: list[PortMapper]) -> Topology:
+    nats = [replace(PORT_RESTRICTED, port_mapper=offered) for offered in offers]
+    return Topology(tuple(Router(f"nat{i}", Lan((Host(f"host{i}"),)), nat) for i, nat in enumerate(nats)))
+
+
+def test_each_protocol_alone_and_all_together_let_a_stranger_in_until_ctrl_c(netlab: Callable[[Topology], Lab]) -> None:
+    offers = [*NAMES, ALL]
+    lab = netlab(side_by_side(offers))
+    holders = [Holder(lab.host(f"host{i}"), lab.host("server").address) for i in range(len(offers))]
+    for i, (offered, holder) in enumerate(zip(offers, holders, strict=True)):
+        mapped = holder.event()
+        assert mapped["event"] == "Mapped"
+        assert mapped["external"] == [lab.host(f"nat{i}").address, PORT]
+        assert mapped["protocol"] == NAMES.get(offered, mapped["protocol"])
+        assert rules(lab.host(f"nat{i}")) == 1
+        knock(lab, f"nat{i}", f"knock {i}")
+        assert holder.event() == {"event": "in", "data": f"knock {i}"}
+        assert holder.interrupt()["event"] == "closed"
+        assert rules(lab.host(f"nat{i}")) == 0
+
+
+def test_a_lease_is_renewed_while_one_that_is_not_runs_out(netlab: Callable[[Topology], Lab]) -> None:
+    lab = netlab(side_by_side([*NAMES]))
+    holders = [Holder(lab.host(f"host{i}"), lab.host("server").address, lifetime=4) for i in range(len(NAMES))]
+    for holder in holders:
+        assert holder.event()["event"] == "Mapped"
+    for i, protocol in enumerate(NAMES):
+        Client(lab.host(f"host{i}")).map(protocol, Wish(6000, 6000, lifetime=5))
+        assert rules(lab.host(f"nat{i}")) == 2
+    until = time.monotonic() + LIMIT
+    for i, holder in enumerate(holders):
+        while rules(lab.host(f"nat{i}")) == 2:
+            assert time.monotonic() < until, "it never runs out"
+        knock(lab, f"nat{i}", "still there?")
+        assert holder.event() == {"event": "in", "data": "still there?"}
+        holder.interrupt()
+
+
+def test_behind_a_carrier_every_protocol_is_refused_in_words(netlab: Callable[[Topology], Lab]) -> None:
+    lab = netlab(carrier(PORT_RESTRICTED_MAPPER))
+    holder = Holder(lab.host("alice"), lab.host("server").address)
+    verdict = holder.event()
+    assert verdict["event"] == "NoMapper"
+    assert [name for name, _ in verdict["reasons"]] == ["PCP", "NAT-PMP", "UPnP"]
+    assert all("behind a carrier's NAT" in reason for _, reason in verdict["reasons"]), verdict
+    holder.interrupt()
+    assert rules(lab.host("home")) == 0
+
+
+def test_ctrl_c_ends_the_program_also_when_the_router_no_longer_answers(netlab: Callable[[Topology], Lab]) -> None:
+    lab = netlab(two_nats(PORT_RESTRICTED_MAPPER, NONE))
+    holder = Holder(lab.host("alice"), lab.host("server").address)
+    assert holder.event()["event"] == "Mapped"
+    lab.host("left").iptables("iptables -I INPUT -i lan -j DROP")
+    assert holder.interrupt()["event"] == "closed"
