@@ -19,6 +19,7 @@ from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
 from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
+from p2p.io.surroundings import Surroundings
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import SendResult
 from p2p.io.worker import Worker
@@ -49,11 +50,12 @@ class PeerLoop:
         patience: float | None,
         impatience: Failure | None = None,
         groups: MulticastGroups | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """`patience`: seconds to wait for the other side before giving up; None: for ever.
 
         `impatience` is how that ends, when there is a better reason than that nobody came. `groups`: where to look for
-        the other side without a server.
+        the other side without a server. `surroundings`: what is watched besides.
         """
         self._peer = peer
         self._sockets = sockets
@@ -67,6 +69,7 @@ class PeerLoop:
         self._patience = patience
         self._impatience = impatience
         self._groups = groups
+        self._surroundings = surroundings
         self._deadline: float | None = None
         self._next_tick: float | None = None  # from the yes on; before it, nothing moves that we would have to look at
         self._unsent: Transmit | None = None
@@ -89,6 +92,8 @@ class PeerLoop:
             if self._patience is not None:
                 self._deadline = now + self._patience
             self._peer.start(now)
+            if self._surroundings is not None:
+                self._surroundings.start()
             while not (self._peer.is_over and not self._tcp.is_flushing):
                 self._turn()
         self._report(time.monotonic())
@@ -99,6 +104,8 @@ class PeerLoop:
         self._end.advance(self._peer, now)
         moved = self._transmit(now) + self._drive_tcp(now)
         is_busy = moved > 0 and self._end.advance(self._peer, now)  # what went out made room for more
+        if self._surroundings is not None:
+            self._surroundings.advance(now)
         self._report(now)
         wait = 0.0 if is_busy else max(0.0, self._earliest() - time.monotonic())
         for key, mask in self._selector.select(wait):
@@ -142,8 +149,8 @@ class PeerLoop:
             moved += 1
         while (action := self._peer.poll_tcp_action()) is not None:
             match action:
-                case Connect(connection, address):
-                    self._tcp.connect(connection, address)
+                case Connect(connection, address, from_listener):
+                    self._tcp.connect(connection, address, from_listener=from_listener)
                 case Close(connection, flush):
                     self._tcp.close(connection, now=now, flush=flush)
         self._tcp.pause(self._peer.paused_tcp)
@@ -184,13 +191,16 @@ class PeerLoop:
 
     def _earliest(self) -> float:
         groups = self._groups.poll_timeout() if self._groups is not None else None
-        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick, groups)
-        return min((t for t in timeouts if t is not None), default=time.monotonic() + TICK)
+        around = self._surroundings.poll_timeout() if self._surroundings is not None else None
+        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
+        return min((t for t in (*timeouts, groups, around) if t is not None), default=time.monotonic() + TICK)
 
     def _handle_timeouts(self, now: float) -> None:
         if (at := self._peer.poll_timeout()) is not None and at <= now:
             self._peer.handle_timeout(now)
         self._tcp.handle_timeout(now)
+        if self._surroundings is not None:
+            self._surroundings.handle_timeout(now)
         if self._groups is not None:
             self._groups.handle_timeout(now)
         if self._deadline is not None and self._deadline <= now:

@@ -31,6 +31,7 @@ from p2p.io.multicast import MulticastGroups
 from p2p.io.resolve import resolve
 from p2p.io.screen import Screen
 from p2p.io.sockets import UdpSockets
+from p2p.io.surroundings import Surroundings
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 from p2p.io.worker import Worker
@@ -170,9 +171,22 @@ def run(options: argparse.Namespace) -> ExitCode:
             screen.tick(peer.machine.progress, now)
             stop_without_output(now)
 
+        surroundings: Surroundings | None = None
+        if servers:
+            surroundings = Surroundings(
+                peer,
+                selector,
+                servers,
+                udp_port=udp.address.port,
+                tcp_port=tcp.port,
+                now=time.monotonic(),
+                note=screen.note,
+            )
+            stack.callback(surroundings.close)
         loop = PeerLoop(
             peer,
             sockets=sockets,
+            surroundings=surroundings,
             tcp=tcp,
             end=end,
             worker=worker,

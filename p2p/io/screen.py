@@ -92,7 +92,7 @@ class Screen:
             case events.WaitingForPeer(pairing, mapped):
                 self._invite(pairing.text if isinstance(pairing, Nameplate) else None, has_server=mapped is not None)
                 if mapped is not None:
-                    self._detail(f"this machine is seen by the server as {mapped}")
+                    self.note(f"this machine is seen by the server as {mapped}")
             case events.SeatTaken():
                 self.say(
                     "Somebody is already there in our place (an earlier run that was cut off, perhaps). "
@@ -113,7 +113,7 @@ class Screen:
             case events.PathChosen(_, address, _, description):
                 self._path = event
                 self.say(f"Connected: {description}.")
-                self._detail(f"the other end is {address}")
+                self.note(f"the other end is {address}")
             case events.PathMoved(address):
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.OfferSent():
@@ -179,7 +179,7 @@ class Screen:
     def show_transport(self, stats: Stats) -> None:
         """With --verbose: what the reliable UDP saw of the network."""
         share = stats.bytes_retransmitted / max(stats.bytes_sent, 1)
-        self._detail(
+        self.note(
             f"RTT {stats.smoothed_rtt * 1000:.1f} ms (least {stats.min_rtt * 1000:.1f}), "
             f"datagrams of {stats.datagram_size} B, {stats.packets_sent} sent, {share:.2%} retransmitted"
         )
@@ -242,7 +242,7 @@ class Screen:
             renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
             if renamed or self._saved <= SHOWN_FILES:
                 self.say(f"Saved {escape(saved_as)}{renamed}")
-        self._detail(f"{escape(name)}: blake3 {digest.hex()}")
+        self.note(f"{escape(name)}: blake3 {digest.hex()}")
 
     def _finish(self, digest: bytes, now: float) -> None:
         seconds = max(self._elapsed(now), 1e-3)
@@ -258,7 +258,7 @@ class Screen:
         """Seconds since the receiver said yes."""
         return now - self._started if self._started is not None else 0.0
 
-    def _detail(self, text: str) -> None:
+    def note(self, text: str) -> None:
         if self._verbose:
             self.say(f"  {text}")
 

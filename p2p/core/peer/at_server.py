@@ -15,7 +15,7 @@ from p2p.core.nat.probe import NatFound, NatProbe
 from p2p.core.nat_report import Mapping as NatMapping
 from p2p.core.nat_report import NatReport
 from p2p.core.peer import events, explain
-from p2p.core.peer.eyeballs import Eyeballs, is_v6
+from p2p.core.peer.eyeballs import Eyeballs
 from p2p.core.rendezvous import events as rendezvous
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import RelayState
@@ -99,7 +99,7 @@ class AtServer:
         self._random_bytes = random_bytes
         self._eyeballs = Eyeballs(servers, random_bytes)
         self._scratch = dict(scratch)
-        v4 = [server for server in servers if not is_v6(server)]
+        v4 = [server for server in servers if server.version == 4]
         first = {number: self._scratch.pop(number) for number in sorted(scratch)[:FIRST_SAMPLES]}
         self._probe = NatProbe(v4[0], main_port, first, random_bytes, stun_servers) if v4 else None
         self._nat = NatReport()
@@ -300,7 +300,7 @@ class AtServer:
             self._tcp = first
             self._say_seen()
         elif not self.uses_tunnel:
-            same_version = [seen for seen in self._seen if is_v6(seen) is is_v6(first)]
+            same_version = [seen for seen in self._seen if seen.version == first.version]
             if same_version and first not in self._seen:
                 self._seen = {seen: None for seen in self._seen if seen not in same_version}
             self._see(first)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from p2p.core.address import Address, is_private
+from p2p.core.address import Address, is_private, link
 from p2p.core.datagram import Buffer, SocketAction, Transmit
 from p2p.core.nat_report import Mapping
 from p2p.core.peer import explain
@@ -222,12 +222,22 @@ class Connecting:
 
     @property
     def _is_one_site(self) -> bool:
-        """Whether both may be on one network: the server sees them at one address, or sees no NAT before either."""
+        """Whether both may be on one network: the server sees them at one address, or sees no NAT before one of them.
+
+        Global IPv6 addresses on different links are two networks too.
+        """
         ours, theirs = (
             {c.address.host for c in description.candidates if c.kind is Kind.SERVER_REFLEXIVE}
             for description in (self._local, self._remote)
         )
-        return bool(ours & theirs) or not (ours and theirs)
+        if ours & theirs:
+            return True
+        our_links, their_links = (
+            {of for c in description.candidates if c.kind is Kind.HOST and (of := link(c.address.host)) is not None}
+            for description in (self._local, self._remote)
+        )
+        may_be = bool(our_links & their_links) or not (our_links and their_links)
+        return may_be and not (ours and theirs)
 
     def _is_wanted(self, address: Address) -> bool:
         """Across the internet TCP is for those who have no UDP."""

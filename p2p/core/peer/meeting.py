@@ -119,6 +119,11 @@ class Meeting:
         """The address of the server that is used."""
         return self._place.server if isinstance(self._place, AtServer) else None
 
+    @property
+    def seen_at(self) -> str | None:
+        """The IPv4 address under which others see us."""
+        return next((seen.host for seen in self._own.reflexive if seen.version == 4), None)
+
     def why_nobody_came(self, seconds: float, now: float) -> str:
         """What to say after a wait of so many seconds."""
         if isinstance(self._place, Discovery):

@@ -109,6 +109,11 @@ class Peer:
         return self._udp
 
     @property
+    def seen_at(self) -> str | None:
+        """The IPv4 address under which the internet sees this machine, when that is known."""
+        return self._meeting.seen_at
+
+    @property
     def has_met(self) -> bool:
         """Whether there is another side that holds our keys, and will be told how this ends."""
         return self._connecting is not None
