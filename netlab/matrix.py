@@ -119,7 +119,7 @@ class _Peer:
 
 def _transfer(lab: Lab, folder: Path) -> tuple[list[Event], list[Event]]:
     server = lab.host("server")
-    rendezvous = _start(server, SERVER + ["--host", server.addresses[0], "--alt-host", server.addresses[1]])
+    rendezvous = _start(server, [*SERVER, "--host", server.addresses[0], "--alt-host", server.addresses[1]])
     assert rendezvous.stdout is not None
     said = rendezvous.stdout.readline()
     if "listening on" not in said:
