@@ -34,8 +34,6 @@ class Surroundings:
         self._note = note
         self._seen: str | None = None
         self._watch = InterfaceWatch(lambda _, now: self._tell_addresses(now), now)
-        v4 = next((server.host for server in servers if server.version == 4), None)
-        self._find_router = (lambda: find_router(v4)) if v4 is not None else find_router
         self._selector = selector
         self._mapper = self._new_mapper()
 
@@ -81,7 +79,8 @@ class Surroundings:
             self._mapper.close()
 
     def _new_mapper(self) -> PortMapper | None:
-        router = self._find_router()
+        v4 = [server.host for server in self._servers if server.version == 4]
+        router = find_router(*v4[:1])
         return PortMapper(self._selector, self._udp_port, router) if router is not None else None
 
     def _tell_addresses(self, now: float) -> None:
