@@ -200,9 +200,14 @@ class PortMapper:
     def _ask_socket(self) -> socket.socket:
         assert self._router is not None
         if self._asking is None:
-            self._asking = self._bound(socket.SOCK_DGRAM)
-            self._asking.connect((self._router.gateway, nat_pmp.PORT))
-            self._selector.register(self._asking, selectors.EVENT_READ, self._read_answers)
+            sock = self._bound(socket.SOCK_DGRAM)
+            try:
+                sock.connect((self._router.gateway, nat_pmp.PORT))
+            except OSError:  # the network is gone; the next question tries again
+                sock.close()
+                raise
+            self._asking = sock
+            self._selector.register(sock, selectors.EVENT_READ, self._read_answers)
         return self._asking
 
     def _search_socket(self) -> socket.socket:
@@ -228,8 +233,8 @@ class PortMapper:
 
     def _read_answers(self, _: int) -> None:
         sock, machine = self._asking, self._machine
-        assert sock is not None
-        assert machine is not None
+        if sock is None or machine is None:  # closed by another callback of the same turn
+            return
         for _ in range(READS):
             try:
                 data, source = sock.recvfrom(pcp.MAX_SIZE + 1)
@@ -243,8 +248,8 @@ class PortMapper:
 
     def _read_search(self, _: int) -> None:
         sock, machine = self._searching, self._machine
-        assert sock is not None
-        assert machine is not None
+        if sock is None or machine is None:  # closed by another callback of the same turn
+            return
         for _ in range(READS):
             try:
                 data, source = sock.recvfrom(upnp.MAX_SSDP + 1)

@@ -27,6 +27,7 @@ PUBLIC_STUN = Endpoints((3478, 3479), ("192.0.2.33",))
 SERVER = Address("203.0.113.1", 8080)
 STUN = Address("192.0.2.33", 3478)
 FIRST_LOCAL_PORT = 50_000
+MAX_STEPS_AT_ONCE = 1000
 OTHERS = Address("203.0.113.99", 443)  # whom the other hosts behind the router talk to
 
 Allocate = Callable[[random.Random, int, int], int]
@@ -158,6 +159,7 @@ class World:
         self._delay = delay
         self._loss = loss
         self._order = itertools.count()
+        self._steps_at_once = 0
         self._flying: list[tuple[float, int, Callable[[], None]]] = []
         self.ports = {number: FIRST_LOCAL_PORT + 7 * number for number in range(sockets)}
 
@@ -190,6 +192,8 @@ class World:
         at = min((moment for moment in (deadline, arrival) if moment is not None), default=None)
         if at is None:
             return False
+        self._steps_at_once = self._steps_at_once + 1 if at <= self.now else 0
+        assert self._steps_at_once < MAX_STEPS_AT_ONCE, "the machine's deadline does not pass"
         self.now = max(self.now, at)
         if arrival is not None and arrival <= self.now:
             heapq.heappop(self._flying)[2]()

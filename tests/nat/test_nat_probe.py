@@ -23,12 +23,15 @@ from nat_world import (
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN
 from p2p.core.errors import CallerError
+from p2p.core.nat.endpoints import endpoints_of
 from p2p.core.nat.filtering import Filtering, FilteringFound
 from p2p.core.nat.hairpin import HairpinFound
 from p2p.core.nat.inference import Sample
 from p2p.core.nat.lifetime import CONTROL_AGE, LifetimeFound, LifetimeTest
 from p2p.core.nat.probe import MAX_KEPT, MAX_SAMPLES, NO_UDP_AFTER, SCRATCH, NatEvent, NatFound, NatProbe
 from p2p.core.nat_report import Mapping, NatReport
+from p2p.core.stun.client import Answered, Question
+from p2p.core.stun.messages import ServerEndpoints
 from p2p.core.stun.server import Endpoints, StunServer
 
 ALL = random_ports(range(1024, 65536))
@@ -344,6 +347,42 @@ def test_mistakes_of_the_caller_are_told() -> None:
     for ages in ({}, {1: 10.0}, {0: CONTROL_AGE}):
         with pytest.raises(CallerError):
             LifetimeTest(SERVER, 0, ages, random.Random(7).randbytes)
+
+
+@pytest.mark.parametrize(
+    ("server", "other", "believed"),
+    [
+        ("203.0.113.1", "203.0.113.2", True),
+        ("192.168.1.1", "192.168.1.2", True),
+        ("192.168.1.1", "203.0.113.2", True),
+        ("203.0.113.1", "192.168.1.2", False),
+        ("203.0.113.1", "127.0.0.1", False),
+        ("203.0.113.1", "224.0.0.1", False),
+        ("203.0.113.1", "255.255.255.255", False),
+        ("203.0.113.1", "0.0.0.0", False),
+        ("203.0.113.1", "2001:db8::2", False),
+        ("2001:db8::1", "2001:db8::2", True),
+        ("2001:db8::1", "::ffff:192.168.1.2", False),
+        ("2001:db8::1", "fe80::1", False),
+        ("2001:db8::1", "::1", False),
+    ],
+)
+def test_a_server_has_us_write_to_no_address_that_cannot_be_its_own(server: str, other: str, believed: bool) -> None:
+    question = Question(0, MAIN, Address(server, 8080), 0.0)
+    ours, theirs = ServerEndpoints((8080, 8081), other), Address(other, 8081)
+    mapped = Address(OUTSIDE, 4000)
+    asked = (Address(server, 8080), Address(server, 8081))
+    both = (*asked, Address(other, 8080), Address(other, 8081))
+    for endpoints, told in ((ours, None), (None, theirs)):
+        answer = Answered(question, question.destination, MAIN, mapped, endpoints, told, is_first=True, at=0.1)
+        assert endpoints_of(answer) == (both if believed else asked)
+
+
+def test_without_a_word_of_endpoints_there_is_the_one_that_was_asked() -> None:
+    question = Question(0, MAIN, SERVER, 0.0)
+    nothing = Answered(question, SERVER, MAIN, Address(OUTSIDE, 4000), None, None, is_first=True, at=0.1)
+    assert endpoints_of(nothing) == (SERVER,)
+    assert endpoints_of(replace(nothing, endpoints=ServerEndpoints((8080, 0)))) == (SERVER,)
 
 
 @given(st.binary(max_size=120), st.integers(0, 8))

@@ -150,6 +150,20 @@ def test_the_search_socket_is_closed_once_the_router_has_answered(bench: Callabl
     assert made.registered == 1, "the socket of PCP and NAT-PMP is left"
 
 
+def test_callbacks_of_sockets_that_were_closed_in_the_same_turn_do_nothing(bench: Callable[[Router], Bench]) -> None:
+    made = bench(Router(offers={Protocol.UPNP}))
+    made.serve()
+    made.mapper.start()
+    callbacks = [key.data for key in made.selector.get_map().values()]
+    assert len(callbacks) == 2
+    made.event()
+    for callback in callbacks:
+        callback(selectors.EVENT_READ)
+    made.mapper.close(GUARD)
+    for callback in callbacks:
+        callback(selectors.EVENT_READ)
+
+
 def test_nobody_there_and_icmp_says_so(bench: Callable[[Router], Bench]) -> None:
     made = bench(Router())
     made.mapper.start()

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from punch_world import KEYS
 
 from p2p.core.address import Address
-from p2p.core.datagram import MAIN
+from p2p.core.datagram import MAIN, Transmit
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.punch.agent import CHECK_INTERVAL, PUNCH_TIMEOUT, PunchAgent
 from p2p.core.punch.checklist import MAX_TOLD
+from p2p.core.punch.checks import Answer, Check, decode
 from p2p.core.punch.description import Candidate, Description, Kind
 from p2p.core.punch.events import OpenSockets
 from p2p.core.punch.search import BURST
@@ -193,3 +194,38 @@ def test_whatever_the_other_side_says_the_caps_hold(
     assert busiest_second(sent) <= MAX_RATE + BURST + MAX_TOLD
     hosts = {candidate.address.host for each in told for candidate in each.candidates}
     assert {address.host for _, _, address in sent} <= hosts - {"224.0.0.1"}
+
+
+def test_descriptions_add_no_more_than_so_many_addresses() -> None:
+    told = [
+        Description(EASY, tuple(Candidate(Kind.HOST, Address(f"192.0.2.{number}", 1)) for number in range(n, n + 16)))
+        for n in range(1, 200, 16)
+    ]
+    ours = Description(EASY, ())
+    agent = PunchAgent(True, KEYS[True], KEYS[False], ours, told[0], random.Random(1).randbytes)
+    sent, _ = driven(agent, [(0.5 * number, ours, each) for number, each in enumerate(told)][1:])
+    assert len({address for _, _, address in sent}) == MAX_TOLD
+
+
+def test_a_guess_is_answered_only_from_where_it_went() -> None:
+    told = replace(of(RANDOM, THEIRS), has_opened=True)
+    agent = PunchAgent(True, KEYS[True], KEYS[False], of(EASY, OURS), told, random.Random(1).randbytes)
+    agent.start(0.0)
+    while agent.poll_transmit() is not None:
+        pass
+    agent.handle_timeout(0.51)
+    guesses = [each for each in iter(agent.poll_transmit, None) if each.destination != THEIRS]
+    sent = decode(bytes(guesses[0].buffers[0]), KEYS[True])
+    answer = Answer(sent.transaction, OURS).encode(KEYS[False])
+    agent.handle_datagram(answer, guesses[1].destination, MAIN, 0.52)
+    agent.handle_datagram(answer, guesses[0].destination, 1, 0.52)
+    assert agent.dropped == 2
+    agent.handle_datagram(answer, guesses[0].destination, MAIN, 0.52)
+    agent.handle_timeout(0.58)
+    nominated = [each.destination for each in iter(agent.poll_transmit, None) if is_nomination(each)]
+    assert nominated == [guesses[0].destination]
+
+
+def is_nomination(transmit: Transmit) -> bool:
+    message = decode(bytes(transmit.buffers[0]), KEYS[True])
+    return isinstance(message, Check) and message.nominate

@@ -11,6 +11,7 @@ from p2p.core import nat_report
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, Transmit
 from p2p.core.errors import CallerError
+from p2p.core.nat.endpoints import endpoints_of
 from p2p.core.nat.filtering import FilteringFound, FilteringTest
 from p2p.core.nat.hairpin import HairpinFound, HairpinTest
 from p2p.core.nat.inference import Pool, Sample, mapping_of, new_ports, pool_of, preserves_ports, stride_of
@@ -84,7 +85,6 @@ class NatProbe:
         self._said: NatFound | None = None
         self._is_started = False
         self._is_silent = False
-        self._has_burst = False
         self._tests: list[FilteringTest | HairpinTest] = []
 
     @property
@@ -198,17 +198,16 @@ class NatProbe:
             )
         )
         if question.destination == self._server and not self._endpoints:
-            self._endpoints = _endpoints(answer)
+            self._endpoints = endpoints_of(answer)
             for endpoint in self._endpoints[1:]:
                 self._ask(endpoint, MAIN, now)
             for local in self._scratch[:1]:
                 self._ask(self._server, local, now)
-        if not self._has_burst and self._endpoints and _depends(mapping_of(self._samples)):
-            self._has_burst = True
+        if self._endpoints and _depends(mapping_of(self._samples)):
             self._sample_in_order(now)
 
     def _sample_in_order(self, now: float) -> None:
-        """Every scratch socket to one address and then to another (of one address, to the other port)."""
+        """Every scratch socket to one address and then to another (of one address, to the other port), once."""
         hosts = {endpoint.host for endpoint in self._endpoints}
         first = self._endpoints[0]
         others = [e for e in self._endpoints if (e.host != first.host if len(hosts) > 1 else e != first)]
@@ -218,7 +217,8 @@ class NatProbe:
                     self._ask(destination, local, now)
 
     def _ask(self, destination: Address, local: int, now: float, *, sends: int = SENDS, has_room: bool = True) -> None:
-        self._asked.add((local, destination))
+        if len(self._asked) < MAX_SAMPLES:  # no burst looks at it any more then
+            self._asked.add((local, destination))
         question = self._questions.ask(destination, local, now, sends=sends, has_room=has_room)
         if destination == self._server and local == MAIN:
             self._awaited[question.number] = now + NO_UDP_AFTER
@@ -269,19 +269,3 @@ class NatProbe:
 
 def _depends(mapping: nat_report.Mapping) -> bool:
     return NatReport(mapping).is_dependent
-
-
-def _endpoints(answer: Answered) -> tuple[Address, ...]:
-    """From our own attribute, or from OTHER-ADDRESS: the one that was asked, its other port, the other host's."""
-    asked = answer.question.destination
-    if answer.endpoints is not None:
-        ports, other_host = answer.endpoints.ports, answer.endpoints.other_host
-    elif answer.other is not None:
-        ports, other_host = (asked.port, answer.other.port), answer.other.host
-    else:
-        return (asked,)
-    other_port = ports[1] if asked.port == ports[0] else ports[0]
-    found = [asked, Address(asked.host, other_port)]
-    if other_host is not None and other_host != asked.host:
-        found += [Address(other_host, asked.port), Address(other_host, other_port)]
-    return tuple(dict.fromkeys(found))

@@ -13,7 +13,7 @@ from p2p.core.nat_report import Mapping
 from p2p.core.peer import explain
 from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
-from p2p.core.peer.outlook import why_not_direct
+from p2p.core.peer.outlook import SAME_NAT, why_not_direct
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description, Kind, usable, versions
@@ -303,7 +303,17 @@ class Connecting:
         ours, theirs = versions(local.candidates), versions(remote.candidates)
         if not ours & theirs:
             return explain.no_common_version(ours, theirs, relay=self._relay_refusal)
-        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard, relay=self._relay_refusal)
+        return explain.no_path(self._obstacles(local, remote), self._relay_refusal)
+
+    def _obstacles(self, local: Description, remote: Description) -> str:
+        """Why there is no direct path, as half a sentence."""
+        ours, theirs = (
+            {c.address.host for c in each.candidates if c.kind is Kind.SERVER_REFLEXIVE and c.address.version == 4}
+            for each in (local, remote)
+        )
+        if ours & theirs:
+            return SAME_NAT
+        return why_not_direct(local.nat, remote.nat, heard=self._agent.was_heard)
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True
@@ -319,8 +329,7 @@ class Connecting:
 
     def _path(self, selected: punch.Selected) -> PathChosen:
         kind = PathKind.RELAY if selected.kind is Kind.RELAYED else PathKind.UDP
-        reason = why_not_direct(self._local.nat, self._remote.nat, heard=self._agent.was_heard)
-        words = explain.udp_path(selected, reason)
+        words = explain.udp_path(selected, self._obstacles(self._local, self._remote))
         return PathChosen(kind, selected.address, selected.rtt, words, selected.local)
 
 
