@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> ExitCode:
             with_lifetime=options.lifetime,
             deadline=options.timeout,
         )
-        facts = _Loop(doctor, sockets, tcp, mapper, selector, screen).run()
+        facts = _Loop(doctor, sockets=sockets, tcp=tcp, mapper=mapper, selector=selector, screen=screen).run()
     if options.server is not None and not servers:
         return screen.fail(f"No address can be found for the server {options.server}", known=facts)
     if (servers or stun_servers) and not facts.is_answered:
@@ -91,6 +91,7 @@ class _Loop:
     def __init__(
         self,
         doctor: Doctor,
+        *,
         sockets: UdpSockets,
         tcp: TcpHub,
         mapper: PortMapper | None,

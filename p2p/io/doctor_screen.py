@@ -141,7 +141,11 @@ def report(facts: Facts, width: int, *, quiet: bool = False) -> str:
     lines += ["", "This network"]
     for label, sentence in rows:
         lines += textwrap.wrap(
-            sentence, width, initial_indent=f"  {label}".ljust(column), subsequent_indent=" " * column
+            sentence,
+            width,
+            initial_indent=f"  {label}".ljust(column),
+            subsequent_indent=" " * column,
+            break_on_hyphens=False,
         )
     if table := words.table(facts):
         column = max(len(friend) for friend, _ in table) + 4
@@ -190,7 +194,7 @@ def conclusion(facts: Facts, seconds: float) -> dict[str, object]:
         "another_nat": facts.upstream.value,
         "vpn": facts.vpn,
         "friends": {friend.name.lower(): reach.name.lower() for friend, reach in facts.table},
-        "facts": {label: sentence for label, sentence in words.rows(facts)},
+        "facts": dict(words.rows(facts)),
         "advice": words.advice(facts),
         "seconds": round(seconds, 3),
     }

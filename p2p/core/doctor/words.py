@@ -96,14 +96,11 @@ def advice(facts: Facts) -> list[str]:
     """What to change to be direct more often, the most useful first; empty where nothing is to be gained."""
     if not facts.is_answered:
         return _advice_unanswered(facts)
-    if facts.ease is Ease.PUBLIC:
-        return []
-    return [
-        *_advice_blocked(facts),
-        *_advice_vpn(facts),
-        *([] if facts.ease in (Ease.OPEN, Ease.BLOCKED, Ease.CAGED) else _advice_router(facts)),
-        *_advice_ipv6(facts),
-    ]
+    if facts.is_udp_blocked:
+        return [*_advice_blocked(), *_advice_vpn(facts), *_advice_ipv6(facts)]
+    if facts.ease in (Ease.PUBLIC, Ease.OPEN):
+        return _advice_vpn(facts)
+    return [*_advice_vpn(facts), *_advice_router(facts), *_advice_ipv6(facts)]
 
 
 # facts
@@ -218,7 +215,7 @@ def _mapper(facts: Facts) -> str:
                     "another router or a firewall stands in the way"
                 )
             tried = "; a stranger's packet came through" if facts.proved else ", which was not tried from outside"
-            return f"the router opens a port when p2p asks for it ({protocol.value}){tried}"
+            return f"the router opens a port when p2p asks for it (port mapping by {protocol.value}){tried}"
         case BehindAnotherNat(protocol, external):
             return (
                 f"the router would open a port ({protocol.value}), but it has only the address {external} itself, "
@@ -228,10 +225,10 @@ def _mapper(facts: Facts) -> str:
             by_reason = sorted(((reason, protocol.value) for protocol, reason in reasons))
             groups = [(reason, [name for _, name in group]) for reason, group in groupby(by_reason, lambda x: x[0])]
             if len(groups) == 1:
-                names = "by PCP, NAT-PMP or UPnP" if len(reasons) > 1 else f"by {reasons[0][0].value}"
-                return f"the router opens no port when asked {names}: {groups[0][0]}"
+                names = ", ".join(protocol.value for protocol, _ in reasons)
+                return f"the router opens no port when asked (port mapping by {names}): {groups[0][0]}"
             why = "; ".join(f"{' and '.join(names)}: {reason}" for reason, names in groups)
-            return f"the router opens no port when asked ({why})"
+            return f"the router opens no port when asked (port mapping): {why}"
         case _:
             assert_never(facts.mapper)
 
@@ -257,7 +254,7 @@ def _hairpin(network: Network) -> str:
         case True:
             return "two machines behind your router reach each other by its outside address too (hairpinning)"
         case False:
-            return "two machines behind your router reach each other by their inside addresses only (no hairpinning)"
+            return "two machines behind your router reach each other by their inside addresses only, as p2p does (no hairpinning)"
 
 
 def _ipv6(facts: Facts) -> str:
@@ -319,9 +316,7 @@ def _advice_unanswered(facts: Facts) -> list[str]:
     return [*found, "Try it from another network (a phone's hotspot, say), to see which of the two it is."]
 
 
-def _advice_blocked(facts: Facts) -> list[str]:
-    if not facts.is_udp_blocked:
-        return []
+def _advice_blocked() -> list[str]:
     return [
         "Use another network where you can: a phone's hotspot, or the one at home.",
         "Or ask whoever runs this network to let UDP out.",

@@ -1,4 +1,4 @@
-"""How large packets may be on the way to a STUN server: padded requests (RFC 5780 section 7.6) that no router may cut."""
+"""How large packets may be on the way to a STUN server: padded requests (RFC 5780 section 7.6), uncut."""
 
 from __future__ import annotations
 
