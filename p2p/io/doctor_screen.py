@@ -149,7 +149,7 @@ def report(facts: Facts, width: int, *, quiet: bool = False) -> str:
         )
     if table := words.table(facts):
         column = max(len(friend) for friend, _ in table) + 4
-        lines += ["", "With a friend", *(f"  {friend}".ljust(column) + reach for friend, reach in table)]
+        lines += ["", words.heading(facts), *(f"  {friend}".ljust(column) + reach for friend, reach in table)]
     lines += ["", "What you can change"]
     for piece in words.advice(facts) or ["Nothing: no change would make it more direct."]:
         lines += textwrap.wrap(piece, width, initial_indent="  - ", subsequent_indent="    ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from p2p.core.address import Address
+from p2p.core.address import Address, is_private
 from p2p.core.doctor.tcp import TcpFound, TcpOutcome
 from p2p.core.nat.filtering import Filtering
 from p2p.core.nat.lifetime import LifetimeFound
@@ -22,6 +22,8 @@ CARRIER_BLOCK: Final = 8192  # ports; home routers use nearly all of theirs, car
 # The friends of the table: on an open network, behind an easy router, a counting one, one at random, a carrier's block,
 # a network without UDP.
 FRIENDS: Final = (Ease.PUBLIC, Ease.EASY, Ease.COUNTING, Ease.RANDOM, Ease.POOL, Ease.BLOCKED)
+# A NAT that maps by address may have a few ports for each, which says nothing of how many it has in all.
+_BLOCKS: Final = (Mapping.ENDPOINT_INDEPENDENT, Mapping.NOT_PORT_DEPENDENT, Mapping.ADDRESS_AND_PORT_DEPENDENT)
 
 
 class Upstream(Enum):
@@ -61,7 +63,8 @@ class Network:
 
     @property
     def has_udp(self) -> bool:
-        return bool(self.reflexive)
+        """Whether an answer came back."""
+        return self.host is not None and bool(self.reflexive)
 
     @property
     def translates(self) -> bool:
@@ -116,6 +119,11 @@ class Facts:
         return self.v4.has_udp or self.v6.has_udp or self.is_udp_blocked
 
     @property
+    def is_inside(self) -> bool:
+        """Whether who answered is in our own private network, and so does not see what the internet sees."""
+        return self.main.has_udp and all(is_private(each.host) for each in self.main.reflexive)
+
+    @property
     def is_udp_blocked(self) -> bool:
         """Only what answers by TCP shows that it is UDP that is missing, and not the server."""
         return bool(self.tcp_ports(self.main_version)) and not self.main.has_udp
@@ -127,6 +135,8 @@ class Facts:
 
     @property
     def ease(self) -> Ease:
+        if self.is_inside:
+            return Ease.UNKNOWN
         if self.is_udp_blocked:
             return Ease.CAGED if self.tcp_ports(self.main_version) == {HTTPS} else Ease.BLOCKED
         by_itself = self.main.ease
@@ -147,10 +157,10 @@ class Facts:
             return Upstream.CARRIER
         if isinstance(self.mapper, NoMapper) and self.mapper.hints_at_carrier:
             return Upstream.LIKELY_CARRIER
-        if self.v4.nat is not None and 0 < len(self.v4.nat.ports) <= CARRIER_BLOCK:
-            return Upstream.LIKELY_CARRIER
-        if isinstance(self.mapper, Mapped) or (self.v4.has_udp and not self.v4.translates):
+        if isinstance(self.mapper, Mapped) or (self.v4.has_udp and not self.v4.translates and not self.is_inside):
             return Upstream.NONE
+        if self.v4.nat is not None and self.v4.nat.mapping in _BLOCKS and 0 < len(self.v4.nat.ports) <= CARRIER_BLOCK:
+            return Upstream.LIKELY_CARRIER
         return Upstream.UNKNOWN
 
     @property
@@ -162,14 +172,6 @@ class Facts:
     def has_public_v6(self) -> bool:
         hosts = [host for each in self.interfaces if not each.is_virtual for host in each.hosts if ":" in host]
         return any(ipaddress.ip_address(host).is_global for host in hosts)
-
-
-def is_counting(nat: NatReport) -> bool:
-    return nat.is_dependent and nat.stride != 0
-
-
-def is_mapped_alike(nat: NatReport) -> bool:
-    return nat.mapping in (Mapping.ENDPOINT_INDEPENDENT, Mapping.NOT_PORT_DEPENDENT)
 
 
 def _is_shared(host: str) -> bool:

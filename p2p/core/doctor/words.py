@@ -10,7 +10,7 @@ from p2p.core.doctor.tcp import TcpOutcome
 from p2p.core.nat.filtering import Filtering
 from p2p.core.nat_report import Mapping
 from p2p.core.peer.outlook import Ease, Reach
-from p2p.core.portmap.events import BehindAnotherNat, Mapped, NoMapper
+from p2p.core.portmap.events import BEHIND_CARRIER, BehindAnotherNat, Mapped, NoMapper
 
 USUAL_MTU: Final = 1500  # bytes; Ethernet's
 
@@ -36,6 +36,8 @@ def verdict(facts: Facts) -> str:
     """One line. It says no more than the table."""
     if not facts.is_answered:
         return _unanswered(facts)
+    if facts.is_inside:
+        return "The server stands in your own network: friends in it will reach you directly, of others nothing is known."
     table = dict(facts.table)
     who = "friends who have IPv6 too" if facts.main_version == 6 else "friends"
     match table[Ease.EASY], table[Ease.RANDOM]:
@@ -50,7 +52,7 @@ def verdict(facts: Facts) -> str:
         case Reach.RELAYED, _:
             said = "Your files will go through the server, because this network lets no UDP out."
             if table[Ease.PUBLIC] is Reach.TCP:
-                said += " Only friends on open networks will reach you directly, by TCP."
+                said += " Only with friends on open networks is it direct, by TCP."
         case _:
             said = "The server answers, but how this network treats UDP could not be found out."
     if facts.main_version == 4 and facts.v6.has_udp and table[Ease.EASY] is not Reach.DIRECT:
@@ -79,15 +81,21 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("Another NAT", _upstream(facts)),
         ("Neighbours", _hairpin(facts.v4)),
         ("IPv6", _ipv6(facts)),
+        ("IPv4", _ipv4(facts)),
         ("TCP", _tcp(facts)),
         ("Packets", _mtu(facts)),
     ]
     return [(label, sentence) for label, sentence in found if sentence]
 
 
+def heading(facts: Facts) -> str:
+    """Of the table."""
+    return "With a friend who has IPv6 too" if facts.main_version == 6 else "With a friend"
+
+
 def table(facts: Facts) -> list[tuple[str, str]]:
-    """Kinds of friends, and how they reach us; empty where nothing is known."""
-    if not facts.is_answered:
+    """Kinds of friends, and how they reach us; empty where nothing is known of that."""
+    if not facts.is_answered or facts.is_inside:
         return []
     return [(FRIENDS[friend], REACHES[reach]) for friend, reach in facts.table]
 
@@ -96,6 +104,8 @@ def advice(facts: Facts) -> list[str]:
     """What to change to be direct more often, the most useful first; empty where nothing is to be gained."""
     if not facts.is_answered:
         return _advice_unanswered(facts)
+    if facts.is_inside:
+        return ["Ask a server on the internet (--server HOST or --stun HOST): only from there can this network be seen."]
     if facts.is_udp_blocked:
         return [*_advice_blocked(), *_advice_vpn(facts), *_advice_ipv6(facts)]
     if facts.ease in (Ease.PUBLIC, Ease.OPEN):
@@ -221,6 +231,9 @@ def _mapper(facts: Facts) -> str:
                 f"the router would open a port ({protocol.value}), but it has only the address {external} itself, "
                 "so that would not help"
             )
+        case NoMapper(reasons) if facts.mapper.hints_at_carrier:
+            names = " and ".join(protocol.value for protocol, reason in reasons if reason.endswith(BEHIND_CARRIER))
+            return f"the router knows how to (port mapping by {names}), but has no internet address of its own to open"
         case NoMapper(reasons):
             by_reason = sorted(((reason, protocol.value) for protocol, reason in reasons))
             groups = [(reason, [name for _, name in group]) for reason, group in groupby(by_reason, lambda x: x[0])]
@@ -254,7 +267,7 @@ def _hairpin(network: Network) -> str:
         case True:
             return "two machines behind your router reach each other by its outside address too (hairpinning)"
         case False:
-            return "two machines behind your router reach each other by their inside addresses only, as p2p does (no hairpinning)"
+            return "two machines behind your router reach each other by their inside addresses only (no hairpinning)"
 
 
 def _ipv6(facts: Facts) -> str:
@@ -275,6 +288,13 @@ def _ipv6(facts: Facts) -> str:
     if facts.has_public_v6:
         return "this machine has an address; whether it works is not known, for nobody was asked who has IPv6 too"
     return "this machine has no IPv6 address for the internet"
+
+
+def _ipv4(facts: Facts) -> str:
+    """Only where it is missing."""
+    if facts.main_version == 4:
+        return ""
+    return "does not work here: with friends who have nothing else, files go through the server at best"
 
 
 def _tcp(facts: Facts) -> str:
