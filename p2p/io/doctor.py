@@ -39,6 +39,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     known = look_at_machine(servers)
     screen.begin(known)
     with contextlib.ExitStack() as stack:
+        stack.callback(screen.close)
         selector = stack.enter_context(selectors.DefaultSelector())
         sockets = UdpSockets(selector, UdpSocket.bind_all())
         stack.callback(sockets.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -57,6 +58,10 @@ class DoctorScreen:
             self._say("Looking at this network ...")
         self._draw()
 
+    def close(self) -> None:
+        self._clear()
+        self._has_line = False
+
     def tick(self, now: float) -> float:
         """Seconds until the next call is due."""
         if self._has_line:
@@ -82,7 +87,7 @@ class DoctorScreen:
         """Nobody answered: the report has said so; a `message` is what it cannot know."""
         self._write({"event": "failed", "code": int(ExitCode.NO_PEER), "message": message or words.verdict(known)})
         if message is not None:
-            print(f"{escape(message)}.", file=sys.stderr)
+            self._talk(f"{escape(message)}.")
         return ExitCode.NO_PEER
 
     def _show(self, topic: Topic, facts: Facts) -> None:
@@ -100,15 +105,19 @@ class DoctorScreen:
         if self._has_line:
             seconds = time.monotonic() - self._started
             line = f"Looking at this network, {seconds:.0f} s ... {self._last}"
-            print("\r" + line[: self._width() - 1] + "\x1b[K", end="", file=sys.stderr, flush=True)
+            self._talk("\r" + line[: self._width() - 1] + "\x1b[K", end="")
 
     def _clear(self) -> None:
         if self._has_line:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._talk("\r\x1b[K", end="")
 
     def _say(self, text: str) -> None:
         if not self._quiet:
-            print(text, file=sys.stderr, flush=True)
+            self._talk(text)
+
+    def _talk(self, text: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError):  # the terminal is gone; the report may go elsewhere
+            print(text, end=end, file=sys.stderr, flush=True)
 
     def _print(self, text: str) -> None:
         if not self._json:

@@ -16,8 +16,8 @@ USUAL_MTU: Final = 1500  # bytes; Ethernet's
 
 FRIENDS: Final = {
     Ease.PUBLIC: "on an open network (a rented server, say)",
-    Ease.EASY: "behind an easy router (most homes)",
-    Ease.COUNTING: "behind a router that counts its ports",
+    Ease.EASY: "behind a router that keeps one port (most homes)",
+    Ease.COUNTING: "behind a router that counts its ports up or down",
     Ease.RANDOM: "behind a router with ports at random (many offices)",
     Ease.POOL: "behind a carrier with few ports at random (some phones)",
     Ease.BLOCKED: "whose network blocks UDP",
@@ -107,7 +107,7 @@ def advice(facts: Facts) -> list[str]:
     if facts.is_inside:
         return ["Ask a server on the internet (--server HOST or --stun HOST): only from there can this network be seen."]
     if facts.is_udp_blocked:
-        return [*_advice_blocked(), *_advice_vpn(facts), *_advice_ipv6(facts)]
+        return [*_advice_blocked(), *_advice_vpn(facts)]
     if facts.ease in (Ease.PUBLIC, Ease.OPEN):
         return _advice_vpn(facts)
     return [*_advice_vpn(facts), *_advice_router(facts), *_advice_ipv6(facts)]
@@ -190,7 +190,7 @@ def _filtering(network: Network) -> str:
         case Filtering.ADDRESS_AND_PORT_DEPENDENT:
             return (
                 "only whom this machine has written to, and only from that very port "
-                "(address-and-port-dependent filtering), as with most routers and firewalls"
+                "(address-and-port-dependent filtering), as with most routers; so p2p has both sides write first"
             )
         case Filtering.NOT_PORT_DEPENDENT:
             return (
@@ -215,6 +215,8 @@ def _lifetime(network: Network) -> str:
 
 
 def _mapper(facts: Facts) -> str:
+    if facts.is_udp_blocked:
+        return ""  # an open port would be of no use
     match facts.mapper:
         case None:
             return ""
