@@ -33,7 +33,9 @@ READS_A_TURN = 4  # batches read from a socket in one turn
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
-    screen = DoctorScreen(as_json=options.json, quiet=options.quiet, verbose=options.verbose)
+    screen = DoctorScreen(
+        as_json=options.json, quiet=options.quiet, verbose=options.verbose, with_lifetime=options.lifetime
+    )
     servers = [] if options.server is None else resolve(options.server, patience=RESOLVER_PATIENCE)
     stun_servers = resolve_stun(options.stun, patience=RESOLVER_PATIENCE)
     known = look_at_machine(servers)

@@ -12,7 +12,7 @@ import time
 from typing import Final, assert_never
 
 from p2p.core.doctor import words
-from p2p.core.doctor.doctor import Event, Found, Over, Topic
+from p2p.core.doctor.doctor import DEADLINE, Event, Found, Over, Topic
 from p2p.core.doctor.facts import Facts, Network
 from p2p.core.errors import ExitCode
 from p2p.core.nat_report import NatReport
@@ -21,6 +21,7 @@ from p2p.core.text import escape
 
 MAX_WIDTH: Final = 110  # columns; longer lines are hard to read
 STILL_AFTER: Final = 10.0  # seconds between two words that it goes on, where no line can be written over
+LIFETIME: Final = "how long an unused port is kept: up to five minutes"  # what goes on after all else is known
 LABELS: Final = {
     Topic.NAT: ("Ports", "Address", "IPv6"),
     Topic.FILTERING: ("Who gets in", "IPv6"),
@@ -33,7 +34,7 @@ LABELS: Final = {
 
 
 class DoctorScreen:
-    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool) -> None:
+    def __init__(self, *, as_json: bool, quiet: bool, verbose: bool, with_lifetime: bool = False) -> None:
         self._json = as_json
         self._quiet = quiet
         self._verbose = verbose
@@ -41,6 +42,7 @@ class DoctorScreen:
         self._started = time.monotonic()
         self._said_still = self._started
         self._last = ""
+        self._with_lifetime = with_lifetime
         self._shown: dict[str, str] = {}
         self.output_is_gone = False  # stdout takes no more
 
@@ -104,7 +106,8 @@ class DoctorScreen:
     def _draw(self) -> None:
         if self._has_line:
             seconds = time.monotonic() - self._started
-            line = f"Looking at this network, {seconds:.0f} s ... {self._last}"
+            last = LIFETIME if self._with_lifetime and seconds > DEADLINE else self._last
+            line = f"Looking at this network, {seconds:.0f} s ... {last}"
             self._talk("\r" + line[: self._width() - 1] + "\x1b[K", end="")
 
     def _clear(self) -> None:

@@ -217,7 +217,7 @@ some_facts = st.builds(
 def test_whatever_is_found_out_has_a_verdict_that_agrees_with_the_table(facts: Facts, width: int) -> None:
     check(facts)
     for line in report(facts, width).splitlines():
-        assert len(line) <= max(width, 90)  # the table is not folded
+        assert len(line) <= max(width, 80)  # the table is not folded
     assert report(facts, width, quiet=True)
     for topic, version in product(Topic, (None, 4, 6)):
         json.dumps(finding(topic, facts, version))

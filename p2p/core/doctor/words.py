@@ -14,18 +14,19 @@ from p2p.core.portmap.events import BEHIND_CARRIER, BehindAnotherNat, Mapped, No
 
 USUAL_MTU: Final = 1500  # bytes; Ethernet's
 
+# With both columns a line of the table fits a terminal of 80 columns.
 FRIENDS: Final = {
     Ease.PUBLIC: "on an open network (a rented server, say)",
-    Ease.EASY: "behind a router that keeps one port (most homes)",
-    Ease.COUNTING: "behind a router that counts its ports up or down",
-    Ease.RANDOM: "behind a router with ports at random (many offices)",
-    Ease.POOL: "behind a carrier with few ports at random (some phones)",
+    Ease.EASY: "behind a router that keeps one port (homes)",
+    Ease.COUNTING: "behind a router that counts its ports",
+    Ease.RANDOM: "behind a router with ports at random",
+    Ease.POOL: "behind a carrier with few ports at random",
     Ease.BLOCKED: "whose network blocks UDP",
 }
 REACHES: Final = {
     Reach.DIRECT: "direct",
     Reach.PREDICTED: "direct, with the port predicted",
-    Reach.SEARCHED: "direct, after a search of some seconds",
+    Reach.SEARCHED: "direct, after a short search",
     Reach.TCP: "direct, by TCP",
     Reach.RELAYED: "through the server (relay)",
     Reach.UNSURE: "not known",
