@@ -107,7 +107,7 @@ def test_each_kind_has_its_verdict(kind: str) -> None:
         (behind(replace(EASY, preserves_ports=False, ports=BLOCK)), "Ports", "out of 1024 (10240 to 11263)"),
         (behind(COUNTING), "Ports", "counting up in steps of 4: it can be predicted"),
         (behind(replace(COUNTING, stride=-1)), "Ports", "counting down: it can be predicted"),
-        (behind(POOL), "Ports", "at random for each destination (symmetric NAT; address-and-port-dependent mapping), out"),
+        (behind(POOL), "Ports", "(symmetric NAT; address-and-port-dependent mapping), out of 1024"),
         (behind(RANDOM), "Ports", "nobody can predict it"),
         (behind(EASY, Filtering.ENDPOINT_INDEPENDENT), "Who gets in", "full cone; endpoint-independent filtering"),
         (behind(EASY, Filtering.ENDPOINT_INDEPENDENT, host=OUTSIDE), "Who gets in", "no firewall"),
@@ -227,7 +227,7 @@ def test_whatever_is_found_out_has_a_verdict_that_agrees_with_the_table(facts: F
 def check(facts: Facts) -> None:
     """No contradiction between verdict, table and advice; sentences that can be read."""
     said, table = words.verdict(facts), words.table(facts)
-    by = {friend: reached for friend, reached in facts.table}
+    by = dict(facts.table)
     assert said.endswith(".")
     for label, sentence in words.rows(facts):
         assert label

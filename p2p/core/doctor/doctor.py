@@ -240,10 +240,9 @@ class Doctor:
 
     def _handle_nat(self, version: int, found: NatFound, now: float) -> None:
         known = self._network(version)
-        if (known.nat, known.reflexive) != (found.report, found.reflexive):
-            self._put(version, replace(self._network(version), nat=found.report, reflexive=found.reflexive))
-            if found.is_settled or found.reflexive:
-                self._say(Topic.NAT, version)
+        self._put(version, replace(known, nat=found.report, reflexive=found.reflexive))
+        if found.is_settled:  # what is known before that may be taken back
+            self._say(Topic.NAT, version)
         if found.is_settled and version not in self._settled:
             self._settled.add(version)
             if found.reflexive:

@@ -38,7 +38,7 @@ def verdict(facts: Facts) -> str:
     if not facts.is_answered:
         return _unanswered(facts)
     if facts.is_inside:
-        return "The server stands in your own network: friends in it will reach you directly, of others nothing is known."
+        return "The server stands in your own network: friends in it will reach you directly; more it cannot see."
     table = dict(facts.table)
     who = "friends who have IPv6 too" if facts.main_version == 6 else "friends"
     match table[Ease.EASY], table[Ease.RANDOM]:
@@ -106,7 +106,7 @@ def advice(facts: Facts) -> list[str]:
     if not facts.is_answered:
         return _advice_unanswered(facts)
     if facts.is_inside:
-        return ["Ask a server on the internet (--server HOST or --stun HOST): only from there can this network be seen."]
+        return ["Ask a server on the internet (--server HOST or --stun HOST), which sees what friends elsewhere see."]
     if facts.is_udp_blocked:
         return [*_advice_blocked(), *_advice_vpn(facts)]
     if facts.ease in (Ease.PUBLIC, Ease.OPEN):
@@ -358,8 +358,7 @@ def _advice_router(facts: Facts) -> list[str]:
         case Upstream.CARRIER | Upstream.LIKELY_CARRIER:
             found.append(
                 "Ask your provider for an internet address of your own (a public IPv4 address), or for IPv6. "
-                "Settings of your own router cannot change this"
-                + (", except that bridge mode takes one NAT away." if facts.v4.translates else ".")
+                "Bridge mode in your own router takes one of the two NATs away, but not the provider's."
             )
         case Upstream.ANOTHER:
             found.append(
