@@ -12,7 +12,6 @@ from enum import Enum, auto
 from p2p.core.address import Address
 
 SOCKET_BUFFER = 256 * 1024  # bytes that a TCP connection holds
-TTL = 64
 LINK_DELAY = 0.010  # seconds one way, host to host
 TTL = 64
 CORE_HOPS = 2  # plain routers between any two NATs; as in netlab
