@@ -118,6 +118,12 @@ def test_a_public_stun_server_is_a_second_address(behaviour: Behaviour, expected
     assert settle(world, probe_in(world, (STUN,))).report.mapping is expected
 
 
+def test_public_stun_servers_count_against_the_number_of_samples() -> None:
+    world = World(SYMMETRIC)
+    settle(world, probe_in(world, (STUN, Address(STUN.host, 3479))))
+    assert len(world.sent) == MAX_SAMPLES
+
+
 def test_public_stun_servers_alone_tell_what_they_can() -> None:
     world = World(PRESERVING, deaf=frozenset(range(4)))
     found = settle(world, probe_in(world, (STUN, Address(STUN.host, 3479))))
