@@ -31,6 +31,8 @@ CODE = "amber-walnut-tiger"  # both sides are given it, so that neither has to a
 SIZE = 8_000_000  # bytes sent for each pair unless asked otherwise
 BLOCK = 1 << 20
 
+SERVER = ["-m", "p2p.server", "--tcp-port", "443"]
+
 Event = dict[str, Any]
 
 
@@ -117,7 +119,7 @@ class _Peer:
 
 def _transfer(lab: Lab, folder: Path) -> tuple[list[Event], list[Event]]:
     server = lab.host("server")
-    rendezvous = _start(server, ["-m", "p2p.server", "--host", server.address])
+    rendezvous = _start(server, [*SERVER, "--host", server.addresses[0], "--alt-host", server.addresses[1]])
     assert rendezvous.stdout is not None
     said = rendezvous.stdout.readline()
     if "listening on" not in said:

@@ -65,7 +65,7 @@ def ruleset(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], *,
     if not 0 < nat.lifetime.one_way <= nat.lifetime.two_way:
         raise ValueError(f"{nat.name}: a two-way mapping lives at least as long as a one-way one")
     commands = [*_source_nat(nat, wan_address, hosts), *_blocking(nat)]
-    unasked = f"iptables -A INPUT -i {WAN} -p udp -m conntrack --ctstate NEW"
+    unasked = f"iptables -A INPUT -i {WAN} -m conntrack --ctstate NEW"
     if guarded and nat.guard is not Guard.NONE:
         commands.append(f"{unasked} -j {nat.guard.name}")
     text = filters(nat, wan_address, guarded=guarded) + tables(nat.port_mapper)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.core.address import Address, decode_address, encode_address, in_zones, is_private, needs_zone, split_zone
+from p2p.core.address import Address, decode_address, encode_address, in_zones, is_private, link, needs_zone, split_zone
 
 LINK = Address("fe80::1", 7)
 ZONED = Address("fe80::1%eth0", 7)
@@ -29,6 +29,12 @@ def test_an_address_with_a_zone_is_an_address() -> None:
     assert not needs_zone(ZONED.host)
     assert str(ZONED) == "[fe80::1%eth0]:7"
     assert split_zone(ZONED.host) == ("fe80::1", "eth0")
+    assert ZONED.without_zone == LINK.without_zone == LINK
+
+
+def test_two_addresses_of_one_link_have_its_first_64_bits_in_common() -> None:
+    assert link("2001:db8::1") == link("2001:db8::ffff:1") != link("2001:db8:0:1::1")
+    assert link("fe80::1%eth0") is link("192.0.2.1") is link("::1") is None
 
 
 @given(st.ip_addresses(v=6), st.text("abcdefgh.0123456789-", min_size=1, max_size=15))

@@ -26,6 +26,11 @@ class Address(NamedTuple):
         """Of the Internet Protocol: 4 or 6."""
         return 6 if ":" in self.host else 4
 
+    @property
+    def without_zone(self) -> Address:
+        """As it stands in messages."""
+        return Address(split_zone(self.host)[0], self.port)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -77,6 +82,14 @@ def needs_zone(host: str) -> bool:
     """Whether it takes an interface to say which machine this is: a link-local IPv6 address without a zone."""
     ip = ipaddress.ip_address(host)
     return isinstance(ip, ipaddress.IPv6Address) and ip.is_link_local and ip.scope_id is None
+
+
+def link(host: str) -> str | None:
+    """The /64 of an IPv6 address, by which one can tell whether two are on one link; None: it says nothing of that."""
+    ip = ipaddress.ip_address(host)
+    if ip.version == 4 or ip.is_link_local or ip.is_loopback:
+        return None
+    return str(ipaddress.IPv6Address(int(ip) >> 64 << 64))
 
 
 def in_zones(address: Address, zones: Iterable[str]) -> list[Address]:

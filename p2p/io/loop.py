@@ -149,8 +149,8 @@ class PeerLoop:
             moved += 1
         while (action := self._peer.poll_tcp_action()) is not None:
             match action:
-                case Connect(connection, address):
-                    self._tcp.connect(connection, address)
+                case Connect(connection, address, from_listener):
+                    self._tcp.connect(connection, address, from_listener=from_listener)
                 case Close(connection, flush):
                     self._tcp.close(connection, now=now, flush=flush)
         self._tcp.pause(self._peer.paused_tcp)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import secrets
 import selectors
 import socket
@@ -22,6 +23,7 @@ from p2p.core.portmap.race import LIFETIME, PortMapping
 from p2p.core.portmap.routes import gateway_of, likely_gateway
 
 ROUTES = Path("/proc/thread-self/net/route")  # of the calling thread's network namespace
+SOMEWHERE = "198.51.100.1"  # RFC 5737: an address of the internet that is nobody's, for whoever has none to name
 RELEASE_PATIENCE = 1.0  # seconds: a router takes some milliseconds; what one does not answer ends with its lease
 READS = 16  # datagrams or pieces taken in one turn of the loop, so that nobody on the LAN can keep it busy
 PIECE = 16 * 1024  # bytes read from a connection at once
@@ -38,11 +40,13 @@ class Router:
     is_guess: bool = False
 
 
-def find_router(towards: str) -> Router | None:
-    """The router on the way to the IPv4 address `towards`; None where there is none to be asked.
+def find_router(towards: str = SOMEWHERE) -> Router | None:
+    """The router on the way to the IPv4 address `towards`; None where there is none to be asked, as on loopback.
 
-    Only Linux is asked for its routes. Elsewhere it is taken to be the first address of the local /24.
+    Only Linux is asked for its routes. Elsewhere it is taken to be the first address of the local /24. Sends nothing.
     """
+    if ipaddress.IPv4Address(towards).is_loopback:
+        return None
     try:
         table = ROUTES.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -196,9 +200,14 @@ class PortMapper:
     def _ask_socket(self) -> socket.socket:
         assert self._router is not None
         if self._asking is None:
-            self._asking = self._bound(socket.SOCK_DGRAM)
-            self._asking.connect((self._router.gateway, nat_pmp.PORT))
-            self._selector.register(self._asking, selectors.EVENT_READ, self._read_answers)
+            sock = self._bound(socket.SOCK_DGRAM)
+            try:
+                sock.connect((self._router.gateway, nat_pmp.PORT))
+            except OSError:  # the network is gone; the next question tries again
+                sock.close()
+                raise
+            self._asking = sock
+            self._selector.register(sock, selectors.EVENT_READ, self._read_answers)
         return self._asking
 
     def _search_socket(self) -> socket.socket:
@@ -224,8 +233,8 @@ class PortMapper:
 
     def _read_answers(self, _: int) -> None:
         sock, machine = self._asking, self._machine
-        assert sock is not None
-        assert machine is not None
+        if sock is None or machine is None:  # closed by another callback of the same turn
+            return
         for _ in range(READS):
             try:
                 data, source = sock.recvfrom(pcp.MAX_SIZE + 1)
@@ -239,8 +248,8 @@ class PortMapper:
 
     def _read_search(self, _: int) -> None:
         sock, machine = self._searching, self._machine
-        assert sock is not None
-        assert machine is not None
+        if sock is None or machine is None:  # closed by another callback of the same turn
+            return
         for _ in range(READS):
             try:
                 data, source = sock.recvfrom(upnp.MAX_SSDP + 1)

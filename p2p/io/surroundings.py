@@ -11,6 +11,8 @@ from p2p.core.portmap.events import BehindAnotherNat, Lost, Mapped, NoMapper
 from p2p.io.interfaces import InterfaceWatch, local_addresses
 from p2p.io.port_mapper import PortMapper, find_router
 
+FAREWELL = 0.05  # seconds in which a router that we may have left has to close our port; else its lease ends it
+
 
 class Surroundings:
     """Tells the peer when one of the two changes. `note` is told in words, for --verbose."""
@@ -32,9 +34,8 @@ class Surroundings:
         self._note = note
         self._seen: str | None = None
         self._watch = InterfaceWatch(lambda _, now: self._tell_addresses(now), now)
-        v4 = next((server.host for server in servers if server.version == 4), None)
-        router = find_router(v4) if v4 is not None else None
-        self._mapper = PortMapper(selector, udp_port, router) if router is not None else None
+        self._selector = selector
+        self._mapper = self._new_mapper()
 
     def start(self) -> None:
         if self._mapper is not None:
@@ -77,7 +78,17 @@ class Surroundings:
         if self._mapper is not None:
             self._mapper.close()
 
+    def _new_mapper(self) -> PortMapper | None:
+        v4 = [server.host for server in self._servers if server.version == 4]
+        router = find_router(*v4[:1])
+        return PortMapper(self._selector, self._udp_port, router) if router is not None else None
+
     def _tell_addresses(self, now: float) -> None:
+        if self._mapper is not None:
+            self._mapper.close(FAREWELL)
+        self._mapper, self._seen = self._new_mapper(), None
+        self._peer.handle_port_mapped(None, now)
+        self.start()
         hosts = local_addresses(self._servers)
         udp = [Address(host, self._udp_port) for host in hosts]
         self._peer.handle_addresses(udp, [Address(host, self._tcp_port) for host in hosts], now)

@@ -17,6 +17,7 @@ from p2p.io.addresses import from_socket, to_socket
 READ_SIZE = 256 * 1024  # bytes a read: about four records
 MAX_IOVECS = 64  # buffers a gathering write; the kernel's limit is 1024
 MAX_WAITING = 64  # connections held at once, ours and strangers'; more than the LAN race ever keeps
+SHARES_PORTS = hasattr(socket, "SO_REUSEPORT")  # a port for the listener and for connections that we open
 DRAIN_TIMEOUT = 2.0  # seconds we go on reading after the last word, so that the kernel does not reset it away
 
 
@@ -49,13 +50,18 @@ class TcpHub:
         port: int = self._listener.getsockname()[1]
         return port
 
-    def connect(self, connection: int, address: Address) -> None:
+    def connect(self, connection: int, address: Address, *, from_listener: bool = False) -> None:
+        """`from_listener`: from the port that we listen on, so that one mapping of our NAT serves for both."""
         if connection in self._sockets:
             return
         is_v6 = address.version == 6
         try:
             destination = to_socket(address, is_v6=is_v6)
             sock = socket.socket(socket.AF_INET6 if is_v6 else socket.AF_INET, socket.SOCK_STREAM)
+            if from_listener and SHARES_PORTS:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                sock.bind(("::" if is_v6 else "0.0.0.0", self.port))
         except OSError as error:  # no such interface, no such family here, no descriptor left
             self.on_closed(connection, error.errno or 0)
             return
@@ -220,11 +226,13 @@ def _listen(host: str) -> socket.socket:
     """IPv4 alone where IPv6 is switched off."""
     if host != "::":
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, 0), family=family, backlog=MAX_WAITING)
+        return socket.create_server((host, 0), family=family, backlog=MAX_WAITING, reuse_port=SHARES_PORTS)
     try:
-        return socket.create_server((host, 0), family=socket.AF_INET6, backlog=MAX_WAITING, dualstack_ipv6=True)
+        return socket.create_server(
+            (host, 0), family=socket.AF_INET6, backlog=MAX_WAITING, reuse_port=SHARES_PORTS, dualstack_ipv6=True
+        )
     except (OSError, ValueError):  # the latter where no socket can be of both kinds
-        return socket.create_server(("0.0.0.0", 0), backlog=MAX_WAITING)
+        return socket.create_server(("0.0.0.0", 0), backlog=MAX_WAITING, reuse_port=SHARES_PORTS)
 
 
 def _first(output: deque[memoryview], count: int) -> Iterator[memoryview]:

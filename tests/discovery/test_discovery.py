@@ -126,6 +126,16 @@ def test_many_pairs_at_once_find_each_other_and_nobody_else() -> None:
         assert len(sender.of(Paired)) == len(receiver.of(Paired)) == 1
 
 
+def test_those_in_the_same_role_come_after_those_who_may_be_the_friend() -> None:
+    lan = Lan()
+    for n in range(6):
+        lan.join(NamePair(f"a{n}", f"b{n}"), Role.SENDER)
+    lan.run(3)
+    sender, receiver = lan.join(ALICE, Role.SENDER), lan.join(BOB, Role.RECEIVER)
+    assert lan.run(SOON, lambda: is_paired(sender, receiver))
+    assert sender.machine.computed == 1
+
+
 def test_strangers_are_asked_once_and_then_left_alone() -> None:
     lan = Lan()
     strangers = [lan.join(NamePair(f"a{n}", f"b{n}"), Role.RECEIVER) for n in range(4)]

@@ -168,8 +168,44 @@ def test_a_flood_of_false_neighbours_hides_nobody_and_takes_little_room() -> Non
     lan.run(0.5)
     friend = lan.join(BOB, Role.RECEIVER)
     assert lan.run(3, lambda: bool(sender.of(Paired) and friend.of(Paired)))
-    assert len(sender.machine._neighbours) <= MAX_NEIGHBOURS
     assert len(sender.machine._initiator._runs) <= MAX_RUNS
+
+
+def test_no_more_neighbours_are_remembered_than_the_cap() -> None:
+    lan = Lan()
+    sender = lan.join(ALICE, Role.SENDER)
+    for n in range(2 * MAX_NEIGHBOURS):
+        invented = Announce(lan.random.randbytes(8), Role.RECEIVER, PORT)
+        lan.multicast(invented, Address(f"10.1.{n % 250}.{n // 250}", PORT))
+    lan.run(SOON)
+    assert len(sender.machine._neighbours) == MAX_NEIGHBOURS
+
+
+def test_an_answer_from_elsewhere_than_the_question_went_is_none() -> None:
+    """Somebody answers for the receiver, from her own address: no share is made for her."""
+    lan = Lan()
+    sender = lan.join(ALICE, Role.SENDER)
+    there = Address("192.168.1.2", PORT)
+    lan.multicast(Announce(b"receiver", Role.RECEIVER, PORT), there)
+    lan.run(SOON)
+    asked = lan.sent_by(sender, Open)[0]
+    lan.inject(Cookie(b"receiver", asked.sender, asked.nonce, bytes(16)), EVE, sender.addresses[0])
+    lan.inject(Cookie(b"somebody", asked.sender, asked.nonce, bytes(16)), there, sender.addresses[0])
+    lan.run(SOON)
+    assert sender.machine.computed == 0
+    lan.inject(Cookie(b"receiver", asked.sender, asked.nonce, bytes(16)), there, sender.addresses[0])
+    lan.run(SOON)
+    assert sender.machine.computed == 1
+
+
+def test_announcements_come_by_the_group_only_and_nothing_else_does() -> None:
+    lan = Lan()
+    sender, receiver = lan.join(ALICE, Role.SENDER), lan.join(BOB, Role.SENDER)
+    lan.inject(Announce(b"byitself", Role.RECEIVER, PORT), EVE, sender.addresses[0])
+    lan.multicast(Open(b"instance", lan.instance(receiver), b"thenonce"), EVE)
+    before = len(lan.trace)
+    lan.run(SOON)
+    assert EVE not in [to for _, _, to, _ in lan.trace[before:]]
 
 
 def test_one_machine_takes_few_places() -> None:

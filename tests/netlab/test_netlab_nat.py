@@ -59,7 +59,7 @@ W = IPv4Address("11.0.0.1")
 H = IPv4Address("192.168.1.10")
 H2 = IPv4Address("192.168.1.11")
 MASQUERADE = "iptables -t nat -A POSTROUTING -o wan -j MASQUERADE"
-GUARD = "iptables -A INPUT -i wan -p udp -m conntrack --ctstate NEW -j DROP"
+GUARD = "iptables -A INPUT -i wan -m conntrack --ctstate NEW -j DROP"
 
 SNAT = "-j SNAT --to-source 11.0.0.1"
 NTH = "iptables -t nat -A POSTROUTING -o wan -p udp -m statistic --mode nth --every"
@@ -107,7 +107,7 @@ GOLDEN = {
     PORT_RESTRICTED_MAPPER.name: (PORT_RESTRICTED_MAPPER, (MASQUERADE, GUARD)),
     PORT_RESTRICTED_REJECTING.name: (
         PORT_RESTRICTED_REJECTING,
-        (MASQUERADE, "iptables -A INPUT -i wan -p udp -m conntrack --ctstate NEW -j REJECT"),
+        (MASQUERADE, "iptables -A INPUT -i wan -m conntrack --ctstate NEW -j REJECT"),
     ),
     PORT_RESTRICTED_UNGUARDED.name: (PORT_RESTRICTED_UNGUARDED, (MASQUERADE,)),
     SHORT_LIFETIME.name: (SHORT_LIFETIME, (MASQUERADE, GUARD)),

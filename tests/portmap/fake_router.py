@@ -40,6 +40,7 @@ class Router:
     entry: tuple[str, int] | None = None  # a lie of UPnP about whose a mapping is
     description: bytes | None = None
     location: str = f"http://{GATEWAY}:5431/desc.xml"
+    wan_by_path: dict[str, str] = field(default_factory=dict)  # of several connection services
     asked: list[str] = field(default_factory=list)
 
     def restart(self, now: float) -> None:
@@ -121,6 +122,8 @@ class Router:
         self.asked.append(action[1])
         given = dict(re.findall(r"<(New\w+)>([^<]*)</", body))
         code, result = self._act(action[1], given, now)
+        if action[1] == "GetExternalIPAddress":
+            result["NewExternalIPAddress"] = self.wan_by_path.get(head.split()[1], result["NewExternalIPAddress"])
         if code:
             fault = f"<UPnPError><errorCode>{code}</errorCode><errorDescription>no</errorDescription></UPnPError>"
             return _response(500, f"<s:Envelope xmlns:s='s'><s:Fault>{fault}</s:Fault></s:Envelope>".encode())

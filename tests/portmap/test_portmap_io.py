@@ -8,6 +8,7 @@ import itertools
 import os
 import selectors
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -149,6 +150,20 @@ def test_the_search_socket_is_closed_once_the_router_has_answered(bench: Callabl
     assert made.registered == 1, "the socket of PCP and NAT-PMP is left"
 
 
+def test_callbacks_of_sockets_that_were_closed_in_the_same_turn_do_nothing(bench: Callable[[Router], Bench]) -> None:
+    made = bench(Router(offers={Protocol.UPNP}))
+    made.serve()
+    made.mapper.start()
+    callbacks = [key.data for key in made.selector.get_map().values()]
+    assert len(callbacks) == 2
+    made.event()
+    for callback in callbacks:
+        callback(selectors.EVENT_READ)
+    made.mapper.close(GUARD)
+    for callback in callbacks:
+        callback(selectors.EVENT_READ)
+
+
 def test_nobody_there_and_icmp_says_so(bench: Callable[[Router], Bench]) -> None:
     made = bench(Router())
     made.mapper.start()
@@ -246,3 +261,13 @@ def test_where_the_system_does_not_tell_its_routes_the_router_is_guessed(
     assert find_router("8.8.8.8") == port_mapper.Router("192.168.7.1", "192.168.7.20", is_guess=True)
     monkeypatch.setattr(port_mapper, "_source_address", lambda _: None)
     assert find_router("8.8.8.8") is None
+
+
+def test_the_router_of_this_machine_is_the_next_hop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "route"
+    table.write_text("Iface ...\neth0 00000000 010200C0 0003 0 0 0 00000000 0 0 0\n".replace(" ", "\t"))
+    monkeypatch.setattr(port_mapper, "ROUTES", table)
+    monkeypatch.setattr(port_mapper, "_source_address", lambda _: "192.0.2.20")
+    monkeypatch.setattr(sys, "byteorder", "little")
+    assert find_router() == port_mapper.Router("192.0.2.1", "192.0.2.20")
+    assert find_router("127.0.0.1") is None

@@ -69,6 +69,18 @@ def test_a_port_that_another_machine_has_gives_way() -> None:
         assert router.mappings[PORT][0] == "192.168.1.99"
 
 
+def test_of_several_connections_the_one_with_a_public_address_is_mapped() -> None:
+    services = "".join(
+        f"<service><serviceType>urn:schemas-upnp-org:service:WAN{kind}Connection:1</serviceType>"
+        f"<controlURL>/{kind}</controlURL></service>"
+        for kind in ("PPP", "IP")
+    )
+    router = only(Protocol.UPNP, description=f"<root>{services}</root>".encode(), wan_by_path={"/PPP": "10.0.0.9"})
+    world = World(router).start()
+    assert world.said == [Mapped(OPEN, Protocol.UPNP, 3600)]
+    assert [b"POST /IP " in opened.data for opened in world.opened] == [False, False, True, True, True]
+
+
 def test_igd_2_picks_the_port_itself() -> None:
     router = only(Protocol.UPNP, service="urn:schemas-upnp-org:service:WANIPConnection:2",
                   mappings={PORT: ("192.168.1.99", PORT, None)})  # fmt: skip

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from bisect import bisect_left
+from dataclasses import replace
 from itertools import islice, pairwise
 
 import pytest
@@ -11,12 +13,14 @@ from hypothesis import strategies as st
 from punch_world import KEYS
 
 from p2p.core.address import Address
-from p2p.core.datagram import MAIN
+from p2p.core.datagram import MAIN, Transmit
 from p2p.core.nat_report import Mapping, NatReport
-from p2p.core.punch.agent import CHECK_INTERVAL, PunchAgent
+from p2p.core.punch.agent import CHECK_INTERVAL, PUNCH_TIMEOUT, PunchAgent
 from p2p.core.punch.checklist import MAX_TOLD
+from p2p.core.punch.checks import Answer, Check, decode
 from p2p.core.punch.description import Candidate, Description, Kind
 from p2p.core.punch.events import OpenSockets
+from p2p.core.punch.search import BURST
 from p2p.core.punch.strategy import ALL_PORTS, MAX_PROBES, MAX_SOCKETS, OPENER_TTL, PROBE_RATE, Plan, drawn, plan
 
 APDM = Mapping.ADDRESS_AND_PORT_DEPENDENT
@@ -125,18 +129,15 @@ def test_an_unknown_nat_is_taken_for_the_worst_when_the_other_is_easy() -> None:
     assert made(NatReport(), NatReport()).volleys == ()
 
 
-@settings(max_examples=150, deadline=None)
-@given(descriptions, st.lists(descriptions, min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32))
-def test_whatever_the_other_side_says_the_caps_hold(
-    local: Description, told: list[Description], controlling: bool, seed: int
-) -> None:
-    """It holds the code, and changes its description again and again."""
-    rng = random.Random(seed)
-    agent = PunchAgent(controlling, KEYS[controlling], KEYS[not controlling], local, told[0], rng.randbytes)
-    agent.start(0.0)
-    sent: list[tuple[float, int, Address]] = []
+Sent = list[tuple[float, int, Address]]
+
+
+def driven(agent: PunchAgent, changes: list[tuple[float, Description, Description]]) -> tuple[Sent, set[int]]:
+    """Lets an agent run that nobody answers, and changes descriptions at those times; the sockets that it opened."""
+    sent: Sent = []
     opened: set[int] = set()
-    now, changes = 0.0, [(4.0 * number, each) for number, each in enumerate(told)][1:]
+    now, changes = 0.0, list(changes)
+    agent.start(now)
     while True:
         while (action := agent.poll_action()) is not None:
             if isinstance(action, OpenSockets):
@@ -145,21 +146,86 @@ def test_whatever_the_other_side_says_the_caps_hold(
                 opened |= numbers
         while (transmit := agent.poll_transmit()) is not None:
             sent.append((now, transmit.local, transmit.destination))
-        at = agent.poll_timeout()
-        if at is None:
-            break
+        if (at := agent.poll_timeout()) is None:
+            return sent, opened
         if changes and changes[0][0] <= at:
-            now, changed = changes.pop(0)
-            agent.update(local, changed, now)
+            now, local, remote = changes.pop(0)
+            agent.update(local, remote, now)
         else:
             now = max(now, at)
             agent.handle_timeout(now)
+
+
+def busiest_second(sent: Sent) -> int:
+    times = [at for at, _, _ in sent]
+    return max((index - bisect_left(times, at - 1.0) for index, at in enumerate(times, 1)), default=0)
+
+
+MAX_RATE = PROBE_RATE + 1.0 / CHECK_INTERVAL
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(EASY, RANDOM), (RANDOM, EASY), (COUNTS, COUNTS), (CARRIER, CARRIER)])
+def test_a_peer_that_always_says_something_new_is_not_guessed_at_for_ever(ours: NatReport, theirs: NatReport) -> None:
+    changes = [
+        (1.4 * number, of(ours, OURS), replace(of(replace(theirs, newest=40_000 + number), THEIRS), has_opened=True))
+        for number in range(7)
+    ]
+    agent = PunchAgent(True, KEYS[True], KEYS[False], *changes[0][1:], random.Random(1).randbytes)
+    sent, opened = driven(agent, changes[1:])
+    guesses = [1 for _, local, address in sent if local != MAIN or address != THEIRS]
+    assert 1_500 <= len(guesses) <= MAX_PROBES
+    assert len(guesses) >= MAX_PROBES - 2 or ours is not EASY  # it has guesses without end
+    assert len(opened) <= MAX_SOCKETS
+    assert busiest_second(sent) <= MAX_RATE + BURST
+
+
+@settings(max_examples=150, deadline=None)
+@given(descriptions, st.lists(descriptions, min_size=1, max_size=4), st.booleans(), st.integers(0, 2**32))
+def test_whatever_the_other_side_says_the_caps_hold(
+    local: Description, told: list[Description], controlling: bool, seed: int
+) -> None:
+    """It holds the code, and changes its description again and again."""
+    keys = KEYS[controlling], KEYS[not controlling]
+    agent = PunchAgent(controlling, *keys, local, told[0], random.Random(seed).randbytes)
+    sent, opened = driven(agent, [(4.0 * number, local, each) for number, each in enumerate(told)][1:])
     assert max(opened, default=0) <= MAX_SOCKETS
     assert {local for _, local, _ in sent} <= opened | {MAIN}
-    checks = now / CHECK_INTERVAL + MAX_TOLD + 1
-    assert len(sent) <= MAX_PROBES + checks
-    for index, (at, _, _) in enumerate(sent[::97]):
-        within = sum(at <= other < at + 1.0 for other, _, _ in sent[97 * index :])
-        assert within <= PROBE_RATE + 1.0 / CHECK_INTERVAL + MAX_TOLD + 20
+    assert len(sent) <= MAX_PROBES + PUNCH_TIMEOUT / CHECK_INTERVAL + MAX_TOLD + 1
+    assert busiest_second(sent) <= MAX_RATE + BURST + MAX_TOLD
     hosts = {candidate.address.host for each in told for candidate in each.candidates}
     assert {address.host for _, _, address in sent} <= hosts - {"224.0.0.1"}
+
+
+def test_descriptions_add_no_more_than_so_many_addresses() -> None:
+    told = [
+        Description(EASY, tuple(Candidate(Kind.HOST, Address(f"192.0.2.{number}", 1)) for number in range(n, n + 16)))
+        for n in range(1, 200, 16)
+    ]
+    ours = Description(EASY, ())
+    agent = PunchAgent(True, KEYS[True], KEYS[False], ours, told[0], random.Random(1).randbytes)
+    sent, _ = driven(agent, [(0.5 * number, ours, each) for number, each in enumerate(told)][1:])
+    assert len({address for _, _, address in sent}) == MAX_TOLD
+
+
+def test_a_guess_is_answered_only_from_where_it_went() -> None:
+    told = replace(of(RANDOM, THEIRS), has_opened=True)
+    agent = PunchAgent(True, KEYS[True], KEYS[False], of(EASY, OURS), told, random.Random(1).randbytes)
+    agent.start(0.0)
+    while agent.poll_transmit() is not None:
+        pass
+    agent.handle_timeout(0.51)
+    guesses = [each for each in iter(agent.poll_transmit, None) if each.destination != THEIRS]
+    sent = decode(bytes(guesses[0].buffers[0]), KEYS[True])
+    answer = Answer(sent.transaction, OURS).encode(KEYS[False])
+    agent.handle_datagram(answer, guesses[1].destination, MAIN, 0.52)
+    agent.handle_datagram(answer, guesses[0].destination, 1, 0.52)
+    assert agent.dropped == 2
+    agent.handle_datagram(answer, guesses[0].destination, MAIN, 0.52)
+    agent.handle_timeout(0.58)
+    nominated = [each.destination for each in iter(agent.poll_transmit, None) if is_nomination(each)]
+    assert nominated == [guesses[0].destination]
+
+
+def is_nomination(transmit: Transmit) -> bool:
+    message = decode(bytes(transmit.buffers[0]), KEYS[True])
+    return isinstance(message, Check) and message.nominate

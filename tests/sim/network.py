@@ -193,6 +193,7 @@ class Host:
     udp: dict[int, Callable[[bytes, Address], None]] = field(default_factory=dict)
     tcp: dict[int, Callable[[TcpPipe], None]] = field(default_factory=dict)
     is_up: bool = True
+    lost_until: tuple[float, str] = (0.0, "")  # until then all is lost that it sends to others than that address
 
 
 class TcpPipe:
@@ -273,6 +274,9 @@ class Network:
     def send(self, host: Host, port: int, destination: Address, data: bytes, ttl: int = TTL) -> None:
         """A datagram from a host's port; what becomes of it is decided on its way."""
         if not host.is_up:
+            return
+        until, spared = host.lost_until
+        if self.now < until and destination.host != spared:
             return
         impairment = host.impairment
         if self.rng.random() < impairment.loss:

@@ -13,6 +13,7 @@ from sim.worlds import World, meet
 
 from p2p.core.address import Address
 from p2p.core.errors import ExitCode
+from p2p.core.peer import events
 
 CONTENT = random.Random(1).randbytes(200_000)
 LIMIT = 60.0  # virtual seconds
@@ -101,3 +102,35 @@ def joining(world: World, peer: SimPeer) -> Callable[[bytes, Address], None]:
             peer.receive(b"".join(data for data, _ in burst), burst[0][1], segment_size)
 
     return receive
+
+
+def test_a_direct_path_that_is_found_late_takes_over_in_mid_transfer() -> None:
+    """The search meets only after the relay has been carrying for a while."""
+    world = World(Scenario("symmetric", "port-restricted"), 3)
+    content = random.Random(2).randbytes(30_000_000)
+    sender, receiver = world.sender({"file": content}), world.receiver()
+    for host in world.hosts:  # the searches of both, but not what goes to the server, are lost for three seconds
+        host.lost_until = (3.0, world.server.host.address)
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=120.0)
+    for peer in (sender, receiver):
+        paths = [event for event in peer.events if isinstance(event, events.PathChosen)]
+        assert [path.kind for path in paths] == [events.PathKind.RELAY, events.PathKind.UDP]
+        assert paths[1].description.startswith("direct UDP")
+    assert receiver.received == {"file": content}
+
+
+@pytest.mark.parametrize("left", ["symmetric", "UDP blocked"])
+def test_the_relay_outlives_a_restart_of_the_server(left: str) -> None:
+    world = World(Scenario(left, "symmetric"), 5)
+    content = random.Random(2).randbytes(20_000_000)
+    sender, receiver = world.sender({"file": content}), world.receiver()
+    sender.start()
+    receiver.start()
+    world.network.run(lambda: sender.peer.machine.progress.done > 2_000_000, 60.0)
+    world.server.stop()
+    world.network.after(2.0, world.server.restart)
+    world.run(sender, receiver, limit=120.0)
+    assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
+    assert receiver.received == {"file": content}

@@ -16,7 +16,6 @@ LIFETIME: Final = 16.0  # seconds from the last announcement: three intervals, a
 RETEST_FIRST: Final = 60.0  # seconds until a stranger is asked again, in case somebody had spoilt the answer
 RETEST_MAX: Final = 960.0  # seconds; doubles up to this
 SAME_ROLE_DELAY: Final = 2.0  # seconds: those who may be the friend go first
-OTHER_ADDRESS_DELAY: Final = 1.0  # seconds; one who is here twice (IPv4 and IPv6, two cables) is asked at one of them
 
 
 @dataclass(slots=True)
@@ -50,8 +49,7 @@ class Neighbours:
     def hear(self, instance: bytes, address: Address, role: Role, now: float) -> Neighbour:
         neighbour = self._known.pop((instance, address), None)
         if neighbour is None:
-            delay = OTHER_ADDRESS_DELAY if any(n.instance == instance for n in self._known.values()) else 0.0
-            delay += SAME_ROLE_DELAY if role is self._role else 0.0
+            delay = SAME_ROLE_DELAY if role is self._role else 0.0
             neighbour = Neighbour(instance, address, role, now, now, now + delay)
             self._make_room(address.host)
         neighbour.heard_at = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TypeAlias, assert_never
 from p2p.core import introduction
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, TUNNEL, Transmit
+from p2p.core.errors import DecodeError
 from p2p.core.introduction import Pairing
 from p2p.core.nat.probe import NatFound, NatProbe
 from p2p.core.nat_report import Mapping as NatMapping
@@ -18,7 +20,7 @@ from p2p.core.peer import events, explain
 from p2p.core.peer.eyeballs import Eyeballs
 from p2p.core.rendezvous import events as rendezvous
 from p2p.core.rendezvous.client import RendezvousClient
-from p2p.core.rendezvous.messages import RelayState
+from p2p.core.rendezvous.messages import TRANSACTION_SIZE, Cookie, Hello, RelayState, decode, encode
 from p2p.core.role import Role
 
 SERVER_DEADLINE = 10.0  # seconds in which the server must answer for the first time
@@ -112,6 +114,8 @@ class AtServer:
         self._refused = False
         self._deadline: float | None = None
         self._tunnel_at: float | None = None
+        self._seeking: bytes | None = None  # transaction of the question how our TCP connections are seen
+        self._transmits: deque[Transmit] = deque()
         self._events: deque[Said] = deque()
         self.server = servers[0]
         self._pairing = pairing
@@ -156,6 +160,15 @@ class AtServer:
         self._client.ask_relay(now)
         self._advance(now)
 
+    def seek_tcp_address(self) -> None:
+        """The friend has no UDP: to open a TCP connection with him from both sides he has to know where ours come from.
+
+        A connection to the server tells it; what we say to the server goes on by UDP.
+        """
+        if self._seeking is None and not self.uses_tunnel:
+            self._seeking = self._random_bytes(TRANSACTION_SIZE)
+            self._events.append(WantTunnel())
+
     def leave(self, now: float) -> None:
         self._is_left = True
         self._deadline = self._tunnel_at = None
@@ -166,7 +179,9 @@ class AtServer:
     # input
 
     def handle_datagram(self, data: bytes, source: Address, now: float, local: int = MAIN) -> None:
-        if local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
+        if local == TUNNEL and self._seeking is not None and not self.uses_tunnel:
+            self._handle_sought(data)
+        elif local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
             self._client.handle_datagram(data, source, now, local)
         self._advance(now)
 
@@ -183,6 +198,9 @@ class AtServer:
     def handle_tunnel_opened(self, now: float) -> None:
         """A TCP connection to the server stands. It is used unless UDP was answered meanwhile."""
         if self._answered and not self.uses_tunnel:
+            if self._seeking is not None:
+                hello = encode(Hello(self._seeking))
+                self._transmits.append(Transmit(self.server, (hello,), local=TUNNEL))
             return
         self._local = TUNNEL
         self._nat, self._seen, self._probe = NatReport(NatMapping.NO_UDP), {}, None
@@ -220,6 +238,8 @@ class AtServer:
     # output
 
     def poll_transmit(self) -> Transmit | None:
+        if self._transmits:
+            return self._transmits.popleft()
         if (transmit := self._eyeballs.poll_transmit() or self._client.poll_transmit()) is not None:
             return transmit
         return self._probe.poll_transmit() if self._probe is not None else None
@@ -293,6 +313,13 @@ class AtServer:
                 self._events.append(event)
             case _:
                 assert_never(event)
+
+    def _handle_sought(self, data: bytes) -> None:
+        with contextlib.suppress(DecodeError):
+            message = decode(data)
+            if isinstance(message, Cookie) and message.transaction == self._seeking:
+                self._tcp = message.mapped
+                self._say_seen()
 
     def _handle_mapped(self, first: Address, local: int) -> None:
         """How the server sees us. An address that changed is no longer that of the others."""

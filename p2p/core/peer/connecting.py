@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from p2p.core.address import Address, is_private
+from p2p.core.address import Address, is_private, link
 from p2p.core.datagram import Buffer, SocketAction, Transmit
 from p2p.core.nat_report import Mapping
 from p2p.core.peer import explain
 from p2p.core.peer.channel import Channel, TcpLink, UdpLink
 from p2p.core.peer.events import PathChosen, PathKind
-from p2p.core.peer.outlook import why_not_direct
+from p2p.core.peer.outlook import SAME_NAT, why_not_direct
 from p2p.core.punch import agent as punch
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description, Kind, usable, versions
@@ -222,12 +222,22 @@ class Connecting:
 
     @property
     def _is_one_site(self) -> bool:
-        """Whether both may be on one network: the server sees them at one address, or sees no NAT before either."""
+        """Whether both may be on one network: the server sees them at one address, or sees no NAT before one of them.
+
+        Global IPv6 addresses on different links are two networks too.
+        """
         ours, theirs = (
             {c.address.host for c in description.candidates if c.kind is Kind.SERVER_REFLEXIVE}
             for description in (self._local, self._remote)
         )
-        return bool(ours & theirs) or not (ours and theirs)
+        if ours & theirs:
+            return True
+        our_links, their_links = (
+            {of for c in description.candidates if c.kind is Kind.HOST and (of := link(c.address.host)) is not None}
+            for description in (self._local, self._remote)
+        )
+        may_be = bool(our_links & their_links) or not (our_links and their_links)
+        return may_be and not (ours and theirs)
 
     def _is_wanted(self, address: Address) -> bool:
         """Across the internet TCP is for those who have no UDP."""
@@ -293,7 +303,17 @@ class Connecting:
         ours, theirs = versions(local.candidates), versions(remote.candidates)
         if not ours & theirs:
             return explain.no_common_version(ours, theirs, relay=self._relay_refusal)
-        return explain.no_path(local.nat, remote.nat, heard=self._agent.was_heard, relay=self._relay_refusal)
+        return explain.no_path(self._obstacles(local, remote), self._relay_refusal)
+
+    def _obstacles(self, local: Description, remote: Description) -> str:
+        """Why there is no direct path, as half a sentence."""
+        ours, theirs = (
+            {c.address.host for c in each.candidates if c.kind is Kind.SERVER_REFLEXIVE and c.address.version == 4}
+            for each in (local, remote)
+        )
+        if ours & theirs:
+            return SAME_NAT
+        return why_not_direct(local.nat, remote.nat, heard=self._agent.was_heard)
 
     def _choose_tcp(self, number: int, now: float) -> None:
         self._over = True
@@ -309,8 +329,7 @@ class Connecting:
 
     def _path(self, selected: punch.Selected) -> PathChosen:
         kind = PathKind.RELAY if selected.kind is Kind.RELAYED else PathKind.UDP
-        reason = why_not_direct(self._local.nat, self._remote.nat, heard=self._agent.was_heard)
-        words = explain.udp_path(selected, reason)
+        words = explain.udp_path(selected, self._obstacles(self._local, self._remote))
         return PathChosen(kind, selected.address, selected.rtt, words, selected.local)
 
 

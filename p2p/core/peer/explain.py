@@ -8,8 +8,6 @@ from typing import assert_never
 from p2p.core.address import Address, is_private
 from p2p.core.errors import ExitCode
 from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
-from p2p.core.nat_report import NatReport
-from p2p.core.peer.outlook import why_not_direct
 from p2p.core.punch.description import Kind
 from p2p.core.punch.events import How, Selected
 from p2p.core.role import Role
@@ -144,9 +142,8 @@ def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
 _SHARED_ENDS = (ExitCode.WRONG_CODE, ExitCode.REFUSED, ExitCode.NO_PATH, ExitCode.INTEGRITY, ExitCode.STORAGE)
 
 
-def no_path(local: NatReport, remote: NatReport, *, heard: bool, relay: str) -> str:
-    """`relay`: why the server does not forward it either, as half a sentence."""
-    why = why_not_direct(local, remote, heard=heard)
+def no_path(why: str, relay: str) -> str:
+    """`why` there is no direct one, and why the server does not forward it either, as half sentences."""
     return (
         f"No path: {why}; {relay}. Put one side on another network (a phone's hotspot, say), "
         "or forward a UDP port on one router"

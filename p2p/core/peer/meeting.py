@@ -209,6 +209,11 @@ class Meeting:
         else:
             self._events.append(RelayClosed("there is no server that could forward"))
 
+    def seek_tcp_address(self) -> None:
+        """See AtServer."""
+        if isinstance(self._place, AtServer):
+            self._place.seek_tcp_address()
+
     def bye(self, code: ExitCode, reason: str, now: float) -> None:
         """Tells the other side, if it is there, why we go; then gives up our place."""
         self._session.bye(code, reason, now)

@@ -7,6 +7,8 @@ from typing import Final
 
 from p2p.core.nat_report import Mapping, NatReport
 
+# Half a sentence, where the internet sees both sides at one address and they do not reach each other inside.
+SAME_NAT: Final = "both are behind one router of the provider, which does not turn packets back (no hairpinning)"
 SMALL_POOL: Final = 2048  # ports; two sides that search one another meet in a pool of this size within seconds
 
 

@@ -24,7 +24,8 @@ class OwnDescription:
     @property
     def description(self) -> Description:
         """Sixteen candidates at most; the last to be told are public addresses for TCP, which few ever need."""
-        told = [Candidate(Kind.SERVER_REFLEXIVE, a) for a in self.reflexive if a not in self.udp]
+        hosts = {address.without_zone for address in self.udp}  # the server sees no zone of ours
+        told = [Candidate(Kind.SERVER_REFLEXIVE, a) for a in self.reflexive if a not in hosts]
         told += [Candidate(Kind.MAPPED, self.mapped)] if self.mapped else []
         told += [Candidate(Kind.REFLEXIVE_TCP, self.reflexive_tcp)] if self.reflexive_tcp else []
         told += [Candidate(Kind.HOST, address) for address in self.udp]

@@ -12,6 +12,7 @@ from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, 
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.introduction import Pairing
+from p2p.core.nat_report import Mapping as NatMapping
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
 from p2p.core.peer.channel import TcpLink, UdpLink
@@ -20,6 +21,7 @@ from p2p.core.peer.delivery import Delivery, FileAction
 from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met
 from p2p.core.peer.tunnel import Tunnel
 from p2p.core.punch.checks import ANSWER, CHECK
+from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.role import Role
 from p2p.core.transfer.messages import Entry
@@ -377,9 +379,11 @@ class Peer:
                 self._events.append(events.Connecting(verification))
                 self._connecting.start(now)
                 self._meeting.ask_relay(now)
+                self._seek_tcp(local, remote)
             case Changed(local, remote):
                 if self._connecting is not None:
                     self._connecting.update(local, remote, now)
+                    self._seek_tcp(local, remote)
             case RelayOpen(local, address):
                 if self._connecting is not None:
                     self._connecting.relay(local, address, now)
@@ -410,6 +414,10 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)
+
+    def _seek_tcp(self, local: Description, remote: Description) -> None:
+        if remote.nat.mapping is NatMapping.NO_UDP and local.nat.mapping is not NatMapping.NO_UDP:
+            self._meeting.seek_tcp_address()
 
     def _use_path(self, path: events.PathChosen, now: float) -> None:
         self._pass_on(path)
