@@ -25,13 +25,13 @@ from p2p.core.datagram import MAIN
 from p2p.core.errors import CallerError
 from p2p.core.nat.endpoints import endpoints_of
 from p2p.core.nat.filtering import Filtering, FilteringFound
-from p2p.core.nat.hairpin import HairpinFound
+from p2p.core.nat.hairpin import HairpinFound, HairpinTest
 from p2p.core.nat.inference import Sample
 from p2p.core.nat.lifetime import CONTROL_AGE, LifetimeFound, LifetimeTest
 from p2p.core.nat.probe import MAX_KEPT, MAX_SAMPLES, NO_UDP_AFTER, SCRATCH, NatEvent, NatFound, NatProbe
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.stun.client import Answered, Question
-from p2p.core.stun.messages import ServerEndpoints
+from p2p.core.stun.messages import ServerEndpoints, Success, decode, encode
 from p2p.core.stun.server import Endpoints, StunServer
 
 ALL = random_ports(range(1024, 65536))
@@ -307,6 +307,16 @@ def test_hairpin(behaviour: Behaviour, hairpins: bool) -> None:
     assert found == HairpinFound(hairpins)
 
 
+def test_a_request_that_comes_back_to_the_socket_that_sent_it_is_no_hairpin() -> None:
+    test = HairpinTest(Address(OUTSIDE, 4000), 20, random.Random(7).randbytes)
+    test.start(0.0)
+    transmit = test.poll_transmit()
+    assert transmit is not None
+    for local, expected in ((20, None), (MAIN, HairpinFound(True))):
+        test.handle_datagram(b"".join(transmit.buffers), Address(OUTSIDE, 4001), local, 0.1)
+        assert test.poll_event() == expected
+
+
 def test_hairpin_is_unknown_without_an_external_address() -> None:
     world = World(BLOCKED)
     probe = probe_in(world)
@@ -343,6 +353,20 @@ def test_a_lifetime_is_not_measured_where_the_server_does_not_answer() -> None:
     test = LifetimeTest(SERVER, 0, AGES, random.Random(7).randbytes)
     test.start(world.now)
     assert world.until(test, lambda _: True, limit=10.0) == [LifetimeFound(None, None)]
+
+
+def test_a_lifetime_is_not_measured_by_a_server_that_answers_to_whoever_asked() -> None:
+    test = LifetimeTest(SERVER, 0, AGES, random.Random(7).randbytes)
+    now = 0.0
+    test.start(now)
+    while (found := test.poll_event()) is None and now < 10.0:
+        while (transmit := test.poll_transmit()) is not None:
+            request = decode(b"".join(transmit.buffers))
+            answer = encode(Success(request.transaction, Address(OUTSIDE, 40_000 + transmit.local)))
+            test.handle_datagram(answer, SERVER, transmit.local, now)
+        now = test.poll_timeout() or now
+        test.handle_timeout(now)
+    assert found == LifetimeFound(None, None)
 
 
 def test_mistakes_of_the_caller_are_told() -> None:
