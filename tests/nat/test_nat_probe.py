@@ -76,7 +76,6 @@ def settle(world: World, probe: NatProbe) -> NatFound:
         (Behaviour(APDM, allocate=counted(1, 65_530)), NatReport(APDM, stride=1), 12),
         (Behaviour(ADM, allocate=counted(2)), NatReport(ADM, stride=2), 12),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_every_behaviour_is_told_and_costs_no_more_than_said(
