@@ -90,7 +90,8 @@ def main() -> int:
             if cell.path.startswith(route.value):
                 times[route].append(cell.seconds)
     for route, seconds in times.items():
-        print(f"{route.value}: {len(seconds)} runs, median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s")
+        figures = f"median {statistics.median(seconds):.2f} s, most {max(seconds):.2f} s"
+        print(f"{route.value}: {len(seconds)} runs, {figures}")
     print(f"{len(cells) - len(complaints)} of {len(cells)} runs as they should be")
     print(*complaints, sep="\n")
     return 1 if complaints else 0
