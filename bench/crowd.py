@@ -330,7 +330,7 @@ class Commands:
         crowd = self.crowd
         while len(self._pairs) < PAIRS_IN_FLIGHT:
             one, two = f"left-{len(self._pairs)}", f"right-{len(self._pairs)}"
-            host = f"127.127.0.{1 + len(self._pairs)}"
+            host = f"127.127.{len(self._pairs)}.1"
             self._pairs.append(
                 (
                     crowd.add(host, one, two, Role.SENDER, told=True),

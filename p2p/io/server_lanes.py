@@ -19,7 +19,7 @@ from enum import Enum, unique
 
 from p2p.core.rendezvous.cookies import FIRST_SHIFT, SECOND_SHIFT, TagKey
 from p2p.core.rendezvous.messages import HEADER_SIZE, MAGIC, TRANSACTION_SIZE, VERSION, Forward, Join, Leave, Relay
-from p2p.io.udp import IS_LINUX, SO_RCVBUFFORCE, enlarge
+from p2p.io.udp import IS_LINUX, SO_RCVBUFFORCE
 
 # asm-generic/socket.h, absent from `socket`.
 SO_ATTACH_FILTER = 26
@@ -38,7 +38,7 @@ class Queue:
 
     lanes: int
     reads: int
-    buffer: int  # bytes of each socket
+    buffer: int  # bytes of each socket as the kernel counts them: 768 for a short datagram
 
 
 @unique
@@ -47,12 +47,13 @@ class Kind(Enum):
 
     # Nobody without a cookie gets in here: deep, so that nothing is lost while the loop is busy, and emptied at every
     # turn. All others together get some 150 reads a turn, 2 ms.
-    RENEWAL = Queue(4, 512, 1 << 20)
+    RENEWAL = Queue(4, 512, 2 << 20)
     SEATED = Queue(4, 8, 1 << 18)  # FORWARD, LEAVE, RELAY: whether their client is known only the machine can tell
-    # HELLO, JOIN without a good cookie, other versions. Short: an answer that comes late was asked for again by then.
-    NEWCOMER = Queue(16, 4, 1 << 17)
+    # HELLO, JOIN without a good cookie, other versions. Short, 0.2 s at most: what is answered later than after
+    # RETRY_FIRST was asked again by then.
+    NEWCOMER = Queue(16, 4, 1 << 18)
     STUN = Queue(4, 4, 1 << 17)
-    RELAYED = Queue(4, 32, 4 << 20)  # super-packets
+    RELAYED = Queue(4, 32, 8 << 20)  # super-packets
 
     @property
     def first(self) -> int:
@@ -86,11 +87,15 @@ def open_lanes(stack: contextlib.ExitStack, bound: socket.socket, key: TagKey) -
                 for _ in range(queue.lanes):
                     sock = opened.enter_context(socket.socket(bound.family, socket.SOCK_DGRAM))
                     _share(sock, bound)
-                    enlarge(sock, socket.SO_RCVBUF, SO_RCVBUFFORCE, queue.buffer)
+                    for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+                        with contextlib.suppress(OSError):  # the second needs CAP_NET_ADMIN
+                            sock.setsockopt(socket.SOL_SOCKET, option, queue.buffer // 2)  # the kernel doubles it
                     made.append(Lane(sock, queue.reads))
             _attach(bound, SO_ATTACH_REUSEPORT_CBPF, classifier(key))
             _attach(bound, SO_ATTACH_FILTER, [(RET_K, 0, 0, 0)])
-        except OSError:  # the port stays with `bound`, which the others have left
+        except OSError:  # the port stays with `bound`, which the others are about to leave
+            with contextlib.suppress(OSError):
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
             return ()
         stack.push(opened.pop_all())
     return tuple(made)

@@ -27,6 +27,7 @@ from p2p.io.server_udp import UdpPort
 from p2p.io.udp import MAX_PAYLOAD, MAX_SEGMENTS
 
 SUMMARY_INTERVAL = 600.0  # seconds between two lines of counters
+BUSY = 16  # sockets that have something: with fewer, each may be read from that much longer
 LAST = 1000  # rank of what is no UDP port
 MAX_ORIGINS = 512  # local addresses told apart; all of 127/8 is local, so the number is not the machine's choice
 
@@ -83,6 +84,7 @@ class ServerLoop:
         self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]
         self._origin_index = {origin: index for index, origin in enumerate(self._origins)}
         self._counters = LoopCounters()
+        self._share = 1  # times its reads that a socket has this turn
         self._ranks: dict[int, int] = {}  # by file descriptor: renewals first (server_lanes.Kind)
 
     def run(self, signalled: socket.socket) -> None:
@@ -98,8 +100,10 @@ class ServerLoop:
             while True:
                 timeouts = (next_summary, self._machine.poll_timeout(), self._tunnels.poll_timeout())
                 deadline = min(at for at in timeouts if at is not None)
+                ready = self._selector.select(max(0.0, deadline - self._clock()))
+                self._share = max(1, BUSY // (len(ready) or 1))
                 # A JOIN before the LEAVE that came after it, though they wait in two queues.
-                for key, mask in sorted(self._selector.select(max(0.0, deadline - self._clock())), key=self._rank):
+                for key, mask in sorted(ready, key=self._rank):
                     if key.data is None:
                         log.info("stopping: %s", signal.Signals(signalled.recv(1)[0]).name)
                         self._flush()
@@ -123,7 +127,7 @@ class ServerLoop:
 
     def _receive(self, index: int, lane: Lane, _: int) -> None:
         now = self._clock()
-        for data, segment_size, source, local in self._udp[index].receive(lane):
+        for data, segment_size, source, local in self._udp[index].receive(lane, self._share):
             self._take(data, segment_size, source, self._origin(index, local), now)
 
     def _take_frames(self, datagrams: list[bytes], source: Address, connection: int) -> None:

@@ -31,6 +31,7 @@ from p2p.io.udp import (
 )
 
 BATCH = 64  # reads of a socket that is the only one of its port before others get their turn
+MOST_READS = 512  # of any socket: 5 ms
 BATCH_BYTES = 2 << 20  # and bytes likewise: some 2 ms of forwarding
 
 # Linux, absent from `socket` before Python 3.14 (linux/in.h): a reply has to leave from the address that was asked.
@@ -93,14 +94,14 @@ class UdpPort:
             if self._is_v6:
                 bound.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IP_PMTUDISC_PROBE)
 
-    def receive(self, lane: Lane) -> Iterator[tuple[memoryview, int, Address, bytes]]:
+    def receive(self, lane: Lane, share: int) -> Iterator[tuple[memoryview, int, Address, bytes]]:
         """What is there: data, segment size (0: one datagram), source, local address (empty: unknown).
 
-        The data is valid until the next step.
+        The data is valid until the next step. At most `share` times the lane's reads.
         """
         received = 0
         view, space, read = self._view, self._space, lane.socket.recvmsg_into
-        for _ in range(lane.reads):
+        for _ in range(min(MOST_READS, lane.reads * share)):
             try:
                 length, ancillary, _, source = read([view], space)
             except BlockingIOError:
