@@ -46,7 +46,7 @@ class Expected:
     seconds: float
 
 
-class _Hardness(Enum):
+class Hardness(Enum):
     EASY = "one external port"
     OPEN = "one external port for everybody, or for every port of whom we wrote to"
     COUNTING = "another port each time, by a rule"
@@ -59,35 +59,36 @@ class _Hardness(Enum):
 
 PLAIN: Final = 3.0  # seconds
 SEARCHED: Final = 8.0
-_FRIENDLY: Final = {_Hardness.OPEN, _Hardness.OPEN_RANDOM}  # whoever checks first is seen, and answered
-_FIXED: Final = {_Hardness.EASY, _Hardness.OPEN}
-_HARD: Final = {_Hardness.COUNTING, _Hardness.POOL, _Hardness.RANDOM}
+_FIXED: Final = {Hardness.EASY, Hardness.OPEN}
 
 
-def hardness(nat: Nat) -> _Hardness:
+def hardness(nat: Nat) -> Hardness:
     if nat.udp is not Udp.ALLOWED:
-        return _Hardness.ONLY_443 if nat.tcp is Tcp.ONLY_443 else _Hardness.BLOCKED
+        return Hardness.ONLY_443 if nat.tcp is Tcp.ONLY_443 else Hardness.BLOCKED
     lets_in = nat.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT
     if nat.mapping is Mapping.ENDPOINT_INDEPENDENT:
-        return _Hardness.OPEN if lets_in or nat.port_mapper != NO_PORT_MAPPER else _Hardness.EASY
+        return Hardness.OPEN if lets_in or nat.port_mapper != NO_PORT_MAPPER else Hardness.EASY
     if nat.filtering is Filtering.ENDPOINT_INDEPENDENT:
-        return _Hardness.OPEN_RANDOM
+        return Hardness.OPEN_RANDOM
     if nat.stride:
-        return _Hardness.COUNTING
-    return _Hardness.POOL if nat.port_block is not None else _Hardness.RANDOM
+        return Hardness.COUNTING
+    return Hardness.POOL if nat.port_block is not None else Hardness.RANDOM
 
 
 def expected(left: Nat, right: Nat) -> Expected:
+    return expected_of({hardness(left), hardness(right)})
+
+
+def expected_of(pair: set[Hardness]) -> Expected:
     """Direct wherever two NATs of these kinds can be joined; what each pair can reach: docs/connecting.md."""
-    pair = {hardness(left), hardness(right)}
-    if _Hardness.ONLY_443 in pair:
+    if Hardness.ONLY_443 in pair:
         return Expected(frozenset({Route.RELAY}), PLAIN)
-    if _Hardness.BLOCKED in pair:
+    if Hardness.BLOCKED in pair:
         return Expected(frozenset({Route.TCP, Route.RELAY}), PLAIN)
     direct = frozenset({Route.DIRECT})
-    if pair <= _FIXED or pair & _FRIENDLY:
+    if pair <= _FIXED or Hardness.OPEN in pair:
         return Expected(direct, PLAIN)
-    if pair & _FIXED or pair in ({_Hardness.COUNTING}, {_Hardness.POOL}):
+    if Hardness.EASY in pair or pair in ({Hardness.COUNTING}, {Hardness.POOL}):
         return Expected(direct, SEARCHED)
     return Expected(frozenset({Route.DIRECT, Route.RELAY}), PLAIN)
 

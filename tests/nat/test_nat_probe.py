@@ -25,13 +25,13 @@ from p2p.core.datagram import MAIN
 from p2p.core.errors import CallerError
 from p2p.core.nat.endpoints import endpoints_of
 from p2p.core.nat.filtering import Filtering, FilteringFound
-from p2p.core.nat.hairpin import HairpinFound
+from p2p.core.nat.hairpin import HairpinFound, HairpinTest
 from p2p.core.nat.inference import Sample
 from p2p.core.nat.lifetime import CONTROL_AGE, LifetimeFound, LifetimeTest
 from p2p.core.nat.probe import MAX_KEPT, MAX_SAMPLES, NO_UDP_AFTER, SCRATCH, NatEvent, NatFound, NatProbe
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.stun.client import Answered, Question
-from p2p.core.stun.messages import ServerEndpoints
+from p2p.core.stun.messages import ServerEndpoints, Success, decode, encode
 from p2p.core.stun.server import Endpoints, StunServer
 
 ALL = random_ports(range(1024, 65536))
@@ -76,7 +76,6 @@ def settle(world: World, probe: NatProbe) -> NatFound:
         (Behaviour(APDM, allocate=counted(1, 65_530)), NatReport(APDM, stride=1), 12),
         (Behaviour(ADM, allocate=counted(2)), NatReport(ADM, stride=2), 12),
     ],
-    ids=str,
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_every_behaviour_is_told_and_costs_no_more_than_said(
@@ -116,6 +115,12 @@ def test_one_address_of_the_server_leaves_open_what_it_cannot_tell(
 def test_a_public_stun_server_is_a_second_address(behaviour: Behaviour, expected: Mapping) -> None:
     world = World(behaviour, ONE_HOST)
     assert settle(world, probe_in(world, (STUN,))).report.mapping is expected
+
+
+def test_public_stun_servers_count_against_the_number_of_samples() -> None:
+    world = World(SYMMETRIC)
+    settle(world, probe_in(world, (STUN, Address(STUN.host, 3479))))
+    assert len(world.sent) == MAX_SAMPLES
 
 
 def test_public_stun_servers_alone_tell_what_they_can() -> None:
@@ -301,6 +306,16 @@ def test_hairpin(behaviour: Behaviour, hairpins: bool) -> None:
     assert found == HairpinFound(hairpins)
 
 
+def test_a_request_that_comes_back_to_the_socket_that_sent_it_is_no_hairpin() -> None:
+    test = HairpinTest(Address(OUTSIDE, 4000), 20, random.Random(7).randbytes)
+    test.start(0.0)
+    transmit = test.poll_transmit()
+    assert transmit is not None
+    for local, expected in ((20, None), (MAIN, HairpinFound(True))):
+        test.handle_datagram(b"".join(transmit.buffers), Address(OUTSIDE, 4001), local, 0.1)
+        assert test.poll_event() == expected
+
+
 def test_hairpin_is_unknown_without_an_external_address() -> None:
     world = World(BLOCKED)
     probe = probe_in(world)
@@ -337,6 +352,20 @@ def test_a_lifetime_is_not_measured_where_the_server_does_not_answer() -> None:
     test = LifetimeTest(SERVER, 0, AGES, random.Random(7).randbytes)
     test.start(world.now)
     assert world.until(test, lambda _: True, limit=10.0) == [LifetimeFound(None, None)]
+
+
+def test_a_lifetime_is_not_measured_by_a_server_that_answers_to_whoever_asked() -> None:
+    test = LifetimeTest(SERVER, 0, AGES, random.Random(7).randbytes)
+    now = 0.0
+    test.start(now)
+    while (found := test.poll_event()) is None and now < 10.0:
+        while (transmit := test.poll_transmit()) is not None:
+            request = decode(b"".join(transmit.buffers))
+            answer = encode(Success(request.transaction, Address(OUTSIDE, 40_000 + transmit.local)))
+            test.handle_datagram(answer, SERVER, transmit.local, now)
+        now = test.poll_timeout() or now
+        test.handle_timeout(now)
+    assert found == LifetimeFound(None, None)
 
 
 def test_mistakes_of_the_caller_are_told() -> None:

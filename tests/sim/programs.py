@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 from blake3 import blake3
 from sim.network import TTL, Host, Network, TcpPipe
@@ -35,23 +36,26 @@ SEGMENT_LIMIT = 65_535
 class SimServer:
     """The rendezvous server on a public host."""
 
-    def __init__(self, network: Network, host: Host) -> None:
+    def __init__(self, network: Network, host: Host, alternate: Host | None = None) -> None:
+        """`alternate`: the machine's second address, as a host of its own."""
         self._network, self.host = network, host
+        self._hosts = [host] if alternate is None else [host, alternate]
         self.machine: RendezvousServer
         self.restart()
 
     def restart(self) -> None:
         """Forgets everything, as a restarted process does."""
         self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
-        self.stun = StunServer(Endpoints(SERVER_PORTS, (self.host.address,)))
-        for index, port in enumerate(SERVER_PORTS):
-            self.host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
+        self.stun = StunServer(Endpoints(SERVER_PORTS, tuple(host.address for host in self._hosts)))
+        for index, (host, port) in enumerate(product(self._hosts, SERVER_PORTS)):
+            host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)
         self.host.tcp[SERVER_PORTS[0]] = self._accept
         self._pipes: dict[int, TcpPipe] = {}
         self._next_pipe = FIRST_CONNECTION
 
     def stop(self) -> None:
-        self.host.udp.clear()
+        for host in self._hosts:
+            host.udp.clear()
         self.host.tcp.clear()
         for pipe in self._pipes.values():
             pipe.close()
@@ -86,7 +90,7 @@ class SimServer:
 
     def _send(self, index: int, destination: Address, data: bytes) -> None:
         if index < FIRST_CONNECTION:
-            self._network.send(self.host, SERVER_PORTS[index], destination, data)
+            self._network.send(self._hosts[index >> 1], SERVER_PORTS[index & 1], destination, data)
         elif (pipe := self._pipes.get(index)) is not None and not pipe.is_full:
             pipe.write(frame(data))
 
@@ -114,6 +118,7 @@ class SimPeer:
         self.received: dict[str, bytes] = {}
         self._partial: dict[int, tuple[str, bytearray]] = {}
         self.events: list[events.PeerEvent] = []
+        self.timeline: list[tuple[float, events.PeerEvent]] = []
         self._pipes: dict[int, TcpPipe] = {}
         self._next_incoming = 1
         self._wake_at: float | None = None
@@ -222,6 +227,7 @@ class SimPeer:
         self._drive_tcp()  # the tunnel
         while (event := self.peer.poll_event()) is not None:
             self.events.append(event)
+            self.timeline.append((now, event))
             if isinstance(event, events.Offered):
                 self._answer()
         self._schedule()
@@ -284,8 +290,9 @@ class SimPeer:
                 moved = True
         while (action := self.peer.poll_tcp_action()) is not None:
             match action:
-                case Connect(number, address):
-                    self._network.connect(self._host, address, partial(self._connected, number))
+                case Connect(number, address, from_listener):
+                    port = self._port + 1 if from_listener else 50_000
+                    self._network.connect(self._host, address, partial(self._connected, number), port)
                 case Close(number, _):
                     if number in self._pipes:
                         self._pipes.pop(number).close()

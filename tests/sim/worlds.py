@@ -12,13 +12,19 @@ from p2p.core.role import Role
 
 SERVER_ADDRESS = Address("203.0.113.1", SERVER_PORTS[0])
 
+ALTERNATE_HOST = "203.0.113.2"
+
 
 class World:
     """A server, `alice` (left, sends) and `bob` (right, receives)."""
 
     def __init__(self, scenario: Scenario = Scenario("none", "none"), seed: int = 0) -> None:  # noqa: B008
         self.network = Network(seed)
-        self.server = SimServer(self.network, self.network.add_host("server", SERVER_ADDRESS.host))
+        self.server = SimServer(
+            self.network,
+            self.network.add_host("server", SERVER_ADDRESS.host),
+            self.network.add_host("server", ALTERNATE_HOST),
+        )
         left = self._host("alice", scenario.left, 1)
         if scenario.one_lan:
             right = self.network.add_host("bob", "192.168.1.3", left.nat)

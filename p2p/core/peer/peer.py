@@ -384,12 +384,12 @@ class Peer:
                 if self._connecting is not None:
                     self._connecting.update(local, remote, now)
                     self._seek_tcp(local, remote)
-            case RelayOpen(local, address):
+            case RelayOpen(local, address, rate):
                 if self._connecting is not None:
-                    self._connecting.relay(local, address, now)
-            case RelayClosed(why):
+                    self._connecting.relay(local, address, rate, now)
+            case RelayClosed(why, told):
                 if self._connecting is not None:
-                    self._connecting.relay_refused(why)
+                    self._connecting.relay_refused(why, told)
             case WantTunnel():
                 self._tunnel.open()
             case _ if self._delivery is None:
