@@ -64,7 +64,8 @@ class Network:
     @property
     def has_udp(self) -> bool:
         """Whether an answer came back."""
-        return self.host is not None and bool(self.reflexive)
+        is_answered = self.nat is not None and self.nat.mapping is not Mapping.NO_UDP and bool(self.reflexive)
+        return is_answered and self.host is not None
 
     @property
     def translates(self) -> bool:
@@ -74,8 +75,9 @@ class Network:
     @property
     def ease(self) -> Ease:
         """By UDP, without what a port mapper adds."""
-        if self.nat is None or not self.has_udp:
+        if not self.has_udp:
             return Ease.UNKNOWN
+        assert self.nat is not None
         if self.filtering is Filtering.ENDPOINT_INDEPENDENT:
             return Ease.OPEN if self.translates else Ease.PUBLIC
         by_mapping = outlook.ease(self.nat)
