@@ -57,13 +57,14 @@ Answer = Callable[[Doctor, int, Address, float], None]
 
 
 class Network1420(World):
-    """Drops what is larger than the path."""
+    """Drops what is larger than the path, and whatever comes before it is there."""
 
     mtu = 1420
+    begins_at = 0.0
 
     def _send(self, machine, transmit: Transmit) -> None:
         size = sum(map(len, transmit.buffers)) + OVERHEAD[transmit.destination.version]
-        if size <= self.mtu:
+        if size <= self.mtu and self.now >= self.begins_at:
             super()._send(machine, transmit)
 
 
@@ -87,6 +88,13 @@ def refused(doctor: Doctor, number: int, _address: Address, now: float) -> None:
 def stranger(doctor: Doctor, number: int, _address: Address, now: float) -> None:
     doctor.handle_connected(number, now)
     doctor.handle_data(number, b"HTTP/1.1 400 Bad Request\r\n\r\n", now)
+
+
+def replayed(doctor: Doctor, number: int, _address: Address, now: float) -> None:
+    """A rendezvous server's words that are no answer to ours."""
+    doctor.handle_connected(number, now)
+    cookie = Cookie(bytes(8), bytes(16), PORTS[1], Address(OUTSIDE, 1))
+    doctor.handle_data(number, frame(encode(cookie)), now)
 
 
 def silent(_doctor: Doctor, _number: int, _address: Address, _now: float) -> None:
@@ -182,6 +190,7 @@ def test_losses_cost_time_and_no_facts(loss: float) -> None:
         (only_443, Ease.CAGED, {8080: TcpOutcome.SILENT, 443: TcpOutcome.ANSWERED}),
         (refused, Ease.UNKNOWN, {8080: TcpOutcome.REFUSED, 443: TcpOutcome.REFUSED}),
         (stranger, Ease.UNKNOWN, {8080: TcpOutcome.STRANGER, 443: TcpOutcome.STRANGER}),
+        (replayed, Ease.UNKNOWN, {8080: TcpOutcome.STRANGER, 443: TcpOutcome.STRANGER}),
         (silent, Ease.UNKNOWN, {8080: TcpOutcome.SILENT, 443: TcpOutcome.SILENT}),
     ],
 )
@@ -194,13 +203,13 @@ def test_without_udp_it_is_tcp_that_tells(tcp: Answer, ease: Ease, outcomes: dic
     assert over.seconds < FAST
 
 
-@pytest.mark.parametrize("leads_to_us", [True, False])
-def test_a_port_that_the_router_opened_is_tried_by_a_stranger(leads_to_us: bool) -> None:
+@pytest.mark.parametrize("leads_to", [MAPPED_SOCKET, MAIN, None])
+def test_a_port_that_the_router_opened_is_tried_by_a_stranger(leads_to: int | None) -> None:
+    leads_to_us = leads_to == MAPPED_SOCKET
     world = World(Behaviour(SYMMETRIC, allocate=random_ports(range(2000, 65536))))
     external = Address(OUTSIDE, 1234)
-    if leads_to_us:  # the server has been written to by no mapping of that port
-        inside = world.ports[MAPPED_SOCKET]
-        world.router.internal[external.port] = (inside, {SERVER}, [world.now])
+    if leads_to is not None:  # the server has been written to by no mapping of that port
+        world.router.internal[external.port] = (world.ports[leads_to], {SERVER}, [world.now])
     over, events = examine(world, doctor_in(world), Mapped(external, Protocol.UPNP, 60))
     assert over.facts.proved is leads_to_us
     assert over.facts.ease is (Ease.OPEN if leads_to_us else Ease.RANDOM)
@@ -285,6 +294,15 @@ def test_the_largest_size_that_is_answered_is_the_mtu(mtu: int, found: int | Non
     test.start(world.now)
     assert world.until(test, lambda _: True) == [PathMtuFound(found)]
     assert test.poll_timeout() is None
+
+
+@pytest.mark.parametrize(("silence", "found"), [(0.2, 1500), (0.7, 1500), (0.9, None)])
+def test_a_size_is_sent_three_times(silence: float, found: int | None) -> None:
+    world = Network1420(Behaviour())
+    world.mtu, world.begins_at = 1500, world.now + silence
+    test = PathMtuTest(SERVER, 3, random.Random(7).randbytes)
+    test.start(world.now)
+    assert world.until(test, lambda _: True) == [PathMtuFound(found)]
 
 
 def test_an_answer_of_another_than_who_was_asked_proves_no_size() -> None:
