@@ -235,7 +235,7 @@ def _mapper(facts: Facts) -> str:
                 "so that would not help"
             )
         case NoMapper(reasons) if facts.mapper.hints_at_carrier:
-            names = " and ".join(protocol.value for protocol, reason in reasons if reason.endswith(BEHIND_CARRIER))
+            names = ", ".join(protocol.value for protocol, reason in reasons if reason.endswith(BEHIND_CARRIER))
             return f"the router knows how to (port mapping by {names}), but has no internet address of its own to open"
         case NoMapper(reasons):
             by_reason = sorted(((reason, protocol.value) for protocol, reason in reasons))
