@@ -177,7 +177,7 @@ networks = st.builds(
     st.none() | st.builds(LifetimeFound, seconds, seconds),
 )
 protocols = st.sampled_from(Protocol)
-reasons = st.sampled_from(["no answer", "it refuses", f"it has none, {BEHIND_CARRIER}"])
+reasons = st.sampled_from(["no answer", "it refuses\x1b]0;", f"it has none, {BEHIND_CARRIER}"])
 mappers = st.one_of(
     st.none(),
     st.builds(Mapped, addresses, protocols, st.just(60)),
@@ -232,6 +232,7 @@ def check(facts: Facts) -> None:
     for label, sentence in words.rows(facts):
         assert label
         assert "None" not in sentence
+        assert sentence.isprintable()
         assert "_" not in sentence.replace(facts.vpn or "", "")
     assert (table != []) is (facts.is_answered and not facts.is_inside)
     others = [reached for friend, reached in facts.table if friend is not Ease.BLOCKED]

@@ -11,6 +11,7 @@ from p2p.core.nat.filtering import Filtering
 from p2p.core.nat_report import Mapping
 from p2p.core.peer.outlook import Ease, Reach
 from p2p.core.portmap.events import BEHIND_CARRIER, BehindAnotherNat, Mapped, NoMapper
+from p2p.core.text import escape
 
 USUAL_MTU: Final = 1500  # bytes; Ethernet's
 
@@ -86,7 +87,7 @@ def rows(facts: Facts) -> list[tuple[str, str]]:
         ("TCP", _tcp(facts)),
         ("Packets", _mtu(facts)),
     ]
-    return [(label, sentence) for label, sentence in found if sentence]
+    return [(label, escape(sentence)) for label, sentence in found if sentence]  # a router's words may be in them
 
 
 def heading(facts: Facts) -> str:
