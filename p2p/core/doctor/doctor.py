@@ -98,7 +98,6 @@ class Doctor:
         self._probes = self._probes_of(servers, stun_servers)
         self._settled: set[int] = set()  # versions whose probes have said all, and whose tests have begun
         self._pending: dict[int, set[Topic]] = {version: set() for version in self._probes}
-        self._has_more_samples = False
         self._path_mtu: PathMtuTest | None = None
         self._lifetime: LifetimeTest | None = None
         self._questions = Questions(random_bytes)
@@ -108,10 +107,6 @@ class Doctor:
         asked = [first for first in firsts if first is not None]
         tcp = dict.fromkeys([*asked, *(Address(each.host, HTTPS) for each in asked)])
         self._tcp = TcpTest([address for address in tcp if self._host(address.version) is not None], random_bytes)
-
-    @property
-    def is_over(self) -> bool:
-        return self._is_over
 
     @property
     def reflexive(self) -> str | None:
