@@ -146,7 +146,7 @@ def no_path(why: str, relay: str) -> str:
     """`why` there is no direct one, and why the server does not forward it either, as half sentences."""
     return (
         f"No path: {why}; {relay}. Put one side on another network (a phone's hotspot, say), "
-        "or switch on port opening (UPnP) in one router; `python -m p2p.peer doctor` says which network is the hard one"
+        "or switch on port opening (UPnP) in one router; `python -m p2p.peer doctor` says what stands in the way"
     )
 
 
