@@ -71,7 +71,7 @@ class ServerLoop:
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
         is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
         self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second, *others)]
-        self._machine = RendezvousServer(os.urandom, self.ports, relay=relay)
+        self._machine = RendezvousServer(os.urandom, relay=relay)
         self._stun = StunServer(Endpoints(self.ports, () if is_wildcard else self.hosts))
         # The machine's port_index: which socket, and which of the local addresses.
         self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]

@@ -45,7 +45,7 @@ class SimServer:
 
     def restart(self) -> None:
         """Forgets everything, as a restarted process does."""
-        self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
+        self.machine = RendezvousServer(self._network.rng.randbytes)
         self.stun = StunServer(Endpoints(SERVER_PORTS, tuple(host.address for host in self._hosts)))
         for index, (host, port) in enumerate(product(self._hosts, SERVER_PORTS)):
             host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)

@@ -65,12 +65,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
-    """transaction(8) cookie(16) alternate_port(2) mapped:address"""
+    """transaction(8) cookie(16) mapped:address"""
 
     TYPE: ClassVar[int] = 2
     transaction: bytes
     cookie: bytes
-    alternate_port: int
     mapped: Address
 
 
@@ -206,8 +205,8 @@ def _encode_body(message: Message) -> bytes:
     match message:
         case Hello(transaction):
             return transaction + bytes(HELLO_PADDING)
-        case Cookie(transaction, cookie, alternate_port, mapped):
-            return transaction + cookie + uint(alternate_port, 2) + encode_address(mapped)
+        case Cookie(transaction, cookie, mapped):
+            return transaction + cookie + encode_address(mapped)
         case Join(transaction, cookie, client, role, pairing):
             return transaction + cookie + client + bytes([role, 0]) + _encode_pairing(pairing)
         case Joined(transaction, state, lease, peer_tag, mapped):
@@ -240,7 +239,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
                 raise DecodeError("padding is not zero")
             return Hello(transaction)
         case Cookie.TYPE:
-            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address())
+            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.address())
         case Join.TYPE:
             return _decode_join(reader)
         case Joined.TYPE:

@@ -39,7 +39,7 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.relay import Closed, Opened, Passage, RelayCounters, RelayLimits, RelayTable
-from p2p.core.rendezvous.seats import FIRST_CONNECTION, Place, Seat, Seats, opposite, place_of, source_of
+from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, source_of
 from p2p.core.rendezvous.server_events import (
     Counters,
     Departed,
@@ -63,19 +63,16 @@ class RendezvousServer:
     """Introduces two peers to each other.
 
     `port_index` stands for whichever local address a datagram came in by, or, from FIRST_CONNECTION on, for a TCP
-    connection; the machine hands it back. `ports` are the two UDP ports: both answer, and peers are told the second.
-    `relay` None: it forwards nothing. Output is to be polled after every input.
+    connection; the machine hands it back. `relay` None: it forwards nothing. Output is to be polled after every input.
     """
 
     def __init__(
         self,
         random_bytes: Callable[[int], bytes],
-        ports: tuple[int, int] = (8080, 8081),
         limits: Limits | None = None,
         relay: RelayLimits | None = DEFAULT_RELAY,
     ) -> None:
         self.counters = Counters()
-        self._ports = ports
         self._limits = limits or Limits()
         self._cookies = CookieJar(random_bytes)
         self._seats = Seats()
@@ -172,8 +169,7 @@ class RendezvousServer:
     def _send_cookie(self, transaction: bytes, source: Address, port_index: int, now: float) -> None:
         self.counters.cookies += 1
         cookie = self._cookies.bake(source, port_index, now)
-        alternate = self._ports[1] if port_index < FIRST_CONNECTION else 0  # nothing is learned of a NAT over TCP
-        self._send(Cookie(transaction, cookie, alternate, source), source, port_index)
+        self._send(Cookie(transaction, cookie, source), source, port_index)
 
     def _join(self, join: Join, source: Address, port_index: int, now: float) -> None:
         self.counters.joins += 1
