@@ -1,7 +1,7 @@
 """p2p beside other programs that move files, in the networks of netlab. docs/performance.md says how it is measured.
 
     python -m bench                     everything (three quarters of an hour)
-    python -m bench punched wan         these parts only: lan, punched, wan, files, relay, resources
+    python -m bench punched wan         these parts only: lan, punched, wan, files, relay, resources, server
     python -m bench --short             a few rows and runs; ratios judged with slack; exit code 1 when one fails
 
 Needs root; what a rival needs is said where its figures would be.
@@ -15,7 +15,21 @@ import re
 import sys
 from pathlib import Path
 
-from bench import chart, company, direct, goals, links, machine, many, relay, report, resources, rows, wan
+from bench import (
+    chart,
+    company,
+    direct,
+    goals,
+    introductions,
+    links,
+    machine,
+    many,
+    relay,
+    report,
+    resources,
+    rows,
+    wan,
+)
 from bench.copying import Rival
 from bench.rivals.hyperdht import HyperDht
 from bench.rivals.iroh import Iroh
@@ -25,7 +39,7 @@ from bench.rivals.wormhole import Wormhole
 from bench.world import World
 from netlab.requirements import missing_requirements
 
-PARTS = ("lan", "punched", "wan", "files", "relay", "resources")
+PARTS = ("lan", "punched", "wan", "files", "relay", "resources", "server")
 MIB = 2**20
 
 
@@ -78,6 +92,8 @@ def _rows(world: World, options: argparse.Namespace) -> list[rows.Row]:
         made += relay.rows(world, short=options.short)
     if "resources" in options.parts:
         made += resources.rows(world, options.waiting, options.sparse)
+    if "server" in options.parts:
+        made += introductions.rows(world, options.watched)
     return made
 
 
@@ -108,6 +124,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--waiting", type=float, help="seconds that an idle peer is watched (default: 60, --short 15)")
     parser.add_argument("--sparse", type=float, help="GiB of the file for peak memory (default: 8, with --short 1)")
     parser.add_argument("--seconds", type=float, default=5.0, help="for which a file fills a far link (default: 5)")
+    parser.add_argument("--watched", type=float, default=3.0, help="seconds of each of the server's rows (default: 3)")
     parser.add_argument("--all", action="store_true", help="the whole grid of far links, not a selection")
     parser.add_argument("--only", default="", metavar="REGEX", help="only rows whose `group: name` it matches")
     parser.add_argument("--list", action="store_true", help="name the rows, run nothing")

@@ -69,6 +69,11 @@ GOALS = (
     Goal(r"^start: second peer", most=0.5),
     Goal(r"^idle: ", most=0.1),
     Goal(r"^memory: ", most=80.0, ceiling=110.0),  # no time, and no machine's speed decides it
+    Goal(r"^server-memory: ", most=1000.0),
+    Goal(r"^server-pairs: nobody", least=3000.0),
+    Goal(r"^server-pairs: .*others wait", least=1500.0),
+    Goal(r"^server-answers: ", most=100.0),
+    Goal(r"^server-answers: ", "lost_seats", most=0.0, words="seats lost"),
     Goal(r"^wan-change: ", least=0.8, most=1.2, floor=0.5, ceiling=1.5, words="of the new rate"),
     Goal(r"^wan-share: ", least=0.25, most=0.80, floor=0.1, ceiling=0.92, words="share"),
 )

@@ -20,6 +20,14 @@ HEADINGS = {  # of Sample.extra: heading, factor, digits
     "jain": ("Jain", 1.0, 4),
     "lost": ("lost %", 100.0, 2),
     "server_cpu": ("CPU s/GB", 1.0, 3),
+    "median": ("median", 1.0, 2),
+    "fresh_median": ("new median", 1.0, 2),
+    "fresh_p99": ("new 99 %", 1.0, 1),
+    "repeats": ("repeats %", 100.0, 2),
+    "lost_seats": ("lost seats", 1.0, 0),
+    "flood": ("flood k/s", 1.0, 0),
+    "core": ("of a core", 1.0, 2),
+    "rss": ("MB", 1.0, 0),
 }
 
 

@@ -53,6 +53,10 @@ class World(AbstractContextManager["World"]):
     def __exit__(self, *_: object) -> None:
         self._exit.close()
 
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Does it before all that is there now goes away."""
+        self._exit.callback(work)
+
     def lab(self, net: Net) -> Lab:
         """The network, up. Raises MeasuringError and what `Lab` raises."""
         if net not in self._labs:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from p2p.core.rendezvous.relay import RelayLimits
+from p2p.io.server_bind import everywhere
 from p2p.io.server_log import EventLog
 from p2p.io.server_loop import ServerLoop, stop_signals
 
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             events = EventLog(options.verbose)
             loop = ServerLoop(
-                options.host,
+                options.host or everywhere(),
                 options.port,
                 options.alternate_port,
                 events,
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 relay=_relay_limits(options),
             )
         except (socket.gaierror, UnicodeError):
-            return _fail(USAGE, _explain_hosts(options.host, options.alt_host))
+            return _fail(USAGE, _explain_hosts(options.host or everywhere(), options.alt_host))
         except OSError as error:
             return _fail(FAILED, _explain(error))
         print(f"listening on {' and '.join(loop.hosts)} ports {loop.ports[0]} and {loop.ports[1]}", flush=True)
@@ -59,7 +60,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Introduces two peers to each other. It sees their names and public addresses, never their files.",
     )
     parser.add_argument(
-        "--host", default="0.0.0.0", metavar="ADDR", help="address to listen on (default: all IPv4; :: for IPv6 too)"
+        "--host", metavar="ADDR", help="address to listen on (default: all of this machine, IPv6 and IPv4)"
     )
     parser.add_argument(
         "--port", type=_port, default=DEFAULT_PORT, metavar="N", help="UDP and TCP port (default: %(default)s; 0: any)"
@@ -93,7 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("a port is named twice: TCP listens at --port and at each --tcp-port")
     if 0 in options.tcp_port:
         parser.error("--tcp-port has to be a number that peers can know")
-    if options.alt_host is not None and options.host in ("0.0.0.0", "::"):
+    if options.alt_host is not None and options.host in (None, "0.0.0.0", "::"):
         parser.error("--alt-host needs --host with the first address: all of them cannot be told apart")
     if options.alt_host is not None and options.alt_host == options.host:
         parser.error("--host and --alt-host are the same: peers learn nothing from one address twice")

@@ -35,7 +35,8 @@ SYMMETRIC_CASES = [
     Scenario("symmetric", "address-restricted"),
     Scenario("symmetric", "port-restricted"),
     Scenario("UDP blocked", "none", "direct TCP"),
-    Scenario("UDP blocked", "port-restricted", "relay"),
+    Scenario("UDP blocked", "port-restricted", "direct TCP"),
+    Scenario("UDP blocked", "UDP blocked", "direct TCP"),
     Scenario("UDP blocked", "symmetric", "relay"),
 ]
 SCENARIOS = [
@@ -46,5 +47,5 @@ SCENARIOS = [
     *(replace(scenario, left=scenario.right, right=scenario.left) for scenario in SYMMETRIC_CASES),
     Scenario("symmetric", "symmetric", "relay"),
     Scenario("symmetric", "symmetric", None, ExitCode.NO_PATH, takes_relay=False),
-    Scenario("UDP blocked", "port-restricted", None, ExitCode.NO_PATH, takes_relay=False),
+    Scenario("UDP blocked", "symmetric", None, ExitCode.NO_PATH, takes_relay=False),
 ]

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from p2p.core.errors import DecodeError
 
+IPV4_SIZE = 4  # bytes
+
 
 class Address(NamedTuple):
     """IP address in text form (no brackets) and UDP or TCP port.
@@ -37,6 +39,10 @@ class Address(NamedTuple):
 
 def encode_address(address: Address) -> bytes:
     """family(1: 4 or 6) port(2) ip(4 or 16); the zone is left out"""
+    if ":" not in address.host:
+        numbers = address.host.split(".")
+        if len(numbers) == IPV4_SIZE:  # four times as fast as by `ipaddress`: a server does it for every datagram
+            return bytes((4, address.port >> 8, address.port & 0xFF, *map(int, numbers)))
     ip = ipaddress.ip_address(address.host)
     return bytes([ip.version]) + address.port.to_bytes(2, "big") + ip.packed
 

@@ -20,11 +20,12 @@ class Reader:
         return len(self._data) - self._offset
 
     def take(self, length: int) -> bytes:
-        if self.remaining < length:
-            raise DecodeError(f"message is cut short: {length} bytes wanted, {self.remaining} left")
         start = self._offset
-        self._offset += length
-        return self._data[start : self._offset]
+        end = start + length
+        if end > len(self._data):
+            raise DecodeError(f"message is cut short: {length} bytes wanted, {self.remaining} left")
+        self._offset = end
+        return self._data[start:end]
 
     def uint(self, length: int) -> int:
         """Unsigned big-endian integer of `length` bytes."""

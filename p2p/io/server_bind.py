@@ -9,6 +9,15 @@ TCP_BACKLOG = 64
 PORT_ATTEMPTS = 20  # free UDP ports tried until one is free for TCP too (--port 0)
 
 
+def everywhere() -> str:
+    """All addresses of this machine, of both IP versions; of IPv4 where IPv6 is switched off."""
+    try:
+        open_socket(socket.AF_INET6, socket.SOCK_DGRAM, "::", 0).close()
+    except OSError:
+        return "0.0.0.0"
+    return "::"
+
+
 def bind(
     stack: contextlib.ExitStack, host: str, port: int, alternate_port: int | None
 ) -> tuple[socket.socket, socket.socket, socket.socket]:

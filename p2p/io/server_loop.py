@@ -14,17 +14,21 @@ from functools import partial
 
 from p2p.core.address import Address
 from p2p.core.rendezvous.frames import bursts
+from p2p.core.rendezvous.messages import MAGIC
 from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES, RelayLimits
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.core.rendezvous.server import DEFAULT_RELAY, RendezvousServer
 from p2p.core.stun.server import Endpoints, StunServer, looks_like_stun
 from p2p.io.server_bind import bind, bind_other_host, bind_tcp
+from p2p.io.server_lanes import Lane, open_lanes
 from p2p.io.server_log import EventLog
 from p2p.io.server_tcp import Tunnels
 from p2p.io.server_udp import UdpPort
 from p2p.io.udp import MAX_PAYLOAD, MAX_SEGMENTS
 
 SUMMARY_INTERVAL = 600.0  # seconds between two lines of counters
+BUSY = 16  # sockets that have something: with fewer, each may be read from that much longer
+LAST = 1000  # rank of what is no UDP port
 MAX_ORIGINS = 512  # local addresses told apart; all of 127/8 is local, so the number is not the machine's choice
 
 log = logging.getLogger("p2p.server")
@@ -70,26 +74,36 @@ class ServerLoop:
         self.hosts: tuple[str, ...] = tuple(bound.getsockname()[0] for bound in (first, *others[:1]))
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
         is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
-        self._udp = [UdpPort(bound, is_wildcard) for bound in (first, second, *others)]
         self._machine = RendezvousServer(os.urandom, relay=relay)
+        key = self._machine.tag_key
+        self._udp = [
+            UdpPort(bound, is_wildcard, open_lanes(self._sockets, bound, key)) for bound in (first, second, *others)
+        ]
         self._stun = StunServer(Endpoints(self.ports, () if is_wildcard else self.hosts))
         # The machine's port_index: which socket, and which of the local addresses.
         self._origins: list[tuple[int, bytes]] = [(index, b"") for index in range(len(self._udp))]
         self._origin_index = {origin: index for index, origin in enumerate(self._origins)}
         self._counters = LoopCounters()
+        self._share = 1  # times its reads that a socket has this turn
+        self._ranks: dict[int, int] = {}  # by file descriptor: renewals first (server_lanes.Kind)
 
     def run(self, signalled: socket.socket) -> None:
         """Serves until a signal number arrives on `signalled` (see `stop_signals`), then closes the sockets."""
         with self._sockets:
             for index, port in enumerate(self._udp):
-                self._selector.register(port.socket, selectors.EVENT_READ, partial(self._receive, index))
+                for rank, lane in enumerate(port.lanes):
+                    self._selector.register(lane.socket, selectors.EVENT_READ, partial(self._receive, index, lane))
+                    self._ranks[lane.socket.fileno()] = rank
             self._selector.register(signalled, selectors.EVENT_READ, None)
             next_summary = self._clock() + SUMMARY_INTERVAL
             summarised = self._counts()
             while True:
                 timeouts = (next_summary, self._machine.poll_timeout(), self._tunnels.poll_timeout())
                 deadline = min(at for at in timeouts if at is not None)
-                for key, mask in self._selector.select(max(0.0, deadline - self._clock())):
+                ready = self._selector.select(max(0.0, deadline - self._clock()))
+                self._share = max(1, BUSY // (len(ready) or 1))
+                # A JOIN before the LEAVE that came after it, though they wait in two queues.
+                for key, mask in sorted(ready, key=self._rank):
                     if key.data is None:
                         log.info("stopping: %s", signal.Signals(signalled.recv(1)[0]).name)
                         self._flush()
@@ -107,9 +121,13 @@ class ServerLoop:
                         summarised = self._counts()
                         log.info("%s", self._summary())
 
-    def _receive(self, index: int, _: int) -> None:
+    def _rank(self, ready: tuple[selectors.SelectorKey, int]) -> int:
+        """Where it stands among those that are ready in one turn."""
+        return self._ranks.get(ready[0].fd, LAST)
+
+    def _receive(self, index: int, lane: Lane, _: int) -> None:
         now = self._clock()
-        for data, segment_size, source, local in self._udp[index].receive():
+        for data, segment_size, source, local in self._udp[index].receive(lane, self._share):
             self._take(data, segment_size, source, self._origin(index, local), now)
 
     def _take_frames(self, datagrams: list[bytes], source: Address, connection: int) -> None:
@@ -120,6 +138,9 @@ class ServerLoop:
     def _take(self, data: memoryview | bytes, segment_size: int, source: Address, port_index: int, now: float) -> None:
         """One read. Of a burst only the addresses and lengths are known to be alike; what is in it, the bytes say."""
         is_burst = 0 < segment_size < len(data)
+        if not is_burst and data[:1] == MAGIC[:1]:  # as all below would find; nearly every datagram is one of these
+            self._machine.handle_datagram(bytes(data), source, port_index, now)
+            return
         first_bytes = bytes(data[::segment_size]) if is_burst else bytes(data[:1])
         if first_bytes and not first_bytes.translate(None, RELAYED_FIRST_BYTES):
             self._forward(data, segment_size if is_burst else 0, source, port_index, now)
@@ -181,7 +202,10 @@ class ServerLoop:
     def _counts(self) -> dict[str, int]:
         machine = self._machine
         parts = (machine.counters, machine.relay_counters, self._stun.counters, self._tunnels.counters, self._counters)
-        return {name.replace("_", " "): count for part in parts for name, count in asdict(part).items()}
+        counts = {name.replace("_", " "): count for part in parts for name, count in asdict(part).items()}
+        counts["dropped as garbage"] = sum(port.garbage for port in self._udp)
+        counts["dropped from full queues"] = sum(port.overflown for port in self._udp)
+        return counts
 
     def _summary(self) -> str:
         happened = ", ".join(f"{name} {count}" for name, count in self._counts().items() if count)

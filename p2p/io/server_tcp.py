@@ -22,7 +22,7 @@ ACCEPT_BATCH = 16  # connections of one listener before the others get their tur
 # Of all; each may have 64 KiB of a frame that is not whole, and with an open relay QUEUE: 400 MB if all do their worst.
 MAX_CONNECTIONS = 1024
 MAX_PER_NETWORK = 64  # per IPv4 /24 or IPv6 /56: an office without UDP fits, a flood from one network does not take all
-SPARE_DESCRIPTORS = 32  # for all else that the process has open
+SPARE_DESCRIPTORS = 192  # for all else that the process has open: a UDP port has 33 sockets, and there may be four
 READ_SIZE = 65_536  # bytes of one connection before the others get their turn
 SEATLESS = 15.0  # seconds that a connection may last without a seat: a lease
 QUEUE = 256 * 1024  # bytes that wait for a peer; more datagrams of the relay are dropped, as a router would

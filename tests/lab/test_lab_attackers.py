@@ -91,10 +91,10 @@ def assert_arrived(sender: Program, receiver: Program, tmp_path: Path, digest: s
 
 
 def udp_port(node: Node) -> int:
-    """Of the only UDP socket in there. These routers preserve it."""
-    lines = node.call(Path("/proc/thread-self/net/udp").read_text).splitlines()[1:]
-    (port,) = {int(line.split()[1].rpartition(":")[2], 16) for line in lines}
-    return port
+    """Of the socket that talks to the server: the program opens it before all others. These routers preserve it."""
+    lines = node.call(Path("/proc/thread-self/net/udp6").read_text).splitlines()[1:]
+    first = min((line.split() for line in lines), key=lambda fields: int(fields[9]))  # by inode
+    return int(first[1].rpartition(":")[2], 16)
 
 
 def same_ports_every_time(scene: Lab) -> None:

@@ -63,7 +63,7 @@ def test_who_asks_before_there_is_a_seat_asks_when_there_is_one() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_it_opens_whatever_is_lost_and_stays_open(seed: int) -> None:
-    world = World(seed, Network(loss=0.3, duplicate=0.1, delay=(0.01, 0.2)))
+    world = World(seed, Network(loss=0.2, duplicate=0.1, delay=(0.01, 0.2)))
     alice, bob = pair(world) if seed % 2 else (world.join(ALICE, SENDER), world.join(BOB, RECEIVER))
     for peer in (alice, bob):
         ask(world, peer)

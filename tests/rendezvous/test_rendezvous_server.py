@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -177,6 +178,63 @@ def test_a_cookie_lives_for_one_to_two_slots(age: float, is_good: bool) -> None:
     assert isinstance(reply, Joined if is_good else Cookie)
 
 
+def test_cookies_go_stale_one_after_the_other_and_not_all_at_once() -> None:
+    desk = Desk()
+    peers = [Address(f"198.51.{number}.7", 1000) for number in range(100)]
+    joins = [desk.joining(f"p{number}", desk.cookie(peer), ALICE, SENDER) for number, peer in enumerate(peers)]
+    stale_at = []
+    for peer, join in zip(peers, joins, strict=True):
+        after = [
+            age for age in range(5, 130, 5)
+            if desk.server._cookies.valid_until(join.cookie, peer, 0, desk.now + age) <= desk.now + age
+        ]  # fmt: skip
+        stale_at.append(after[0])
+    assert min(stale_at) >= COOKIE_SLOT
+    assert max(stale_at) <= 2 * COOKIE_SLOT + 5
+    assert max(stale_at.count(age) for age in stale_at) < 30
+
+
+RENEWALS = st.fixed_dictionaries({
+    "client": st.sampled_from("ab"),
+    "source": st.sampled_from([A, Address(A.host, A.port + 1), B]),
+    "port_index": st.sampled_from([0, 1]),
+    "cookie_of": st.sampled_from([A, B, None]),
+    "pairing": st.sampled_from([ALICE, BOB, Nameplate("7-amber")]),
+    "role": st.sampled_from(Role),
+    "cut": st.sampled_from([0, 0, 0, 1]),
+    "wait": st.sampled_from([0.0, 1.0, LEASE - 1.0, COOKIE_SLOT, 2 * COOKIE_SLOT]),
+})  # fmt: skip
+
+
+@given(st.lists(RENEWALS, max_size=30))
+def test_a_renewal_that_is_not_decoded_is_answered_as_one_that_is(asked: list[dict[str, Any]]) -> None:
+    quick, thorough = Desk(), Desk()
+    thorough.server._renew = lambda *_: False  # type: ignore[method-assign]
+    cookies = {None: bytes(16)} | {source: quick.cookie(source) for source in (A, B)}
+    for source in (A, B):
+        assert thorough.cookie(source) == cookies[source]
+    for each in [each for each in asked for _ in range(2)]:
+        join = quick.joining(each["client"], cookies[each["cookie_of"]], each["pairing"], each["role"])
+        data = encode(join)[: -each["cut"] or None]
+        heard = [
+            (desk.wait(each["wait"]), desk.say(data, each["source"], each["port_index"])) for desk in (quick, thorough)
+        ]
+        assert heard[0] == heard[1]
+        assert quick.server.counters == thorough.server.counters
+
+
+def test_nearly_every_renewal_is_quick() -> None:
+    desk = Desk()
+    cookie = desk.cookie(A)
+    desk.say(desk.joining("a", cookie, ALICE, SENDER), A)
+    renewal = encode(desk.joining("a", cookie, ALICE, SENDER))
+    assert desk.server._renew(renewal, A, 0, desk.now)
+    assert not desk.server._renew(renewal, B, 0, desk.now)
+    assert not desk.server._renew(renewal, A, 1, desk.now)
+    assert not desk.server._renew(renewal[:-1], A, 0, desk.now)
+    assert not desk.server._renew(renewal, A, 0, desk.now + 2 * COOKIE_SLOT)
+
+
 def test_cookies_of_another_server_run_are_stale() -> None:
     old = Desk()
     new = Desk()
@@ -193,9 +251,7 @@ def test_a_third_client_is_refused_and_evicts_nobody() -> None:
     assert outcome(desk.join("b", B, BOB, RECEIVER)) is SeatState.PAIRED
     for role in Role:
         assert outcome(desk.join("c", C, BOB, role)) is RefusedReason.TAKEN
-    assert desk.join("a", A, ALICE, SENDER)[0][2] == Joined(
-        b"\0" * 7 + b"\6", SeatState.PAIRED, LEASE, tag("b"), A
-    )
+    assert desk.join("a", A, ALICE, SENDER)[0][2] == Joined(b"\0" * 7 + b"\6", SeatState.PAIRED, LEASE, tag("b"), A)
 
 
 def test_the_holder_of_a_taken_address_is_still_another_client() -> None:

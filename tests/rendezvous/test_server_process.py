@@ -11,15 +11,17 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from p2p.core.address import Address
+from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.client import RendezvousClient
-from p2p.core.rendezvous.messages import Cookie, Hello, Message, NamePair, Nameplate, Pairing, decode, encode
+from p2p.core.rendezvous.messages import Cookie, Hello, Join, Joined, Message, decode, encode
 from p2p.core.role import Role
+from p2p.io.udp import IS_LINUX
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is asserted about how long things take
 
@@ -184,6 +186,36 @@ def test_a_flood_of_rubbish_is_counted_and_answered_by_nothing() -> None:
     assert match
     assert int(match[2]) >= 0.9 * (int(match[1]) - 60) > 1000
     assert len(log) < 1000
+
+
+@pytest.mark.skipif(not IS_LINUX, reason="other systems have one queue a port")
+def test_who_waits_is_heard_however_many_others_come() -> None:
+    """The process stands still meanwhile, so that nothing depends on who is faster."""
+    with (
+        running("--host", "127.0.0.1") as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as waiting,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood,
+    ):
+        waiting.settimeout(PATIENCE)
+        waiting.connect(server.first)
+        waiting.send(encode(Hello(b"12345678")))
+        cookie = decode(waiting.recv(2048))
+        assert isinstance(cookie, Cookie)
+        join = Join(b"12345678", cookie.cookie, bytes(16), Role.SENDER, NamePair("alice", "bob"))
+        waiting.send(encode(join))
+        assert isinstance(decode(waiting.recv(2048)), Joined)
+        server.process.send_signal(signal.SIGSTOP)
+        garbage = [encode(Hello(b"floodfld")), encode(replace(join, cookie=bytes(16))), b"\xc0" * 9, b"\xff" * 64]
+        for _ in range(20_000):
+            for data in garbage:
+                flood.sendto(data, server.first)
+        waiting.send(encode(replace(join, transaction=b"renewal.")))
+        server.process.send_signal(signal.SIGCONT)
+        renewed = decode(waiting.recv(2048))
+        assert isinstance(renewed, Joined)
+        assert renewed.transaction == b"renewal."
+        _, log = server.stop()
+    assert re.search(r"dropped as garbage 20000, dropped from full queues [1-9]", log)
 
 
 def test_replies_leave_from_the_address_and_port_that_were_asked() -> None:

@@ -246,6 +246,7 @@ class Network:
         self.rng = random.Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._opening: dict[tuple[Address, Address], Callable[[TcpPipe | None], None]] = {}
         self._hosts: dict[tuple[str, Nat | None], Host] = {}
         self._nats: dict[tuple[str, Nat | None], Nat] = {}
 
@@ -287,25 +288,45 @@ class Network:
             body = _flip_bit(data, self.rng) if self.rng.random() < impairment.corrupt else data
             self.after(delay, lambda body=body: self._route(host, source, destination, body, ttl))
 
-    def connect(self, host: Host, destination: Address, done: Callable[[TcpPipe | None], None]) -> None:
-        """TCP reaches hosts on the same LAN, and public ones; elsewhere it gets no answer at all."""
-        target = self._hosts.get((destination.host, host.nat)) or self._hosts.get((destination.host, None))
+    def connect(
+        self, host: Host, destination: Address, done: Callable[[TcpPipe | None], None], port: int = 50_000
+    ) -> None:
+        """TCP from `port`: reaches hosts on the same LAN, and public ones. Elsewhere it gets no answer, unless the
+        other side opens to us at the same time."""
+        source = Address(host.address, port)
+        target = self._hosts.get((destination.host, host.nat))
+        if target is None and host.nat is not None:
+            source = Address(host.nat.address, self._tcp_port(host.nat, port))
+            target = self._hosts.get((destination.host, None))
+        if target is None and (destination.host, None) in self._nats:
+            self._open_from_here(source, destination, done)
         if target is None or not target.is_up:
             return
         accept = target.tcp.get(destination.port)
         if accept is None:
             self.after(LINK_DELAY, lambda: done(None))
             return
-        near, far = TcpPipe(self, destination), TcpPipe(self, Address(host.address, 50_000))
+        near, far = TcpPipe(self, destination), TcpPipe(self, source)
         near.other, far.other = far, near
 
-        def connected() -> None:
-            done(near)
-            if not near.is_open:  # it was closed while the answer was under way
-                near.on_closed()
-
         self.after(LINK_DELAY, lambda: accept(far))
-        self.after(2 * LINK_DELAY, connected)
+        self.after(2 * LINK_DELAY, lambda: _connected(near, done))
+
+    def _tcp_port(self, nat: Nat, port: int) -> int:
+        """TCP is mapped as UDP is, and keeps its port where it has one for all destinations."""
+        dependent = nat.kind.mapping is not Behaviour.ENDPOINT_INDEPENDENT
+        return self.rng.choice(ALL_PORTS) if dependent else port
+
+    def _open_from_here(self, source: Address, destination: Address, done: Callable[[TcpPipe | None], None]) -> None:
+        """A SYN through our NAT. The other one's passes ours from then on, and the system repeats its own."""
+        theirs = self._opening.pop((destination, source), None)
+        if theirs is None:
+            self._opening[source, destination] = done
+            return
+        near, far = TcpPipe(self, destination), TcpPipe(self, source)
+        near.other, far.other = far, near
+        self.after(LINK_DELAY, lambda: _connected(far, theirs))
+        self.after(LINK_DELAY, lambda: _connected(near, done))
 
     def _route(self, host: Host, source: Address, destination: Address, data: bytes, ttl: int) -> None:
         """Outwards through NAT after NAT until somebody there has that address, and inwards again."""
@@ -335,6 +356,12 @@ class Network:
             self._enter(inner, source, inside.port, data)
         else:
             _deliver(self._hosts[inside.host, router], inside.port, data, source)
+
+
+def _connected(pipe: TcpPipe, done: Callable[[TcpPipe | None], None]) -> None:
+    done(pipe)
+    if not pipe.is_open:  # it was closed while the answer was under way
+        pipe.on_closed()
 
 
 def _deliver(host: Host, port: int, data: bytes, source: Address) -> None:

@@ -290,8 +290,9 @@ class SimPeer:
                 moved = True
         while (action := self.peer.poll_tcp_action()) is not None:
             match action:
-                case Connect(number, address):
-                    self._network.connect(self._host, address, partial(self._connected, number))
+                case Connect(number, address, from_listener):
+                    port = self._port + 1 if from_listener else 50_000
+                    self._network.connect(self._host, address, partial(self._connected, number), port)
                 case Close(number, _):
                     if number in self._pipes:
                         self._pipes.pop(number).close()

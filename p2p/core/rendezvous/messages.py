@@ -173,9 +173,15 @@ class Unsupported:
     highest: int
 
 
-Message: TypeAlias = (
-    Hello | Cookie | Join | Joined | Refused | Forward | Forwarded | Leave | Left | Relay | Relayed | Unsupported
+_Plain: TypeAlias = Hello | Join | Refused | Forward | Forwarded | Leave | Left | Relay | Relayed | Unsupported
+Message: TypeAlias = _Plain | Cookie | Joined
+
+HELLO_HEADER, COOKIE_HEADER, JOIN_HEADER, JOINED_HEADER = (
+    MAGIC + bytes([VERSION, each.TYPE]) for each in (Hello, Cookie, Join, Joined)
 )
+AFTER_TRANSACTION = HEADER_SIZE + TRANSACTION_SIZE  # offset, where there is one
+HELLO_SIZE = AFTER_TRANSACTION + HELLO_PADDING
+CLIENT_OF_JOIN = slice(AFTER_TRANSACTION + COOKIE_SIZE, AFTER_TRANSACTION + COOKIE_SIZE + CLIENT_SIZE)
 
 
 def push_transaction(client: bytes) -> bytes:
@@ -185,32 +191,44 @@ def push_transaction(client: bytes) -> bytes:
 
 def encode(message: Message) -> bytes:
     """magic(3) version(1) type(1) body"""
-    return MAGIC + bytes([VERSION, message.TYPE]) + _encode_body(message)
+    match message:
+        case Cookie(transaction, cookie, mapped):
+            return encode_cookie(transaction, cookie, encode_address(mapped))
+        case Joined(transaction, state, lease, peer_tag, mapped):
+            return encode_joined(transaction, state, lease, peer_tag, encode_address(mapped))
+        case _:
+            return MAGIC + bytes([VERSION, message.TYPE]) + _encode_body(message)
+
+
+def encode_cookie(transaction: bytes, cookie: bytes, mapped: bytes) -> bytes:
+    """COOKIE of its fields; `mapped` is encoded. A server makes it for every HELLO, without an object."""
+    return b"%b%b%b%b" % (COOKIE_HEADER, transaction, cookie, mapped)
+
+
+def encode_joined(transaction: bytes, state: SeatState, lease: int, peer_tag: bytes, mapped: bytes) -> bytes:
+    """JOINED of its fields likewise, for every JOIN."""
+    return b"%b%b%c%c%b%b" % (JOINED_HEADER, transaction, state, lease, peer_tag, mapped)
 
 
 def decode(data: bytes) -> Message:
     """Raises VersionError for a header of another version, BadNames for the names in a JOIN, else DecodeError."""
-    reader = Reader(data)
-    if reader.take(len(MAGIC)) != MAGIC:
+    if len(data) < HEADER_SIZE or not data.startswith(MAGIC):
         raise DecodeError("not a rendezvous message")
-    version, kind = reader.uint(1), reader.uint(1)
+    version, kind = data[len(MAGIC)], data[HEADER_SIZE - 1]
     if version != VERSION:
         raise VersionError(version)
+    reader = Reader(data, HEADER_SIZE)
     message = _decode_body(kind, reader)
     reader.end()
     return message
 
 
-def _encode_body(message: Message) -> bytes:
+def _encode_body(message: _Plain) -> bytes:
     match message:
         case Hello(transaction):
             return transaction + bytes(HELLO_PADDING)
-        case Cookie(transaction, cookie, mapped):
-            return transaction + cookie + encode_address(mapped)
         case Join(transaction, cookie, client, role, pairing):
             return transaction + cookie + client + bytes([role, 0]) + _encode_pairing(pairing)
-        case Joined(transaction, state, lease, peer_tag, mapped):
-            return transaction + bytes([state, lease]) + peer_tag + encode_address(mapped)
         case Refused(transaction, reason):
             return transaction + bytes([reason])
         case Forward(client, payload):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar, assert_never
+from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 from p2p.core.address import Address
 from p2p.core.introduction import NamePair, Nameplate, Pairing
@@ -36,6 +36,10 @@ class Seat:
     expires: float
     contested_until: float = 0.0
     forward_debt: float = 0.0  # when everything forwarded so far will have been paid for at the allowed rate
+    # Hash of the last JOIN without its transaction, and until when its cookie is good. 64 bits are enough, for only
+    # who knows `client` gets as far as being compared.
+    request: int = 0
+    proved_until: float = 0.0
 
     @property
     def pairing(self) -> Pairing:
@@ -43,8 +47,53 @@ class Seat:
         return Nameplate(second) if isinstance(first, Role) else NamePair(first, second)
 
 
+class SeatStore(Protocol):
+    """All that the server machine keeps about peers (the relay beside it has its own), and what it needs of it.
+
+    An implementation for several machines has to give this, and nothing more. What has to be agreed on among them:
+    that one place has one seat (`add`), where a seat's owner is (`move`), and who is gone (`remove`); a peer may be
+    answered by another machine each time, so `of`, `at` and `opposite` see what was done elsewhere. What may lag:
+    `len` and `count_in_network_of` (caps are then exceeded by what comes in that time), and `renew` by less than two
+    of the three JOINs that a lease holds. The other fields of a seat may stay with the machine that wrote them: a lost
+    `contested_until` delays a hint, a lost `forward_debt` forgives some bytes, a lost `request` costs one decoding.
+    """
+
+    def __len__(self) -> int:
+        """Seats taken; against the cap of all."""
+
+    def of(self, client: bytes) -> Seat | None:
+        """The seat that this secret owns."""
+
+    def at(self, place: Place) -> Seat | None:
+        """The seat taken there."""
+
+    def opposite(self, seat: Seat) -> Seat | None:
+        """The seat of the other peer in the same room."""
+
+    def has_connection(self, port_index: int) -> bool:
+        """Whether some peer sits at this TCP connection; it is always one of this machine."""
+
+    def count_in_network_of(self, address: Address) -> int:
+        """Seats taken from the IPv4 /24 or IPv6 /56 of an address; against its cap."""
+
+    def add(self, seat: Seat) -> None:
+        """Neither its client nor its place has one."""
+
+    def renew(self, seat: Seat, now: float) -> None:
+        """Its lease begins anew."""
+
+    def move(self, seat: Seat, address: Address, port_index: int) -> None:
+        """Its owner is there from now on."""
+
+    def remove(self, seat: Seat) -> None:
+        """It is free again."""
+
+    def first_to_expire(self) -> Seat | None:
+        """Of those whose end this machine has to notice; O(1), for it is asked with every datagram."""
+
+
 class Seats:
-    """Seats by client and by place, counted by source prefix, and in the order in which they expire."""
+    """A SeatStore in memory: by client and by place, counted by source prefix, in the order in which they expire."""
 
     def __init__(self) -> None:
         self._by_client: OrderedDict[bytes, Seat] = OrderedDict()  # every lease is equal: renewed last expires last

@@ -7,13 +7,19 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import assert_never
 
-from p2p.core.address import Address
+from p2p.core.address import Address, encode_address
 from p2p.core.errors import DecodeError, VersionError
 from p2p.core.introduction import NamePair, Pairing, RefusedReason
 from p2p.core.prefix import prefix
-from p2p.core.rendezvous.cookies import CookieJar
+from p2p.core.rendezvous.cookies import CookieJar, TagKey
 from p2p.core.rendezvous.messages import (
+    AFTER_TRANSACTION,
+    CLIENT_OF_JOIN,
     HEADER_SIZE,
+    HELLO_HEADER,
+    HELLO_PADDING,
+    HELLO_SIZE,
+    JOIN_HEADER,
     LEASE,
     NO_PEER,
     PEER_TAG_SIZE,
@@ -35,11 +41,13 @@ from p2p.core.rendezvous.messages import (
     Unsupported,
     decode,
     encode,
+    encode_cookie,
+    encode_joined,
     push_transaction,
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.relay import Closed, Opened, Passage, RelayCounters, RelayLimits, RelayTable
-from p2p.core.rendezvous.seats import Place, Seat, Seats, opposite, place_of, source_of
+from p2p.core.rendezvous.seats import Place, Seat, Seats, SeatStore, opposite, place_of, source_of
 from p2p.core.rendezvous.server_events import (
     Counters,
     Departed,
@@ -55,6 +63,7 @@ from p2p.core.rendezvous.server_events import (
     Waiting,
 )
 
+PADDING = bytes(HELLO_PADDING)
 UNSUPPORTED = encode(Unsupported(VERSION, VERSION))
 DEFAULT_RELAY = RelayLimits()
 
@@ -63,7 +72,8 @@ class RendezvousServer:
     """Introduces two peers to each other.
 
     `port_index` stands for whichever local address a datagram came in by, or, from FIRST_CONNECTION on, for a TCP
-    connection; the machine hands it back. `relay` None: it forwards nothing. Output is to be polled after every input.
+    connection; the machine hands it back. `relay` None: it forwards nothing. `seats` None: it keeps them in memory, and
+    alone. Output is to be polled after every input.
     """
 
     def __init__(
@@ -71,11 +81,12 @@ class RendezvousServer:
         random_bytes: Callable[[int], bytes],
         limits: Limits | None = None,
         relay: RelayLimits | None = DEFAULT_RELAY,
+        seats: SeatStore | None = None,
     ) -> None:
         self.counters = Counters()
         self._limits = limits or Limits()
         self._cookies = CookieJar(random_bytes)
-        self._seats = Seats()
+        self._seats: SeatStore = Seats() if seats is None else seats
         self._relay = RelayTable(relay) if relay is not None else None
         self._transmits: deque[ServerTransmit] = deque()
         self._events: deque[Event] = deque()
@@ -84,6 +95,11 @@ class RendezvousServer:
     def relay_counters(self) -> RelayCounters:
         return self._relay.counters if self._relay is not None else RelayCounters()
 
+    @property
+    def tag_key(self) -> TagKey:
+        """With it the kernel may sort datagrams; see `CookieJar`."""
+        return self._cookies.tag_key
+
     def __len__(self) -> int:
         """Seats taken."""
         return len(self._seats)
@@ -91,6 +107,12 @@ class RendezvousServer:
     def handle_datagram(self, data: bytes, source: Address, port_index: int, now: float) -> None:
         self.handle_timeout(now)
         self.counters.datagrams += 1
+        # What comes by the thousand is not decoded; the bytes are what `decode` would accept.
+        if data.startswith(JOIN_HEADER) and self._renew(data, source, port_index, now):
+            return
+        if data.startswith(HELLO_HEADER) and len(data) == HELLO_SIZE and data.endswith(PADDING):
+            self._send_cookie(data[HEADER_SIZE:AFTER_TRANSACTION], source, port_index, now)
+            return
         try:
             message = decode(data)
         except VersionError:
@@ -100,7 +122,7 @@ class RendezvousServer:
         except DecodeError:
             self.counters.malformed += 1
         else:
-            self._handle_message(message, source, port_index, now)
+            self._handle_message(message, data, source, port_index, now)
 
     def handle_burst(
         self, source: Address, port_index: int, length: int, segment_size: int, now: float
@@ -140,15 +162,35 @@ class RendezvousServer:
         sweep = self._relay.poll_timeout() if self._relay is not None else None
         return min((at for at in (seat.expires if seat else None, sweep) if at is not None), default=None)
 
-    def _handle_message(self, message: Message, source: Address, port_index: int, now: float) -> None:
+    def _renew(self, data: bytes, source: Address, port_index: int, now: float) -> bool:
+        """Takes a JOIN that is the seat's last one but for its transaction, if it is one.
+
+        That is nearly all that a server with many peers waiting gets, and it is not decoded: 6 µs instead of 20.
+        """
+        seat = self._seats.of(data[CLIENT_OF_JOIN])
+        if (
+            seat is None
+            or now >= seat.proved_until
+            or seat.address != source
+            or seat.port_index != port_index
+            or seat.request != hash(data[AFTER_TRANSACTION:])
+        ):
+            return False
+        self.counters.joins += 1
+        self._seats.renew(seat, now)
+        self._report(seat, data[HEADER_SIZE:AFTER_TRANSACTION], now)
+        return True
+
+    def _handle_message(self, message: Message, data: bytes, source: Address, port_index: int, now: float) -> None:
         match message:
             case Hello(transaction):
                 self._send_cookie(transaction, source, port_index, now)
             case Join():
-                if self._cookies.is_valid(message.cookie, source, port_index, now):
-                    self._join(message, source, port_index, now)
-                else:
+                proved_until = self._cookies.valid_until(message.cookie, source, port_index, now)
+                if now >= proved_until:
                     self._send_cookie(message.transaction, source, port_index, now)
+                elif (seat := self._join(message, source, port_index, now)) is not None:
+                    seat.request, seat.proved_until = hash(data[AFTER_TRANSACTION:]), proved_until
             case Forward(client, payload):
                 self._forward(client, payload, source, port_index, now)
             case Leave(transaction, client):
@@ -168,10 +210,12 @@ class RendezvousServer:
 
     def _send_cookie(self, transaction: bytes, source: Address, port_index: int, now: float) -> None:
         self.counters.cookies += 1
-        cookie = self._cookies.bake(source, port_index, now)
-        self._send(Cookie(transaction, cookie, source), source, port_index)
+        mapped = encode_address(source)
+        cookie = self._cookies.bake(source, mapped, port_index, now)
+        self._transmits.append(ServerTransmit(port_index, source, encode_cookie(transaction, cookie, mapped)))
 
-    def _join(self, join: Join, source: Address, port_index: int, now: float) -> None:
+    def _join(self, join: Join, source: Address, port_index: int, now: float) -> Seat | None:
+        """The seat that it got or keeps, if it did."""
         self.counters.joins += 1
         place = place_of(join.pairing, join.role)
         seat = self._seats.of(join.client)
@@ -181,8 +225,10 @@ class RendezvousServer:
         reason = self._objection(join, place, source, now) if seat is None else self._objection_to_move(seat, source)
         if reason is not None:
             self._refuse(join.transaction, reason, join.pairing, source, port_index)
-        elif seat is None:
-            self._seat(Seat(join.client, place, join.role, source, port_index, now + LEASE), join, now)
+            return None
+        if seat is None:
+            seat = Seat(join.client, place, join.role, source, port_index, now + LEASE)
+            self._seat(seat, join, now)
         else:
             before = source_of(seat.address, seat.port_index)
             if (seat.address, seat.port_index) != (source, port_index):
@@ -193,6 +239,7 @@ class RendezvousServer:
                     self._relay.follow(seat)
             self._seats.renew(seat, now)
             self._report(seat, join.transaction, now)
+        return seat
 
     def _objection(self, join: Join, place: Place, source: Address, now: float) -> RefusedReason | None:
         """Why a newcomer gets no seat."""
@@ -242,7 +289,8 @@ class RendezvousServer:
             state, tag = SeatState.PAIRED, peer_tag(peer.client)
         else:
             state, tag = (SeatState.CONTESTED if seat.contested_until > now else SeatState.WAITING), NO_PEER
-        self._send(Joined(transaction, state, LEASE, tag, seat.address), seat.address, seat.port_index)
+        data = encode_joined(transaction, state, LEASE, tag, encode_address(seat.address))
+        self._transmits.append(ServerTransmit(seat.port_index, seat.address, data))
 
     def _refuse(
         self, transaction: bytes, reason: RefusedReason, pairing: Pairing | None, source: Address, port_index: int
