@@ -13,7 +13,8 @@ from p2p.core.address import Address
 from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, UseSocket
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
-from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.peer.config import PeerConfig
+from p2p.core.peer.peer import Peer
 from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.messages import NamePair, Nameplate
 from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
