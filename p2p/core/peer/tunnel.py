@@ -49,8 +49,9 @@ class Tunnel:
         self._number = None
 
     def handle_connected(self, number: int) -> bool:
-        """Whether it is the tunnel from now on; else it is not needed."""
+        """Whether it is the tunnel from now on; else it is not needed, and closed."""
         if number not in self._trying:
+            self._actions.append(Close(number))
             return False
         self._number = number
         self._trying.discard(number)
