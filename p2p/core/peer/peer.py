@@ -197,8 +197,8 @@ class Peer:
         if connection < 0:
             if self._tcp.tunnel.handle_closed(connection):
                 self._meeting.handle_tunnel_closed(now)
-                if refused:
-                    self._meeting.handle_server_refused(now)
+            if refused and self._tcp.tunnel.leads_to(connection) in self._config.servers:
+                self._meeting.handle_server_refused(now)  # no word of the further ports, which few servers have
         elif not self._tcp.handle_closed(connection) and self._connecting is not None:
             self._connecting.handle_closed(connection, now)
         self._advance(now)
