@@ -18,7 +18,8 @@ from p2p.core.address import Address
 from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.peer import events
-from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.peer.config import PeerConfig
+from p2p.core.peer.peer import Peer
 from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
 from p2p.core.text import escape

@@ -1,14 +1,13 @@
-"""What the person reads: talk and progress on stderr, results and events on stdout."""
+"""What the person reads: talk and progress on stderr. With --json programs read the events on stdout."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING
 
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
@@ -17,23 +16,16 @@ from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Entry
 from p2p.core.transport.events import Stats
+from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
-JSON_INTERVAL = 1.0  # seconds between two progress events
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no bar can be drawn
 SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
 SHOWN_FILES = 8  # files of an offer that are listed one by one
-
-
-class Invitation(Protocol):
-    """Builds what the person on the other machine has to type, once the pairing is known."""
-
-    def __call__(self, nameplate: str | None) -> tuple[str, str | None]:
-        """Returns the command, and the code that is to be told beside it (None: it is in the command)."""
 
 
 class Screen:
@@ -54,7 +46,7 @@ class Screen:
         self._role = role
         self._friend = friend
         self._invitation = invitation
-        self._json = as_json
+        self._lines = EventLines(invitation) if as_json else None
         self._quiet = quiet
         self._verbose = verbose
         self._is_asked = is_asked
@@ -65,13 +57,16 @@ class Screen:
         self._rate = Rate()
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._next_json = 0.0
         self._next_plain = 0.0
         self._started: float | None = None
         self._path: events.PathChosen | None = None
         self._complete_at: float | None = None
         self._transport: Stats | None = None
-        self.output_is_gone = False  # stdout takes no more: whoever read the events has gone, or its disk is full
+
+    @property
+    def output_is_gone(self) -> bool:
+        """Whether stdout takes no more events: whoever read them has gone, or its disk is full."""
+        return self._lines is not None and self._lines.are_lost
 
     def say(self, text: str) -> None:
         if not self._quiet:
@@ -82,8 +77,8 @@ class Screen:
         self._print(question, end="")
 
     def handle_event(self, event: events.PeerEvent, now: float) -> None:
-        if self._json:
-            self._emit(event, now)
+        if self._lines is not None:
+            self._lines.write(event, self._total, self._elapsed(now), self._transport)
         match event:
             case events.ServerSilent(seconds, ever, refused):
                 self._say_silent(seconds, ever, refused)
@@ -148,18 +143,8 @@ class Screen:
             self._complete_at = now + 1e9  # once is enough
             whose = "the other side's" if self._role is Role.SENDER else "this machine's"
             self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
-        if self._json:
-            self._flush()
-        if self._json and progress.done and now >= self._next_json:
-            self._next_json = now + JSON_INTERVAL
-            rate = round(self._rate.bytes_per_second)
-            self._write({"event": "progress", "bytes": progress.done, "total": progress.total, "rate": rate})
-
-    def _flush(self) -> None:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            self._lose_output()
+        if self._lines is not None:
+            self._lines.tick(progress, self._rate.bytes_per_second, now)
 
     def stop(self) -> None:
         """Takes the progress bar away."""
@@ -264,7 +249,7 @@ class Screen:
 
     def _say_needed(self, text: str) -> None:
         """Without it the two persons cannot go on, or would trust too much; --json says it on stdout."""
-        if not self._json:
+        if self._lines is None:
             self._print(text)
         else:
             self.say(text)
@@ -276,77 +261,7 @@ class Screen:
             else:
                 print(text, end=end, file=sys.stderr, flush=True)
         except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
-            _redirect_to_nowhere(sys.stderr)
-
-    # events for programs
-
-    def _emit(self, event: events.PeerEvent, now: float) -> None:
-        match event:
-            case events.WaitingForPeer(pairing, mapped):
-                command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
-                seen_as = None if mapped is None else str(mapped)
-                self._write({"event": "waiting", "command": command, "code": code, "mapped": seen_as})
-            case events.ServerSilent(seconds, _, refused):
-                self._write({"event": "server_silent", "seconds": seconds, "refused": refused})
-            case events.PeerSilent(seconds):
-                self._write({"event": "peer_silent", "seconds": seconds})
-            case events.CodeRejected(tries, limit):
-                self._write({"event": "code_rejected", "tries": tries, "limit": limit})
-            case events.Connecting(verification):
-                self._write({"event": "connecting", "verification": verification})
-            case events.PathChosen(kind, address, rtt, description):
-                path = {"kind": kind.value, "address": str(address), "rtt": rtt, "description": description}
-                self._write({"event": "path", **path})
-            case events.PathMoved(address):
-                self._write({"event": "moved", "address": str(address)})
-            case events.Offered(entries, total):
-                files = [{"name": entry.name, "size": entry.size} for entry in entries]
-                self._write({"event": "offer", "files": files, "total": total})
-            case events.FileDone(entry, digest, saved_as):
-                done = {"name": entry.name, "size": entry.size, "blake3": digest.hex(), "saved_as": saved_as}
-                self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
-            case events.Done(digest):
-                seconds, seen = round(self._elapsed(now), 3), _transport(self._transport)
-                done = {"blake3": digest.hex(), "total": self._total, "seconds": seconds, "transport": seen}
-                self._write({"event": "done", **done})
-            case events.Failed(failure):
-                self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
-            case _:
-                self._write({"event": _NAMES[type(event)]})
-
-    def _write(self, event: dict[str, object], *, flush: bool = True) -> None:
-        try:
-            print(json.dumps(event), flush=flush)
-        except OSError:
-            self._lose_output()
-
-    def _lose_output(self) -> None:
-        self.output_is_gone = True
-        _redirect_to_nowhere(sys.stdout)
-
-
-def _transport(stats: Stats | None) -> dict[str, object] | None:
-    if stats is None:
-        return None
-    return {
-        "rtt": stats.smoothed_rtt,
-        "min_rtt": stats.min_rtt,
-        "datagram": stats.datagram_size,
-        "packets_sent": stats.packets_sent,
-        "bytes_sent": stats.bytes_sent,
-        "bytes_retransmitted": stats.bytes_retransmitted,
-    }
-
-
-_NAMES = {
-    events.ServerAnswering: "server_answering",
-    events.SeatTaken: "seat_taken",
-    events.PeerFound: "peer_found",
-    events.PeerGone: "peer_gone",
-    events.OfferSent: "offer_sent",
-    events.TransferStarted: "started",
-}
-
+            redirect_to_nowhere(sys.stderr)
 
 class Rate:
     """Bytes per second over the last few seconds."""
@@ -378,12 +293,6 @@ def size(count: int) -> str:
 
 def rate(bytes_per_second: float) -> str:
     return f"{size(round(bytes_per_second))}/s"
-
-
-def _redirect_to_nowhere(stream: TextIO) -> None:
-    """So that what is still in the stream's buffer does not fail once more when the program ends."""
-    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _files(count: int) -> str:

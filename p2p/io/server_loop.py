@@ -74,7 +74,7 @@ class ServerLoop:
         self.hosts: tuple[str, ...] = tuple(bound.getsockname()[0] for bound in (first, *others[:1]))
         self.ports: tuple[int, int] = (first.getsockname()[1], second.getsockname()[1])
         is_wildcard = self.hosts[0] in ("0.0.0.0", "::")
-        self._machine = RendezvousServer(os.urandom, self.ports, relay=relay)
+        self._machine = RendezvousServer(os.urandom, relay=relay)
         key = self._machine.tag_key
         self._udp = [
             UdpPort(bound, is_wildcard, open_lanes(self._sockets, bound, key)) for bound in (first, second, *others)

@@ -50,7 +50,7 @@ class World:
             for answer in [each for each in coming if each[0] <= self.now]:
                 coming.remove(answer)
                 _, source, transaction = answer
-                cookie = Cookie(transaction, bytes(16), 8081, SEEN[source])
+                cookie = Cookie(transaction, bytes(16), SEEN[source])
                 self.eyeballs.handle_datagram(encode(cookie), source, self.now)
             if timeout is not None and timeout <= self.now:
                 self.eyeballs.handle_timeout(self.now)
@@ -111,7 +111,7 @@ def test_what_answers_no_question_chooses_nothing(forge: str) -> None:
     hello = decode(bytes(transmit.buffers[0]))
     assert isinstance(hello, Hello)
     transaction = bytes(8) if forge == "transaction" else hello.transaction
-    data = encode(hello if forge == "kind" else Cookie(transaction, bytes(16), 8081, SEEN[V6]))
+    data = encode(hello if forge == "kind" else Cookie(transaction, bytes(16), SEEN[V6]))
     assert not eyeballs.handle_datagram(data, V4 if forge == "source" else V6, 0.1)
     assert eyeballs.chosen is None
 

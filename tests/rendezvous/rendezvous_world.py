@@ -60,7 +60,6 @@ class World:
         self.now = 1000.0
         self.server: RendezvousServer | None = None
         self.server_events: list[s.Event] = []
-        self.alternate_is_open = True
         self.port_is_closed = False  # ECONNREFUSED while the server is down
         self.extra_delay: Callable[[Address, bytes], float] = lambda _to, _data: 0.0
         self.peers: list[Peer] = []
@@ -71,7 +70,7 @@ class World:
         self.start_server()
 
     def start_server(self) -> None:
-        self.server = RendezvousServer(self.random.randbytes, (FIRST.port, ALTERNATE.port), self.limits)
+        self.server = RendezvousServer(self.random.randbytes, self.limits)
 
     def stop_server(self) -> None:
         self.server = None
@@ -177,8 +176,6 @@ class World:
 
     def _deliver(self, source: Address, destination: Address, data: bytes, connection: int | None = None) -> None:
         if destination in (FIRST, ALTERNATE):
-            if destination == ALTERNATE and not self.alternate_is_open:
-                return
             if self.server is not None:
                 port_index = (FIRST, ALTERNATE).index(destination) if connection is None else connection
                 self.server.handle_datagram(data, source, port_index, self.now)

@@ -38,7 +38,7 @@ class RelayDesk(Desk):
 
     def __init__(self, relay: RelayLimits | None = NO_LIMITS, *, seated: bool = True) -> None:
         super().__init__()
-        self.server = RendezvousServer(random.Random(7).randbytes, (8080, 8081), relay=relay)
+        self.server = RendezvousServer(random.Random(7).randbytes, relay=relay)
         if seated:
             self.join("a", A, ALICE, SENDER)
             self.join("b", B, BOB, RECEIVER, port_index=1)

@@ -62,7 +62,7 @@ def test_two_peers_meet_and_talk() -> None:
     world.run(1)
     assert kinds(alice.events) == [c.Mapped, c.Waiting, c.Paired, c.Message]
     assert kinds(bob.events) == [c.Mapped, c.Paired, c.Message]
-    assert alice.of(c.Mapped) == [c.Mapped(alice.address, alice.address)]
+    assert alice.of(c.Mapped) == [c.Mapped(alice.address)]
     assert alice.of(c.Waiting) == [c.Waiting(alice.address)]
     assert bob.of(c.Message) == [c.Message(bob.of(c.Paired)[0].peer_tag, b"hello")]
     assert alice.of(c.Message) == [c.Message(alice.of(c.Paired)[0].peer_tag, b"hallo")]
@@ -88,35 +88,13 @@ def test_the_one_that_waits_hears_of_the_friend_at_once() -> None:
     assert abs(alice.times[-1] - bob.times[-1]) < 0.001
 
 
-@pytest.mark.parametrize("is_open", [True, False])
-def test_mapped_waits_a_second_for_the_alternate_port(is_open: bool) -> None:
-    world = World()
-    world.alternate_is_open = is_open
-    alice = world.join(ALICE, SENDER)
-    world.run(20)
-    mapped = alice.of(c.Mapped)
-    assert mapped == [c.Mapped(alice.address, alice.address if is_open else None)]
-    assert alice.times[alice.events.index(mapped[0])] == pytest.approx(1000.04 if is_open else 1001.02)
-    assert sum(to == ALTERNATE for _, _, to, _ in world.trace) == (1 if is_open else 5)
-
-
-def test_the_alternate_port_may_answer_late() -> None:
-    world = World()
-    world.alternate_is_open = False
-    alice = world.join(ALICE, SENDER)
-    world.run(1.5)
-    world.alternate_is_open = True
-    world.run(10)
-    assert alice.of(c.Mapped) == [c.Mapped(alice.address, None), c.Mapped(alice.address, alice.address)]
-
-
 def test_a_new_address_is_noticed_on_both_sides() -> None:
     world = World()
     alice = world.join(ALICE, SENDER)
     world.run(3)
     moved = alice.address = Address("192.0.2.99", 50000)
     world.run(6)
-    assert alice.of(c.Mapped)[-1] == c.Mapped(moved, moved)
+    assert alice.of(c.Mapped)[-1] == c.Mapped(moved)
     bob = world.join(BOB, RECEIVER)
     world.run(1)
     world.forward(bob, b"found you")
@@ -389,7 +367,7 @@ def test_what_is_forged_in_the_servers_name_changes_nothing(paired: bool) -> Non
                 Joined(transaction, SeatState.CONTESTED, LEASE, NO_PEER, alice.address),
                 Refused(transaction, RefusedReason.TAKEN),
                 Refused(transaction, RefusedReason.NOT_JOINED),
-                Cookie(transaction, bytes(16), 0, BOGUS),
+                Cookie(transaction, bytes(16), BOGUS),
                 Forwarded(transaction, b"x"),
                 Left(transaction),
                 Unsupported(2, 3),
@@ -454,16 +432,13 @@ def test_patience_begins_anew_with_every_refusal_after_a_seat() -> None:
     assert kinds(second.events)[-2:] == [c.Contested, c.Waiting]
 
 
-def test_only_the_alternate_port_says_what_it_sees() -> None:
+def test_the_address_is_said_at_once_and_only_when_it_changes() -> None:
     world = World()
-    world.alternate_is_open = False
     alice = world.join(ALICE, SENDER)
-    world.run(0.1)
-    hello = next(m for m in world.messages_to(ALTERNATE) if isinstance(m, Hello))
-    forged = Cookie(hello.transaction, bytes(16), ALTERNATE.port, Address("192.0.2.66", 6))
-    alice.machine.handle_datagram(encode(forged), FIRST, world.now)
-    world.run(3)
-    assert alice.of(c.Mapped) == [c.Mapped(alice.address, None)]
+    world.run(20)
+    assert alice.of(c.Mapped) == [c.Mapped(alice.address)]
+    assert alice.times[0] == pytest.approx(1000.02)
+    assert {to for _, source, to, _ in world.trace if source == alice.address} == {FIRST}
 
 
 def test_another_version_is_the_end_only_while_an_answer_is_due() -> None:
@@ -510,7 +485,7 @@ def test_a_nat_that_changes_our_address_every_time_does_not_make_us_flood() -> N
             data = bytes(transmit.buffers[0])
             sent += 1
             transaction = data[5:13]
-            answer = Cookie(transaction, bytes(16), 0, Address("192.0.2.1", step + 1))
+            answer = Cookie(transaction, bytes(16), Address("192.0.2.1", step + 1))
             machine.handle_datagram(encode(answer), FIRST, now)
     assert sent <= COOKIES_IN_A_ROW + 1 + 10 / 2
 
@@ -519,7 +494,7 @@ def test_strangers_are_ignored() -> None:
     world = World()
     alice = world.join(ALICE, SENDER)
     world.run(1)
-    for source in (Address("203.0.113.1", 9999), Address("203.0.113.2", 8080)):
+    for source in (Address("203.0.113.1", 9999), Address("203.0.113.2", 8080), ALTERNATE):
         push = Joined(push_to(alice), SeatState.PAIRED, LEASE, b"12345678", alice.address)
         alice.machine.handle_datagram(encode(push), source, world.now)
     world.run(1)

@@ -112,7 +112,7 @@ def test_two_peers_meet_at_the_process() -> None:
         alice.until(c.Paired)
         alice.until(c.Mapped)
         here = Address(*alice.socket.getsockname())
-        assert [event for event in alice.events if isinstance(event, c.Mapped)] == [c.Mapped(here, here)]
+        assert [event for event in alice.events if isinstance(event, c.Mapped)] == [c.Mapped(here)]
         alice.machine.forward(b"the payload is nobody's business", 0.0)
         alice.pump()
         bob.until(c.Message)

@@ -13,7 +13,8 @@ from p2p.core.address import Address
 from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, UseSocket
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
-from p2p.core.peer.peer import Peer, PeerConfig
+from p2p.core.peer.config import PeerConfig
+from p2p.core.peer.peer import Peer
 from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.messages import NamePair, Nameplate
 from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
@@ -45,7 +46,7 @@ class SimServer:
 
     def restart(self) -> None:
         """Forgets everything, as a restarted process does."""
-        self.machine = RendezvousServer(self._network.rng.randbytes, ports=SERVER_PORTS)
+        self.machine = RendezvousServer(self._network.rng.randbytes)
         self.stun = StunServer(Endpoints(SERVER_PORTS, tuple(host.address for host in self._hosts)))
         for index, (host, port) in enumerate(product(self._hosts, SERVER_PORTS)):
             host.udp[port] = lambda data, source, index=index: self._receive(data, source, index)

@@ -289,8 +289,8 @@ class AtServer:
 
     def _handle_client_event(self, event: rendezvous.Event, now: float) -> None:
         match event:
-            case rendezvous.Mapped(first, _, local):
-                self._handle_mapped(first, local)
+            case rendezvous.Mapped(mapped, local):
+                self._handle_mapped(mapped, local)
             case rendezvous.Silent(seconds):
                 self._events.append(events.ServerSilent(seconds, self._answered, self._refused))
                 if self.uses_tunnel or not (self._answered or self._refused):
@@ -326,16 +326,16 @@ class AtServer:
                 self._tcp = message.mapped
                 self._say_seen()
 
-    def _handle_mapped(self, first: Address, local: int) -> None:
+    def _handle_mapped(self, mapped: Address, local: int) -> None:
         """How the server sees us. An address that changed is no longer that of the others."""
         if local == TUNNEL:
-            self._tcp = first
+            self._tcp = mapped
             self._say_seen()
         elif not self.uses_tunnel:
-            same_version = [seen for seen in self._seen if seen.version == first.version]
-            if same_version and first not in self._seen:
+            same_version = [seen for seen in self._seen if seen.version == mapped.version]
+            if same_version and mapped not in self._seen:
                 self._seen = {seen: None for seen in self._seen if seen not in same_version}
-            self._see(first)
+            self._see(mapped)
 
     def _sample_again(self, now: float) -> None:
         """Where ports depend on the destination, what counts is which are given now, not when we began to wait."""

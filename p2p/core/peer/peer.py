@@ -3,66 +3,34 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import CallerError, ExitCode, Failure
-from p2p.core.introduction import Pairing
 from p2p.core.nat_report import Mapping as NatMapping
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
 from p2p.core.peer.channel import TcpLink, UdpLink
+from p2p.core.peer.config import PeerConfig
 from p2p.core.peer.connecting import Chosen, Connecting, ConnectingEvent, HasOpened, Improved, NoPath
 from p2p.core.peer.delivery import Delivery, FileAction
 from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met
-from p2p.core.peer.tunnel import Tunnel
+from p2p.core.peer.tcp import TcpConnections
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.role import Role
-from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
-from p2p.core.transport.idle import IDLE_TIMEOUT
-from p2p.core.transport.lan import Action, Close
+from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
 INTRODUCTION_FIRST_BYTES = (rendezvous.MAGIC[0], discovery.MAGIC[0])
 STUN_FIRST_BYTES = range(0x40)  # RFC 8489 section 5: two zero bits
 PATH_FIRST_BYTES = (DATA, SEALED)
-HTTPS = 443  # where the server may listen by TCP as well: what lets anything out lets that out
-
-
-@dataclass(frozen=True, slots=True)
-class PeerConfig:
-    """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
-    which to try them; candidates are our own host addresses.
-
-    Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
-    `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
-
-    `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
-    `takes_relay`: whether the server may forward what finds no direct path.
-    `idle_timeout`: seconds of silence on the path after which the other side is given up.
-    """
-
-    role: Role
-    servers: Sequence[Address]
-    next_pairing: Callable[[int], Pairing]
-    secret: bytes | None
-    udp_candidates: Sequence[Address]
-    tcp_candidates: Sequence[Address]
-    udp_port: int = 0
-    scratch: Mapping[int, int] = field(default_factory=dict)
-    stun_servers: Sequence[Address] = ()
-    entries: Sequence[Entry] = ()
-    takes_relay: bool = True
-    receive_window: int = 512
-    idle_timeout: float = IDLE_TIMEOUT
 
 
 class Peer:
@@ -87,10 +55,7 @@ class Peer:
         self._connecting: Connecting | None = None
         self._delivery: Delivery | None = None
         self._udp: UdpLink | None = None
-        self._tcp: TcpLink | None = None
-        self._tcp_number: int | None = None
-        self._tcp_actions: deque[Action] = deque()
-        self._tunnel = Tunnel(_tcp_ports(config.servers))
+        self._tcp = TcpConnections(config.servers)
         self._socket_actions: deque[SocketAction] = deque()
         self._scratch = tuple(config.scratch)
         self._events: deque[events.PeerEvent] = deque()
@@ -123,7 +88,7 @@ class Peer:
     @property
     def is_over(self) -> bool:
         """Whether the run has ended and nothing is left to say to anybody."""
-        ended = (self.is_done or self.failure is not None) and self._tcp_number is None
+        ended = (self.is_done or self.failure is not None) and not self._tcp.has_link
         return ended and self._meeting.is_over and (self._delivery is None or self._delivery.is_over)
 
     # commands
@@ -206,41 +171,35 @@ class Peer:
 
     def handle_connected(self, connection: int, now: float) -> None:
         if connection < 0:
-            if self._tunnel.handle_connected(connection):
+            if self._tcp.tunnel.handle_connected(connection):
                 self._meeting.handle_tunnel_opened(now)
-            else:
-                self._tcp_actions.append(Close(connection))
         elif self._connecting is not None:
             self._connecting.handle_connected(connection, now)
         self._advance(now)
 
     def handle_accepted(self, connection: int, source: Address, now: float) -> None:
         if self._connecting is None or self._delivery is not None:
-            self._tcp_actions.append(Close(connection))
+            self._tcp.refuse(connection)
         else:
             self._connecting.handle_accepted(connection, source, now)
         self._advance(now)
 
     def handle_tcp_data(self, connection: int, data: Buffer, now: float) -> None:
         if connection < 0:
-            for datagram in self._tunnel.handle_data(connection, data):
+            for datagram in self._tcp.tunnel.handle_data(connection, data):
                 self.handle_datagram(datagram, 0, self._meeting.server or self._config.servers[0], now, TUNNEL)
-        elif connection == self._tcp_number and self._tcp is not None:
-            self._tcp.handle_data(data, now)
-        elif self._connecting is not None:
+        elif not self._tcp.handle_data(connection, data, now) and self._connecting is not None:
             self._connecting.handle_tcp_data(connection, data, now)
         self._advance(now)
 
     def handle_tcp_closed(self, connection: int, now: float, *, refused: bool = True) -> None:
         """`refused`: whether the other machine said so, and not the network or our own system."""
         if connection < 0:
-            if self._tunnel.handle_closed(connection):
+            if self._tcp.tunnel.handle_closed(connection):
                 self._meeting.handle_tunnel_closed(now)
-                if refused:
-                    self._meeting.handle_server_refused(now)
-        elif connection == self._tcp_number and self._tcp is not None:
-            self._tcp.handle_closed()
-        elif self._connecting is not None:
+            if refused and self._tcp.tunnel.leads_to(connection) in self._config.servers:
+                self._meeting.handle_server_refused(now)  # no word of the further ports, which few servers have
+        elif not self._tcp.handle_closed(connection) and self._connecting is not None:
             self._connecting.handle_closed(connection, now)
         self._advance(now)
 
@@ -268,7 +227,7 @@ class Peer:
         """What is to leave by the UDP sockets; `poll_socket_action` is to be asked before."""
         self._settle()
         while (transmit := self._next_transmit(now)) is not None and transmit.local == TUNNEL:
-            self._tunnel.send(transmit)
+            self._tcp.tunnel.send(transmit)
         return transmit
 
     def _next_transmit(self, now: float) -> Transmit | None:
@@ -285,33 +244,22 @@ class Peer:
         return self._connecting.poll_socket_action() if self._connecting is not None else None
 
     def poll_tcp_action(self) -> Action | None:
-        if (action := self._tunnel.poll_action()) is not None:
+        if (action := self._tcp.poll_action()) is not None:
             return action
-        if self._tcp_actions:
-            return self._tcp_actions.popleft()
-        if self._connecting is not None and (action := self._connecting.poll_tcp_action()) is not None:
-            return action
-        if self._tcp is not None and self._tcp.wants_close and self._tcp_number is not None:
-            number, self._tcp_number = self._tcp_number, None
-            return Close(number, flush=True)
-        return None
+        return self._connecting.poll_tcp_action() if self._connecting is not None else None
 
     @property
     def paused_tcp(self) -> int | None:
         """The TCP connection of which nothing is to be read for now."""
-        return self._tcp_number if self._tcp is not None and self._tcp.is_full else None
+        return self._tcp.paused
 
     def poll_tcp_output(self, is_full: Callable[[int], bool]) -> tuple[int, list[Buffer]] | None:
         """Buffers for one TCP connection. `is_full` tells whether earlier ones of it still wait for the socket."""
-        number = self._tunnel.number
-        if number is not None and not is_full(number) and (output := self._tunnel.poll_output()) is not None:
+        if (output := self._tcp.poll_output(is_full)) is not None:
             return output
-        if self._tcp is not None and self._tcp_number is not None:
-            may_speak = self._tcp.wants_close or not is_full(self._tcp_number)
-            if may_speak and (buffers := self._tcp.poll_output()):
-                return self._tcp_number, buffers
+        if self._tcp.has_link or self._connecting is None:
             return None
-        return self._connecting.poll_tcp_output() if self._connecting is not None else None
+        return self._connecting.poll_tcp_output()
 
     def poll_read(self, now: float) -> Read | ReadWhole | None:
         self._settle()
@@ -362,7 +310,7 @@ class Peer:
             self._connecting.finish()
         self._meeting.leave(now)
         if self._meeting.is_over:
-            self._tunnel.close()
+            self._tcp.tunnel.close()
 
     def _handle_meeting_event(self, event: MeetingEvent, now: float) -> None:
         match event:
@@ -391,7 +339,7 @@ class Peer:
                 if self._connecting is not None:
                     self._connecting.relay_refused(why, told)
             case WantTunnel():
-                self._tunnel.open()
+                self._tcp.tunnel.open()
             case _ if self._delivery is None:
                 self._pass_on(event)
 
@@ -402,8 +350,8 @@ class Peer:
             case Chosen(channel, path, tcp_connection):
                 if isinstance(channel, UdpLink):
                     self._udp = channel
-                elif isinstance(channel, TcpLink):
-                    self._tcp, self._tcp_number = channel, tcp_connection
+                elif isinstance(channel, TcpLink) and tcp_connection is not None:
+                    self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
                 self._delivery = Delivery(channel, self._machine, self._config.entries, now)
             case Improved(path):
@@ -447,7 +395,3 @@ class Peer:
             self._events.append(events.Failed(failure))
             if self._connecting is not None and self._delivery is None:
                 self._connecting.abandon()
-
-
-def _tcp_ports(servers: Sequence[Address]) -> list[Address]:
-    return list(dict.fromkeys([*servers, *(Address(server.host, HTTPS) for server in servers)]))

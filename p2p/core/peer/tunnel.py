@@ -35,6 +35,9 @@ class Tunnel:
         """Of the connection that stands."""
         return self._number
 
+    def leads_to(self, number: int) -> Address | None:
+        return self._addresses.get(number)
+
     def open(self) -> None:
         """Tries every port, unless that goes on, or one stands."""
         if self._number is None and not self._trying:
@@ -49,8 +52,9 @@ class Tunnel:
         self._number = None
 
     def handle_connected(self, number: int) -> bool:
-        """Whether it is the tunnel from now on; else it is not needed."""
+        """Whether it is the tunnel from now on; else it is not needed, and closed."""
         if number not in self._trying:
+            self._actions.append(Close(number))
             return False
         self._number = number
         self._trying.discard(number)

@@ -13,6 +13,7 @@ from p2p.core.errors import CallerError, DecodeError, VersionError
 from p2p.core.introduction import MAX_PAYLOAD, Pairing, RefusedReason
 from p2p.core.rendezvous import events, messages, timing
 from p2p.core.rendezvous.events import Event
+from p2p.core.rendezvous.liveness import Liveness
 from p2p.core.rendezvous.messages import (
     CLIENT_SIZE,
     COOKIE_SIZE,
@@ -35,7 +36,6 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.relay_request import RelayRequest
 from p2p.core.rendezvous.states import ASKING, TRANSITIONS, Input, State, may_pass
-from p2p.core.rendezvous.watch import Liveness, ReflexiveAddress
 from p2p.core.role import Role
 from p2p.core.timers import Timers
 
@@ -64,10 +64,10 @@ class RendezvousClient:
         self._timers: Timers[Timer] = Timers()
         self._transmits: deque[Transmit] = deque()
         self._events: deque[Event] = deque()
-        self._reflexive = ReflexiveAddress(random_bytes)
         self._liveness = Liveness()
         self._relay = RelayRequest(self._client, random_bytes)
         self._local = MAIN
+        self._mapped: Address | None = None  # what Mapped has said
         self._push = push_transaction(self._client)
         self._transaction: bytes | None = None  # of the open request
         self._retry = timing.RETRY_FIRST
@@ -117,7 +117,7 @@ class RendezvousClient:
         Our address at the server is another one then, so the open request, or a JOIN, goes out at once.
         """
         self._local = local
-        self._reflexive = ReflexiveAddress(self._random_bytes, local)
+        self._mapped = None
         self._relay.stop()
         if self._state in (State.SEEKING, State.LEAVING, *ASKING):
             self._transaction = None  # an answer that comes the old way is none
@@ -142,7 +142,7 @@ class RendezvousClient:
         """
         if self._state in (State.IDLE, State.CLOSED):
             return
-        if local != TUNNEL and source not in (self._server, self._reflexive.alternate):
+        if local != TUNNEL and source != self._server:
             return
         try:
             message = decode(data)
@@ -152,7 +152,7 @@ class RendezvousClient:
         except DecodeError:
             return
         else:
-            self._handle_message(message, source, now, local)
+            self._handle_message(message, now, local)
 
     def handle_error(self, now: float, local: int = MAIN) -> None:
         """That way we are told that nobody listens at the server: ECONNREFUSED."""
@@ -166,34 +166,32 @@ class RendezvousClient:
     def handle_timeout(self, now: float) -> None:
         for timer in self._timers.pop_expired(now):
             self._handle_timer(timer, now)
-        self._reflexive.handle_timeout(now)
         self._liveness.handle_timeout(now)
         self._relay.handle_timeout(now)
 
     def poll_transmit(self) -> Transmit | None:
         while (message := self._relay.poll_message()) is not None:
             self._send(message)
-        return self._transmits.popleft() if self._transmits else self._reflexive.poll_transmit()
+        return self._transmits.popleft() if self._transmits else None
 
     def poll_event(self) -> Event | None:
         return (
             self._liveness.poll_event()
-            or self._reflexive.poll_event()
             or self._relay.poll_event()
             or (self._events.popleft() if self._events else None)
         )
 
     def poll_timeout(self) -> float | None:
-        parts = (self._reflexive, self._liveness, self._relay)
+        parts = (self._liveness, self._relay)
         deadlines = (self._timers.earliest(), *(part.poll_timeout() for part in parts))
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # What the server says
 
-    def _handle_message(self, message: messages.Message, source: Address, now: float, local: int) -> None:
+    def _handle_message(self, message: messages.Message, now: float, local: int) -> None:
         match message:
             case Cookie():
-                if not self._reflexive.handle_cookie(message, source) and self._is_answer(message.transaction):
+                if self._is_answer(message.transaction):
                     self._handle_cookie(message, now)
             case Joined():
                 if self._is_answer(message.transaction):
@@ -237,9 +235,7 @@ class RendezvousClient:
     def _handle_cookie(self, message: Cookie, now: float) -> None:
         self._advance(Input.COOKIE)
         self._cookie = message.cookie
-        port = message.alternate_port
-        self._reflexive.handle_alternate_port(Address(self._server.host, port) if port else None)
-        self._reflexive.handle_mapped(message.mapped, now)
+        self._note_mapped(message.mapped)
         self._cookies_in_a_row += 1
         if self._cookies_in_a_row <= timing.COOKIES_IN_A_ROW:
             self._ask(now)
@@ -249,7 +245,7 @@ class RendezvousClient:
     def _handle_joined(self, message: Joined, now: float) -> None:
         self._cookies_in_a_row = 0
         self._timers.set(Timer.REQUEST, now + timing.JOIN_INTERVAL)
-        self._reflexive.handle_mapped(message.mapped, now)
+        self._note_mapped(message.mapped)
         self._relay.handle_seated(now)
         if message.state is SeatState.PAIRED:
             self._seated_with(message.peer_tag)
@@ -317,6 +313,11 @@ class RendezvousClient:
             self._peer_tag = None
             self._events.append(events.PeerLeft())
 
+    def _note_mapped(self, mapped: Address) -> None:
+        if mapped != self._mapped:
+            self._mapped = mapped
+            self._events.append(events.Mapped(mapped, self._local))
+
     def _note_obstacle(self, reason: RefusedReason) -> None:
         if reason is not self._obstacle:
             self._obstacle = reason
@@ -330,8 +331,8 @@ class RendezvousClient:
                 self._ask(now)
             case Timer.REJOIN:
                 self._lose_peer()
-                if self._advance(Input.SEATED_ALONE) and self._reflexive.first is not None:
-                    self._events.append(events.Waiting(self._reflexive.first))
+                if self._advance(Input.SEATED_ALONE) and self._mapped is not None:
+                    self._events.append(events.Waiting(self._mapped))
             case Timer.LEAVE_END:
                 self._end(events.Gone())
             case Timer.OUTDATED:
@@ -381,7 +382,6 @@ class RendezvousClient:
 
     def _stop(self) -> None:
         self._transaction = None
-        self._reflexive.stop()
         self._liveness.stop()
         self._relay.stop()
         for timer in Timer:

@@ -31,14 +31,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """Our server-reflexive address as seen from the server's two ports.
+    """Our server-reflexive address; said again when it changes.
 
-    `second` is None when the alternate port has not answered in a second; if it does later, or the
-    address changes, Mapped comes again. With `local` TUNNEL it is that of our TCP connection, and tells nothing of UDP.
+    With `local` TUNNEL it is that of our TCP connection, and tells nothing of UDP.
     """
 
-    first: Address
-    second: Address | None
+    mapped: Address
     local: int = MAIN
 
 

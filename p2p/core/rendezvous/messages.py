@@ -65,12 +65,11 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Cookie:
-    """transaction(8) cookie(16) alternate_port(2) mapped:address"""
+    """transaction(8) cookie(16) mapped:address"""
 
     TYPE: ClassVar[int] = 2
     transaction: bytes
     cookie: bytes
-    alternate_port: int
     mapped: Address
 
 
@@ -193,17 +192,17 @@ def push_transaction(client: bytes) -> bytes:
 def encode(message: Message) -> bytes:
     """magic(3) version(1) type(1) body"""
     match message:
-        case Cookie(transaction, cookie, alternate_port, mapped):
-            return encode_cookie(transaction, cookie, alternate_port, encode_address(mapped))
+        case Cookie(transaction, cookie, mapped):
+            return encode_cookie(transaction, cookie, encode_address(mapped))
         case Joined(transaction, state, lease, peer_tag, mapped):
             return encode_joined(transaction, state, lease, peer_tag, encode_address(mapped))
         case _:
             return MAGIC + bytes([VERSION, message.TYPE]) + _encode_body(message)
 
 
-def encode_cookie(transaction: bytes, cookie: bytes, alternate_port: int, mapped: bytes) -> bytes:
+def encode_cookie(transaction: bytes, cookie: bytes, mapped: bytes) -> bytes:
     """COOKIE of its fields; `mapped` is encoded. A server makes it for every HELLO, without an object."""
-    return b"%b%b%b%b%b" % (COOKIE_HEADER, transaction, cookie, uint(alternate_port, 2), mapped)
+    return b"%b%b%b%b" % (COOKIE_HEADER, transaction, cookie, mapped)
 
 
 def encode_joined(transaction: bytes, state: SeatState, lease: int, peer_tag: bytes, mapped: bytes) -> bytes:
@@ -258,7 +257,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
                 raise DecodeError("padding is not zero")
             return Hello(transaction)
         case Cookie.TYPE:
-            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.uint(2), reader.address())
+            return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.address())
         case Join.TYPE:
             return _decode_join(reader)
         case Joined.TYPE:

@@ -47,7 +47,7 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.messages import Refused as RefusedMessage
 from p2p.core.rendezvous.relay import Closed, Opened, Passage, RelayCounters, RelayLimits, RelayTable
-from p2p.core.rendezvous.seats import FIRST_CONNECTION, Place, Seat, Seats, SeatStore, opposite, place_of, source_of
+from p2p.core.rendezvous.seats import Place, Seat, Seats, SeatStore, opposite, place_of, source_of
 from p2p.core.rendezvous.server_events import (
     Counters,
     Departed,
@@ -72,21 +72,18 @@ class RendezvousServer:
     """Introduces two peers to each other.
 
     `port_index` stands for whichever local address a datagram came in by, or, from FIRST_CONNECTION on, for a TCP
-    connection; the machine hands it back. `ports` are the two UDP ports: both answer, and peers are told the second.
-    `relay` None: it forwards nothing. `seats` None: it keeps them in memory, and alone. Output is to be polled after
-    every input.
+    connection; the machine hands it back. `relay` None: it forwards nothing. `seats` None: it keeps them in memory, and
+    alone. Output is to be polled after every input.
     """
 
     def __init__(
         self,
         random_bytes: Callable[[int], bytes],
-        ports: tuple[int, int] = (8080, 8081),
         limits: Limits | None = None,
         relay: RelayLimits | None = DEFAULT_RELAY,
         seats: SeatStore | None = None,
     ) -> None:
         self.counters = Counters()
-        self._ports = ports
         self._limits = limits or Limits()
         self._cookies = CookieJar(random_bytes)
         self._seats: SeatStore = Seats() if seats is None else seats
@@ -215,9 +212,7 @@ class RendezvousServer:
         self.counters.cookies += 1
         mapped = encode_address(source)
         cookie = self._cookies.bake(source, mapped, port_index, now)
-        alternate = self._ports[1] if port_index < FIRST_CONNECTION else 0  # nothing is learned of a NAT over TCP
-        data = encode_cookie(transaction, cookie, alternate, mapped)
-        self._transmits.append(ServerTransmit(port_index, source, data))
+        self._transmits.append(ServerTransmit(port_index, source, encode_cookie(transaction, cookie, mapped)))
 
     def _join(self, join: Join, source: Address, port_index: int, now: float) -> Seat | None:
         """The seat that it got or keeps, if it did."""

@@ -1,0 +1,40 @@
+"""What one run is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from p2p.core.address import Address
+from p2p.core.introduction import Pairing
+from p2p.core.role import Role
+from p2p.core.transfer.messages import Entry
+from p2p.core.transport.idle import IDLE_TIMEOUT
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConfig:
+    """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
+    which to try them; candidates are our own host addresses.
+
+    Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
+    `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
+
+    `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `takes_relay`: whether the server may forward what finds no direct path.
+    `idle_timeout`: seconds of silence on the path after which the other side is given up.
+    """
+
+    role: Role
+    servers: Sequence[Address]
+    next_pairing: Callable[[int], Pairing]
+    secret: bytes | None
+    udp_candidates: Sequence[Address]
+    tcp_candidates: Sequence[Address]
+    udp_port: int = 0
+    scratch: Mapping[int, int] = field(default_factory=dict)
+    stun_servers: Sequence[Address] = ()
+    entries: Sequence[Entry] = ()
+    takes_relay: bool = True
+    receive_window: int = 512
+    idle_timeout: float = IDLE_TIMEOUT
