@@ -11,7 +11,6 @@ from nat_world import (
     HERE,
     ONE_HOST,
     OUTSIDE,
-    PORTS,
     SERVER,
     STUN,
     TWO_HOSTS,
@@ -75,7 +74,7 @@ def answered(doctor: Doctor, number: int, _address: Address, now: float) -> None
     assert output[0] == number
     (hello,) = [decode(each) for buffer in output[1] for each in FrameReader().feed(buffer)]
     assert isinstance(hello, Hello)
-    cookie = Cookie(hello.transaction, bytes(16), PORTS[1], Address(OUTSIDE, 1))
+    cookie = Cookie(hello.transaction, bytes(16), Address(OUTSIDE, 1))
     whole = frame(encode(cookie))
     doctor.handle_data(number, whole[:9], now)
     doctor.handle_data(number, whole[9:], now)
@@ -93,7 +92,7 @@ def stranger(doctor: Doctor, number: int, _address: Address, now: float) -> None
 def replayed(doctor: Doctor, number: int, _address: Address, now: float) -> None:
     """A rendezvous server's words that are no answer to ours."""
     doctor.handle_connected(number, now)
-    cookie = Cookie(bytes(8), bytes(16), PORTS[1], Address(OUTSIDE, 1))
+    cookie = Cookie(bytes(8), bytes(16), Address(OUTSIDE, 1))
     doctor.handle_data(number, frame(encode(cookie)), now)
 
 

@@ -16,7 +16,7 @@ from p2p.core.rendezvous.messages import TRANSACTION_SIZE, Cookie, Hello, decode
 from p2p.core.transport.lan import Action, Close, Connect
 
 PATIENCE: Final = 3.0  # seconds: one SYN may get lost, which systems repeat after 1 s
-MAX_ANSWER: Final = 256  # bytes; a COOKIE has 51
+MAX_ANSWER: Final = 256  # bytes; a COOKIE has 48 at most
 
 
 class TcpOutcome(Enum):
