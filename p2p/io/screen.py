@@ -233,7 +233,7 @@ class Screen:
         seconds = max(self._elapsed(now), 1e-3)
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
-        path = self._path.description if self._path else ""
+        path = self._path.description.partition(" (")[0] if self._path else ""
         if self._saved > SHOWN_FILES:
             self.say(f"Saved {_files(self._saved)}.")
         self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")

@@ -564,3 +564,18 @@ def test_a_window_update_goes_out_once_a_quarter_was_taken() -> None:
     for taken in range(1, 6):
         assert bob.poll_record() is not None
         assert drain(bob, world.now) == (1 if taken == 5 else 0)
+
+
+def test_a_rate_limit_is_kept_and_nothing_is_lost_to_a_policer_above_it() -> None:
+    """As behind the server's relay, which drops what is above a pair's rate and queues nothing."""
+    records = [random.Random(number).randbytes(MAX_RECORD) for number in range(120)]
+    world = World(to_bob=records, rate=3e6, queue=20_000, delay=0.005)
+    world.alice.connection.limit_rate(2.5e6)
+    begun = world.now
+    world.run(30)
+    assert world.bob.received == records
+    seconds = world.now - begun
+    sent = sum(map(len, records))
+    assert 0.8 * 2.5e6 < sent / seconds <= 2.5e6
+    assert world.alice.link.dropped_by_queue == 0
+    assert world.alice.connection.stats.bytes_retransmitted < 0.01 * sent

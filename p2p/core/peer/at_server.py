@@ -46,17 +46,22 @@ class WantTunnel:
 
 @dataclass(frozen=True, slots=True)
 class RelayOpen:
-    """The server forwards what goes to `address` by the socket `local`."""
+    """The server forwards what goes to `address` by the socket `local`.
+
+    `rate`: bytes a second, both ways together; 0: no limit.
+    """
 
     local: int
     address: Address
+    rate: int
 
 
 @dataclass(frozen=True, slots=True)
 class RelayClosed:
-    """The server does not, or no longer, forward anything; why as half a sentence."""
+    """The server does not, or no longer, forward anything; why as half a sentence, for us and for the other side."""
 
     why: str
+    told: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,8 +305,8 @@ class AtServer:
                 self._events.append(events.ServerAnswering())
             case rendezvous.Outdated(version):
                 self._events.append(Unreachable(True, explain.outdated("the server", version)))
-            case rendezvous.Relayed(state):
-                self._handle_relayed(state)
+            case rendezvous.Relayed(state, rate):
+                self._handle_relayed(state, rate)
             case introduction.Paired():
                 self._heard()
                 self._sample_again(now)
@@ -338,18 +343,21 @@ class AtServer:
             fresh, self._scratch = self._scratch, {}
             self._probe.refresh(fresh, now)
 
-    def _handle_relayed(self, state: RelayState) -> None:
+    def _handle_relayed(self, state: RelayState, rate: int) -> None:
         match state:
             case RelayState.OPEN:
-                self._events.append(RelayOpen(self._local, self.server))
+                self._events.append(RelayOpen(self._local, self.server, rate))
             case RelayState.NONE:
-                self._events.append(RelayClosed("the server forwards nothing, or for no more pairs now"))
+                self._close_relay("the server forwards nothing, or for no more pairs now")
             case RelayState.USED_UP:
-                self._events.append(RelayClosed("the server has forwarded as much between the two as it allows"))
+                self._close_relay("the server has forwarded as much between the two as it allows")
             case RelayState.ALONE:
                 pass
             case _:
                 assert_never(state)
+
+    def _close_relay(self, why: str) -> None:
+        self._events.append(RelayClosed(why, why))
 
     def _heard(self) -> None:
         self._answered = True

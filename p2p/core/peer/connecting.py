@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from p2p.core.transport.tcp import TcpKeys
 
 MAX_EARLY = 16  # reads of the socket that are kept until the path is known on which they came
 HEAD_START = 0.25  # seconds that TCP on private addresses gets before the punch starts: many LAN round trips
-TCP_KINDS = (Kind.HOST_TCP, Kind.REFLEXIVE_TCP)
+RELAY_SHARE = 0.92  # of what the server forwards for a pair: the rest is for headers and acknowledgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,8 @@ class Connecting:
         self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
         self._over = False
-        self._relay_refusal = "the server has not offered to forward"
+        self._relay_refusal = self._relay_refusal_told = "the server has not offered to forward"
+        self._relay_rate = math.inf  # bytes a second of ours
         self._is_relayed = False  # the path that was chosen; a better one is still looked for
         self._events: deque[ConnectingEvent] = deque()
 
@@ -127,14 +129,17 @@ class Connecting:
         self._open_tcp(now)
         self._advance(now)
 
-    def relay(self, local: int, address: Address, now: float) -> None:
-        """The server forwards what goes by that socket to that address."""
+    def relay(self, local: int, address: Address, rate: int, now: float) -> None:
+        """The server forwards what goes by that socket to that address; `rate` as in RelayOpen."""
+        self._relay_rate = RELAY_SHARE * rate if rate else math.inf
+        if self._punched is not None and self._punched[1].kind is Kind.RELAYED:
+            self._punched[0].limit_rate(self._relay_rate)
         self._agent.relay(local, address, now)
         self._advance(now)
 
-    def relay_refused(self, why: str) -> None:
-        """There is, or will be, no relay; `why` as half a sentence."""
-        self._relay_refusal = why
+    def relay_refused(self, why: str, told: str) -> None:
+        """There is, or will be, no relay; why as half a sentence, for us and for the other side."""
+        self._relay_refusal, self._relay_refusal_told = why, told
         if not usable(self._remote.candidates, self._local.candidates):
             self._punch_failed = True  # nothing can be tried, so nothing is waited for
 
@@ -270,6 +275,7 @@ class Connecting:
         if self._punched is not None:  # a relay first, and now what is better
             connection = self._punched[0]
             connection.move_to(selected.address, selected.local, selected.rtt)
+            self._limit(connection, selected)
             self._punched = (connection, selected)
             if self._over and self._is_relayed:
                 self._is_relayed = selected.kind is Kind.RELAYED
@@ -285,9 +291,14 @@ class Connecting:
             random_bytes=self._random_bytes,
             local=selected.local,
         )
+        self._limit(connection, selected)
         self._punched = (connection, selected)
         while self._early:
             connection.handle_datagram(*self._early.popleft(), now)
+
+    def _limit(self, connection: Connection, selected: punch.Selected) -> None:
+        """The server drops what is above a pair's rate, without a queue: no controller could tell that from loss."""
+        connection.limit_rate(self._relay_rate if selected.kind is Kind.RELAYED else math.inf)
 
     def _choose(self, now: float) -> None:
         tcp = self._lan.poll_authenticated() if self._role is Role.SENDER else self._lan.poll_first_record()
@@ -297,13 +308,14 @@ class Connecting:
             self._choose_udp(*self._punched)
         elif self._punch_failed and not self._lan.is_trying:
             self._over = True
-            self._events.append(NoPath(self._why(self._local, self._remote), self._why(self._remote, self._local)))
+            why = self._why(self._local, self._remote, self._relay_refusal)
+            self._events.append(NoPath(why, self._why(self._remote, self._local, self._relay_refusal_told)))
 
-    def _why(self, local: Description, remote: Description) -> str:
+    def _why(self, local: Description, remote: Description, relay: str) -> str:
         ours, theirs = versions(local.candidates), versions(remote.candidates)
         if not ours & theirs:
-            return explain.no_common_version(ours, theirs, relay=self._relay_refusal)
-        return explain.no_path(self._obstacles(local, remote), self._relay_refusal)
+            return explain.no_common_version(ours, theirs, relay=relay)
+        return explain.no_path(self._obstacles(local, remote), relay)
 
     def _obstacles(self, local: Description, remote: Description) -> str:
         """Why there is no direct path, as half a sentence."""

@@ -199,15 +199,16 @@ class Meeting:
     def ask_relay(self, now: float) -> None:
         """Have the server forward between us and the other side, if both want it."""
         assert self._remote is not None
+        ours, theirs = "you chose --no-relay", "the other side chose --no-relay"
         if not self._own.takes_relay:
-            self._events.append(RelayClosed("this side does not want to be forwarded by the server (--no-relay)"))
+            self._events.append(RelayClosed(ours, theirs))
         elif not self._remote.takes_relay:
-            self._events.append(RelayClosed("the other side does not want to be forwarded by the server (--no-relay)"))
+            self._events.append(RelayClosed(theirs, ours))
         elif isinstance(self._place, AtServer):
             self._place.ask_relay(now)
             self._advance(now)
         else:
-            self._events.append(RelayClosed("there is no server that could forward"))
+            self._events.append(RelayClosed(*(2 * ["there is no server that could forward"])))
 
     def seek_tcp_address(self) -> None:
         """See AtServer."""

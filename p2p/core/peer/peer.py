@@ -197,8 +197,8 @@ class Peer:
         if connection < 0:
             if self._tcp.tunnel.handle_closed(connection):
                 self._meeting.handle_tunnel_closed(now)
-                if refused:
-                    self._meeting.handle_server_refused(now)
+            if refused and self._tcp.tunnel.leads_to(connection) in self._config.servers:
+                self._meeting.handle_server_refused(now)  # no word of the further ports, which few servers have
         elif not self._tcp.handle_closed(connection) and self._connecting is not None:
             self._connecting.handle_closed(connection, now)
         self._advance(now)
@@ -332,12 +332,12 @@ class Peer:
                 if self._connecting is not None:
                     self._connecting.update(local, remote, now)
                     self._seek_tcp(local, remote)
-            case RelayOpen(local, address):
+            case RelayOpen(local, address, rate):
                 if self._connecting is not None:
-                    self._connecting.relay(local, address, now)
-            case RelayClosed(why):
+                    self._connecting.relay(local, address, rate, now)
+            case RelayClosed(why, told):
                 if self._connecting is not None:
-                    self._connecting.relay_refused(why)
+                    self._connecting.relay_refused(why, told)
             case WantTunnel():
                 self._tcp.tunnel.open()
             case _ if self._delivery is None:

@@ -35,6 +35,9 @@ class Tunnel:
         """Of the connection that stands."""
         return self._number
 
+    def leads_to(self, number: int) -> Address | None:
+        return self._addresses.get(number)
+
     def open(self) -> None:
         """Tries every port, unless that goes on, or one stands."""
         if self._number is None and not self._trying:

@@ -168,6 +168,10 @@ class Connection:
         self._migration.settle_at(remote)
         self._move(Moved(remote, rtt), local)
 
+    def limit_rate(self, limit: float) -> None:
+        """Sends at most so many bytes a second; math.inf: as many as the path takes."""
+        self._sender.limit_rate(limit)
+
     # Output
 
     def poll_transmit(self, now: float) -> Transmit | None:

@@ -60,6 +60,7 @@ class Sender:
         self.queue = MIN_SEND_QUEUE  # unsent records that may wait
         self.probes = 0
         self._pacer = Pacer(now)
+        self._rate_limit = math.inf  # bytes a second
         self._busy_at = -math.inf  # when the window or the pacer last held data back
         self._congestion_at = -math.inf
         self._stuck_deadline: float | None = None
@@ -70,6 +71,11 @@ class Sender:
     def pacing_rate(self) -> float:
         """Bytes a second."""
         return self._pacer.rate
+
+    def limit_rate(self, limit: float) -> None:
+        """No more than so many bytes of UDP payload a second from now on."""
+        self._rate_limit = limit
+        self._refresh()
 
     def handle_timeout(self, now: float) -> bool:
         """Returns whether a PING must ask the peer for room."""
@@ -368,7 +374,7 @@ class Sender:
     def _refresh(self) -> None:
         """What the hot path needs of the controller, computed once an ACK."""
         self._window = self.controller.window
-        rate = self.controller.pacing_rate(self.rtt.smoothed)
+        rate = min(self.controller.pacing_rate(self.rtt.smoothed), self._rate_limit)
         self._pacer.set_rate(rate, self.mtu.size)
         self.queue = int(min(max(rate * SEND_QUEUE / MAX_RECORD, MIN_SEND_QUEUE), MAX_SEND_QUEUE))
 

@@ -1,0 +1,62 @@
+"""Paths that come late, addresses that change: what a person at home or on a train sees.
+
+    alice --- left --- core0 --- core1 --- right --- bob
+              (NAT)                |       (NAT)
+                                 server
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from harness import hash_of, make_file, stage
+
+from netlab.impair import Impairment
+from netlab.lab import Lab
+from netlab.nat import NONE, PORT_RESTRICTED, SYMMETRIC, Nat
+from netlab.topology import two_nats
+
+SIZE = 60_000_000
+SLOW = Impairment(rate=80e6)  # so that the transfer outlives what happens to it
+LEFT, RIGHT = "11.0.0.1", "11.0.1.1"
+
+
+def forbid(lab: Lab, verb: str) -> None:
+    """The core carries nothing between the two routers, and all between each and the server."""
+    lab.host("core0").run(["iptables", verb, "FORWARD", "-s", LEFT, "-d", RIGHT, "-j", "DROP"], check=True)
+
+
+@pytest.mark.netlab(needs="tun")
+def test_a_direct_path_that_opens_under_a_relayed_transfer_takes_it_over(netlab, tmp_path: Path) -> None:
+    lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+    server, alice, bob = (lab.host(name) for name in ("server", "alice", "bob"))
+    digest = make_file(tmp_path / "file", SIZE)
+    forbid(lab, "-I")
+    with stage(server.popen, server.address) as programs, lab.impair("bob", down=SLOW, seed=1):
+        sender = programs.send("alice", "bob", tmp_path / "file", "--json", spawn=alice.popen)
+        receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=bob.popen)
+        receiver.wait_for('"event": "progress"')
+        forbid(lab, "-D")
+        assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
+    for program in (sender, receiver):
+        paths = [event["description"] for event in program.events if event["event"] == "path"]
+        assert [path.partition(" ")[0] for path in paths] == ["relay", "direct"], paths
+    assert hash_of(tmp_path / "out" / "file") == digest
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize("other", [PORT_RESTRICTED, SYMMETRIC, NONE], ids=lambda nat: nat.name)
+def test_an_address_that_changes_while_one_waits_is_the_one_that_is_punched(netlab, tmp_path: Path, other: Nat) -> None:
+    lab = netlab(two_nats(PORT_RESTRICTED, other))
+    server, alice, bob = (lab.host(name) for name in ("server", "alice", "bob"))
+    digest = make_file(tmp_path / "file", 1_000_000)
+    with stage(server.popen, server.address) as programs:
+        sender = programs.send("alice", "bob", tmp_path / "file", "--json", spawn=alice.popen)
+        sender.wait_for('"waiting"')
+        lab.rebind("left")
+        programs.server.wait_for("moved")
+        receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=bob.popen)
+        assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
+    assert receiver.event("path")["description"].startswith("direct UDP")
+    assert hash_of(tmp_path / "out" / "file") == digest
