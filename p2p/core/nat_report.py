@@ -66,10 +66,7 @@ class NatReport:
     @classmethod
     def read(cls, reader: Reader) -> NatReport:
         """Raises DecodeError."""
-        try:
-            mapping = Mapping(value := reader.uint(1))
-        except ValueError as error:
-            raise DecodeError(f"{value} is not a mapping") from error
+        mapping = reader.member(Mapping)
         if (flags := reader.uint(1)) & ~PRESERVES:
             raise DecodeError(f"unknown flags {flags:#x}")
         stride = int.from_bytes(reader.take(2), "big", signed=True)

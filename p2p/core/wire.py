@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+from typing import TypeVar
+
 from p2p.core.address import Address, decode_address
 from p2p.core.errors import DecodeError
+
+Member = TypeVar("Member", bound=IntEnum)
 
 
 class Reader:
@@ -30,6 +35,19 @@ class Reader:
     def uint(self, length: int) -> int:
         """Unsigned big-endian integer of `length` bytes."""
         return int.from_bytes(self.take(length), "big")
+
+    def member(self, enum: type[Member]) -> Member:
+        """One byte, the value of a member of `enum`."""
+        value = self.uint(1)
+        try:
+            return enum(value)
+        except ValueError as error:
+            raise DecodeError(f"{value} is not a {enum.__name__}") from error
+
+    def zeros(self, length: int) -> None:
+        """Padding, or reserved bytes."""
+        if self.take(length) != bytes(length):
+            raise DecodeError("padding is not zero")
 
     def bytes8(self, limit: int = 255) -> bytes:
         """length(1) bytes"""

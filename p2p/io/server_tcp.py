@@ -17,6 +17,7 @@ from p2p.core.errors import DecodeError
 from p2p.core.prefix import prefix
 from p2p.core.rendezvous.frames import FrameReader, frame, frame_burst
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
+from p2p.io.gather import send_queued
 
 ACCEPT_BATCH = 16  # connections of one listener before the others get their turn
 # Of all; each may have 64 KiB of a frame that is not whole, and with an open relay QUEUE: 400 MB if all do their worst.
@@ -28,7 +29,6 @@ SEATLESS = 15.0  # seconds that a connection may last without a seat: a lease
 QUEUE = 256 * 1024  # bytes that wait for a peer; more datagrams of the relay are dropped, as a router would
 MESSAGES = 64 * 1024  # bytes above it for the server's own messages; who does not read even those is cut off
 UNSENT = 128 * 1024  # bytes in the kernel that are not under way yet: what waits there can be dropped no more
-MAX_IOVECS = 64  # buffers a gathering write
 
 log = logging.getLogger("p2p.server")
 
@@ -182,16 +182,7 @@ class Tunnels:
     def _flush(self, connection: Connection) -> None:
         output = connection.output
         try:
-            while output:
-                sent = connection.socket.sendmsg([output[index] for index in range(min(len(output), MAX_IOVECS))])
-                connection.queued -= sent
-                while sent:
-                    if sent < len(output[0]):
-                        output[0] = output[0][sent:]
-                        break
-                    sent -= len(output.popleft())
-        except (BlockingIOError, InterruptedError):
-            pass
+            connection.queued -= send_queued(connection.socket, output)
         except OSError:
             self._remove(connection)
             return

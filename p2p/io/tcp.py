@@ -7,15 +7,15 @@ import errno
 import selectors
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer
 from p2p.io.addresses import from_socket, to_socket
+from p2p.io.gather import send_queued
 
 READ_SIZE = 256 * 1024  # bytes a read: about four records
-MAX_IOVECS = 64  # buffers a gathering write; the kernel's limit is 1024
 MAX_WAITING = 64  # connections held at once, ours and strangers'; more than the LAN race ever keeps
 SHARES_PORTS = hasattr(socket, "SO_REUSEPORT")  # a port for the listener and for connections that we open
 DRAIN_TIMEOUT = 2.0  # seconds we go on reading after the last word, so that the kernel does not reset it away
@@ -179,15 +179,7 @@ class TcpHub:
     def _flush(self, connection: int) -> None:
         sock, output = self._sockets[connection], self._output[connection]
         try:
-            while output:
-                sent = sock.sendmsg(list(_first(output, MAX_IOVECS)))
-                while sent:
-                    if sent < len(output[0]):
-                        output[0] = output[0][sent:]
-                        break
-                    sent -= len(output.popleft())
-        except (BlockingIOError, InterruptedError):
-            pass
+            send_queued(sock, output)
         except OSError:
             output.clear()
             self._remove(connection)
@@ -233,10 +225,3 @@ def _listen(host: str) -> socket.socket:
         )
     except (OSError, ValueError):  # the latter where no socket can be of both kinds
         return socket.create_server(("0.0.0.0", 0), backlog=MAX_WAITING, reuse_port=SHARES_PORTS)
-
-
-def _first(output: deque[memoryview], count: int) -> Iterator[memoryview]:
-    for index, buffer in enumerate(output):
-        if index == count:
-            return
-        yield buffer

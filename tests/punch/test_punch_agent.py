@@ -14,8 +14,7 @@ from p2p.core.address import Address
 from p2p.core.datagram import MAIN
 from p2p.core.nat_report import NatReport
 from p2p.core.punch.agent import (
-    ALL_ANSWERS_BURST,
-    ALL_ANSWERS_PER_SECOND,
+    ALL_ANSWERS,
     CHECK_INTERVAL,
     How,
     Opened,
@@ -264,7 +263,7 @@ def answers_within_two_seconds(agent: PunchAgent, sources: int) -> int:
 
 def test_answers_to_one_source_and_to_all_are_limited() -> None:
     assert 20 <= answers_within_two_seconds(agent_for(), 1) <= 60
-    assert 200 <= answers_within_two_seconds(agent_for(), 1000) <= ALL_ANSWERS_BURST + 2 * ALL_ANSWERS_PER_SECOND
+    assert 200 <= answers_within_two_seconds(agent_for(), 1000) <= ALL_ANSWERS.burst + 2 * ALL_ANSWERS.per_second
 
 
 @pytest.mark.parametrize("host", ["224.0.0.1", "0.0.0.0", "255.255.255.255", "ff02::1", "::", "fe80::1"])

@@ -12,6 +12,7 @@ from test_rendezvous_messages import ADDRESSES, MESSAGES, REQUESTS
 
 from p2p.core.address import Address
 from p2p.core.prefix import prefix
+from p2p.core.rate import Rate
 from p2p.core.rendezvous.cookies import COOKIE_SLOT
 from p2p.core.rendezvous.messages import (
     LEASE,
@@ -340,7 +341,7 @@ def test_forwarding() -> None:
 
 
 def test_forwarding_is_capped_per_seat() -> None:
-    limits = Limits(forward_rate=1000, forward_burst=4000)
+    limits = Limits(forwarded=Rate(burst=4000, per_second=1000))
     desk = Desk(limits)
     desk.join("a", A, ALICE, SENDER)
     desk.join("b", B, BOB, RECEIVER)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from test_stun_messages import errors, requests, successes
 
 from p2p.core.address import Address
+from p2p.core.rate import Rate
 from p2p.core.stun.messages import (
     ENDPOINTS_ROOM,
     Error,
@@ -125,7 +126,7 @@ def test_an_answer_with_room_is_never_longer_and_any_other_by_72_bytes_at_most(
 
 
 def test_longer_answers_are_capped_per_network_and_in_all_and_ours_are_not() -> None:
-    limits = StunLimits(rate=128.0, burst=64, network_rate=16.0, network_burst=32)
+    limits = StunLimits(Rate(burst=64, per_second=128), Rate(burst=32, per_second=16))
     server = StunServer(TWO, limits)
     bare, padded = encode(Request(TRANSACTION)), encode(Request(TRANSACTION, room=ENDPOINTS_ROOM))
 
@@ -143,7 +144,7 @@ def test_longer_answers_are_capped_per_network_and_in_all_and_ours_are_not() -> 
 
 
 def test_answers_to_another_port_count_even_if_they_are_short() -> None:
-    server = StunServer(TWO, StunLimits(network_burst=5))
+    server = StunServer(TWO, StunLimits(network=Rate(burst=5, per_second=20)))
     request = encode(Request(TRANSACTION, response_port=5000, room=ENDPOINTS_ROOM))
     assert sum(server.handle_datagram(request, CLIENT, 0, 0.0) is not None for _ in range(50)) == 5
 

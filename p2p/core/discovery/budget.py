@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """`burst` at once, then `per_second`."""
-
-    burst: float
-    per_second: float
-
+from p2p.core.rate import Bucket, Rate
 
 # Runs of the test, each of which costs us some 15 ms and lets the other side try one guess. A hall of a hundred others
 # is asked at once; a source (one address) has a few, as a machine with several users needs; then the rates hold.
@@ -24,42 +16,18 @@ MAX_SOURCES: Final = 256  # whose spending is remembered; who comes with more ad
 ANSWERS: Final = Rate(burst=300, per_second=100.0)
 
 
-class Bucket:
-    """A token bucket: full at first."""
-
-    __slots__ = ("_at", "_rate", "_tokens")
-
-    def __init__(self, rate: Rate, now: float) -> None:
-        self._rate = rate
-        self._tokens = rate.burst
-        self._at = now
-
-    def has(self, now: float) -> bool:
-        elapsed = max(0.0, now - self._at)
-        self._tokens = min(self._rate.burst, self._tokens + elapsed * self._rate.per_second)
-        self._at = now
-        return self._tokens >= 1
-
-    def take(self, now: float) -> bool:
-        """Whether there was a token."""
-        if not self.has(now):
-            return False
-        self._tokens -= 1
-        return True
-
-
 class Budget:
     """A bucket for all and one for each source (at most `sources` of them; the one used longest ago is forgotten)."""
 
     def __init__(self, in_all: Rate, per_source: Rate, sources: int) -> None:
-        self._in_all = Bucket(in_all, 0.0)
+        self._in_all = Bucket(in_all)
         self._per_source = per_source
         self._sources = sources
         self._buckets: dict[str, Bucket] = {}
 
     def take(self, source: str, now: float) -> bool:
         """Whether both had a token."""
-        bucket = self._buckets.pop(source, None) or Bucket(self._per_source, now)
+        bucket = self._buckets.pop(source, None) or Bucket(self._per_source)
         self._buckets[source] = bucket
         if len(self._buckets) > self._sources:
             del self._buckets[next(iter(self._buckets))]

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, MULTICAST, Transmit
 from p2p.core.discovery import channel as channels
-from p2p.core.discovery.budget import ANSWERS, MAX_SOURCES, TESTS, TESTS_PER_SOURCE, Bucket, Budget
+from p2p.core.discovery.budget import ANSWERS, MAX_SOURCES, TESTS, TESTS_PER_SOURCE, Budget
 from p2p.core.discovery.channel import Channel, Relation
 from p2p.core.discovery.initiator import Initiator
 from p2p.core.discovery.keys import Us, password, seat_of
@@ -51,6 +51,7 @@ from p2p.core.introduction import (
     Waiting,
 )
 from p2p.core.introduction import Message as Received
+from p2p.core.rate import Bucket
 from p2p.core.role import Role
 from p2p.core.timers import Timers
 
@@ -91,7 +92,7 @@ class Discovery:
         self._us = Us(random_bytes(INSTANCE_SIZE), role, seat_of(pairing, role), password(pairing))
         self._port = port
         budget = Budget(TESTS, TESTS_PER_SOURCE, MAX_SOURCES)
-        self._answers = Bucket(ANSWERS, 0.0)
+        self._answers = Bucket(ANSWERS)
         self._initiator = Initiator(self._us, budget, self._answers, random_bytes)
         self._responder = Responder(self._us, budget, random_bytes)
         self._neighbours = Neighbours(role, self._is_ours_to_ask)

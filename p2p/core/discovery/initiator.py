@@ -9,12 +9,13 @@ from typing import Final
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.core.discovery.budget import Bucket, Budget
+from p2p.core.discovery.budget import Budget
 from p2p.core.discovery.channel import Channel, relation_of
 from p2p.core.discovery.keys import IDENTITIES, Run, RunKeys, Side, Us
 from p2p.core.discovery.messages import NONCE_SIZE, Confirm, Cookie, Message, Open, Sealed, Share, Shared, encode
 from p2p.core.discovery.neighbours import Neighbour
 from p2p.core.pake import InvalidShare, PasswordExchange
+from p2p.core.rate import Bucket
 
 RETRY_FIRST: Final = 0.2  # seconds; a network of ours answers within a few ms, so this is a loss
 RETRY_MAX: Final = 1.0  # seconds; doubles up to this

@@ -236,8 +236,8 @@ def _encode_body(message: Message) -> bytes:
 
 def _decode_body(kind: int, reader: Reader) -> Message:
     if kind == Announce.TYPE:
-        announce = Announce(reader.take(INSTANCE_SIZE), _role(reader), reader.uint(2))
-        _skip_padding(reader, ANNOUNCE_PADDING)
+        announce = Announce(reader.take(INSTANCE_SIZE), reader.member(Role), reader.uint(2))
+        reader.zeros(ANNOUNCE_PADDING)
         if not announce.port:
             raise DecodeError("no port")
         return announce
@@ -248,32 +248,20 @@ def _decode_body(kind: int, reader: Reader) -> Message:
         return Sealed(channel, number, reader.rest())
     sender, to = reader.take(INSTANCE_SIZE), reader.take(INSTANCE_SIZE)
     if kind == Here.TYPE:
-        return Here(sender, to, _role(reader))
+        return Here(sender, to, reader.member(Role))
     nonce = reader.take(NONCE_SIZE)
     match kind:
         case Open.TYPE:
-            _skip_padding(reader, OPEN_PADDING)
+            reader.zeros(OPEN_PADDING)
             return Open(sender, to, nonce)
         case Cookie.TYPE:
             return Cookie(sender, to, nonce, reader.take(COOKIE_SIZE))
         case Share.TYPE:
-            return Share(sender, to, nonce, reader.take(COOKIE_SIZE), _role(reader), reader.take(SHARE_SIZE))
+            return Share(sender, to, nonce, reader.take(COOKIE_SIZE), reader.member(Role), reader.take(SHARE_SIZE))
         case Shared.TYPE:
-            return Shared(sender, to, nonce, _role(reader), reader.take(SHARE_SIZE), reader.take(CONFIRMATION_SIZE))
+            role, share = reader.member(Role), reader.take(SHARE_SIZE)
+            return Shared(sender, to, nonce, role, share, reader.take(CONFIRMATION_SIZE))
         case Confirm.TYPE:
             return Confirm(sender, to, nonce, reader.take(CONFIRMATION_SIZE))
         case _:
             raise DecodeError(f"unknown message type {kind}")
-
-
-def _skip_padding(reader: Reader, length: int) -> None:
-    if reader.take(length) != bytes(length):
-        raise DecodeError("padding is not zero")
-
-
-def _role(reader: Reader) -> Role:
-    value = reader.uint(1)
-    try:
-        return Role(value)
-    except ValueError as error:
-        raise DecodeError(f"unknown role {value}") from error

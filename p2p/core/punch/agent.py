@@ -13,12 +13,13 @@ from typing import Final
 from p2p.core.address import Address
 from p2p.core.datagram import CloseSockets, OpenSockets, Transmit
 from p2p.core.errors import DecodeError
-from p2p.core.punch.checklist import Allowance, CheckList, Entry, Pair, Seen
+from p2p.core.punch.checklist import CheckList, Entry, Pair, Seen
 from p2p.core.punch.checks import TRANSACTION, Answer, Check, decode
 from p2p.core.punch.description import Description, Kind, usable
 from p2p.core.punch.events import How, Opened, PunchAction, PunchEvent, PunchFailed, Selected
 from p2p.core.punch.search import Search
 from p2p.core.punch.strategy import OPENER_TTL, aim, plan
+from p2p.core.rate import Bucket, Rate
 from p2p.core.timers import Timers
 
 __all__ = ["CloseSockets", "How", "OpenSockets", "Opened", "PunchAgent", "PunchFailed", "Selected"]
@@ -32,8 +33,8 @@ SEARCH_TIME: Final = 20.0  # seconds for a direct path, when a relayed one is th
 KEEPALIVE_INTERVAL: Final = 5.0  # seconds; below every mapping lifetime met in practice (RFC 4787 REQ-5 asks for 120)
 MAX_SEEN: Final = 1024  # transactions of the other side; it starts at most 50 a second, and few guesses arrive
 MAX_QUEUE: Final = 64  # datagrams waiting to be polled
-ALL_ANSWERS_PER_SECOND: Final = 100.0  # to all addresses; twice as many as the checks of a peer that paces them
-ALL_ANSWERS_BURST: Final = 64.0
+# To all addresses; twice as many as the checks of a peer that paces them.
+ALL_ANSWERS: Final = Rate(burst=64, per_second=100)
 
 
 class _Timer(Enum):
@@ -81,7 +82,7 @@ class PunchAgent:
         self._next_slot = 0.0
         self._timers: Timers[_Timer] = Timers()
         self._seen: dict[bytes, Pair] = {}
-        self._allowance = Allowance(ALL_ANSWERS_PER_SECOND, ALL_ANSWERS_BURST)
+        self._allowance = Bucket(ALL_ANSWERS)
         self._transmits: deque[Transmit] = deque(maxlen=MAX_QUEUE)
         self._events: deque[PunchEvent] = deque()
         self._actions: deque[PunchAction] = deque()

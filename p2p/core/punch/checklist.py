@@ -11,6 +11,7 @@ from p2p.core.address import Address
 from p2p.core.datagram import MAIN
 from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Kind, reachable
 from p2p.core.punch.events import How
+from p2p.core.rate import Bucket, Rate
 
 FIRST_INTERVAL: Final = 0.2  # seconds between two checks of one address, at first
 INTERVAL_GROWTH: Final = 1.5
@@ -20,8 +21,7 @@ MAX_TRANSACTIONS: Final = 32  # of one address whose answers may still come: 1.6
 # A symmetric NAT shows one new port for every candidate of ours that the peer checks, and no more.
 MAX_PEER_REFLEXIVE: Final = MAX_CANDIDATES
 MAX_TOLD: Final = 2 * MAX_CANDIDATES  # addresses in all the descriptions of a run: each new one may bring others
-ANSWERS_PER_SECOND: Final = 25.0  # to one address; a peer that paces its checks asks for fewer
-ANSWER_BURST: Final = 10.0
+ANSWERS: Final = Rate(burst=10, per_second=25)  # to one address; a peer that paces its checks asks for fewer
 
 _RANK: Final = {Kind.HOST: 0, Kind.SERVER_REFLEXIVE: 1, Kind.PEER_REFLEXIVE: 1, Kind.MAPPED: 1, Kind.RELAYED: 2}
 _TOLD: Final = (Kind.HOST, Kind.SERVER_REFLEXIVE, Kind.MAPPED)
@@ -58,22 +58,6 @@ TRANSITIONS: Final[dict[tuple[State, Seen], State]] = {
 }
 
 
-class Allowance:
-    """So many answers a second, after a first few."""
-
-    def __init__(self, rate: float, burst: float) -> None:
-        self._rate, self._burst = rate, burst
-        self._left, self._at = burst, 0.0
-
-    def take(self, now: float) -> bool:
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Entry:
     """One candidate pair."""
 
@@ -89,7 +73,7 @@ class Entry:
         self._interval = FIRST_INTERVAL
         self._last_sent = float("-inf")
         self._sent: dict[bytes, tuple[float, bool]] = {}  # transaction: when, nominating
-        self.allowance = Allowance(ANSWERS_PER_SECOND, ANSWER_BURST)
+        self.allowance = Bucket(ANSWERS)
 
     @property
     def pair(self) -> Pair:

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from p2p.core.address import Address, encode_address, in_zones, needs_zone, split_zone
 from p2p.core.errors import CallerError, DecodeError
@@ -18,7 +18,6 @@ OPENED: Final = 0x01
 NO_RELAY: Final = 0x02
 MAX_CANDIDATES: Final = 16  # a machine has few addresses; each costs the other side up to a dozen checks
 
-Member = TypeVar("Member", bound=IntEnum)
 
 
 class Kind(IntEnum):
@@ -124,14 +123,7 @@ def _is_zoned(address: Address) -> bool:
 
 
 def _candidate(reader: Reader) -> Candidate:
-    kind = _member(Kind, reader.uint(1))
+    kind = reader.member(Kind)
     if kind in UNTOLD:
         raise DecodeError(f"{kind.name.lower()} candidate in a description")
     return Candidate(kind, reader.address())
-
-
-def _member(enum: type[Member], value: int) -> Member:
-    try:
-        return enum(value)
-    except ValueError as error:
-        raise DecodeError(f"{value} is not a {enum.__name__.lower()}") from error

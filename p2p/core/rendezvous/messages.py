@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import blake2b
-from typing import ClassVar, TypeAlias, TypeVar, assert_never
+from typing import ClassVar, TypeAlias, assert_never
 
 from p2p.core.address import Address, encode_address
 from p2p.core.errors import CallerError, DecodeError, VersionError
 from p2p.core.introduction import MAX_NAMEPLATE, MAX_PAYLOAD, NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.role import Role
 from p2p.core.wire import Reader, text8, uint
-
-_EnumT = TypeVar("_EnumT", bound=IntEnum)
 
 MAGIC = b"p2p"
 VERSION = 1
@@ -253,8 +251,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
     match kind:
         case Hello.TYPE:
             transaction = reader.take(TRANSACTION_SIZE)
-            if reader.take(HELLO_PADDING) != bytes(HELLO_PADDING):
-                raise DecodeError("padding is not zero")
+            reader.zeros(HELLO_PADDING)
             return Hello(transaction)
         case Cookie.TYPE:
             return Cookie(reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.address())
@@ -263,7 +260,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
         case Joined.TYPE:
             return _decode_joined(reader)
         case Refused.TYPE:
-            return Refused(reader.take(TRANSACTION_SIZE), _member(RefusedReason, reader.uint(1)))
+            return Refused(reader.take(TRANSACTION_SIZE), reader.member(RefusedReason))
         case Forward.TYPE:
             return Forward(reader.take(CLIENT_SIZE), _decode_payload(reader))
         case Forwarded.TYPE:
@@ -275,7 +272,7 @@ def _decode_body(kind: int, reader: Reader) -> Message:
         case Relay.TYPE:
             return Relay(reader.take(TRANSACTION_SIZE), reader.take(CLIENT_SIZE))
         case Relayed.TYPE:
-            transaction, state = reader.take(TRANSACTION_SIZE), _member(RelayState, reader.uint(1))
+            transaction, state = reader.take(TRANSACTION_SIZE), reader.member(RelayState)
             return Relayed(transaction, state, reader.uint(4), reader.uint(8))
         case Unsupported.TYPE:
             return Unsupported(reader.uint(1), reader.uint(1))
@@ -285,15 +282,14 @@ def _decode_body(kind: int, reader: Reader) -> Message:
 
 def _decode_join(reader: Reader) -> Join:
     transaction, cookie, client = reader.take(TRANSACTION_SIZE), reader.take(COOKIE_SIZE), reader.take(CLIENT_SIZE)
-    role = _member(Role, reader.uint(1))
-    if reader.uint(1) != 0:
-        raise DecodeError("reserved byte is not zero")
+    role = reader.member(Role)
+    reader.zeros(1)
     return Join(transaction, cookie, client, role, _decode_pairing(reader, transaction))
 
 
 def _decode_joined(reader: Reader) -> Joined:
     transaction = reader.take(TRANSACTION_SIZE)
-    state = _member(SeatState, reader.uint(1))
+    state = reader.member(SeatState)
     lease, peer_tag, mapped = reader.uint(1), reader.take(PEER_TAG_SIZE), reader.address()
     if (state is SeatState.PAIRED) is (peer_tag == NO_PEER):
         raise DecodeError("a peer tag without a peer, or a peer without a tag")
@@ -334,10 +330,3 @@ def _decode_pairing(reader: Reader, transaction: bytes) -> Pairing:
             raise DecodeError("empty nameplate")
         return Nameplate(nameplate)
     raise DecodeError(f"unknown kind of pairing {kind}")
-
-
-def _member(enum: type[_EnumT], value: int) -> _EnumT:
-    try:
-        return enum(value)
-    except ValueError as error:
-        raise DecodeError(f"unknown {enum.__name__} {value}") from error

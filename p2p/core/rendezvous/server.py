@@ -308,10 +308,8 @@ class RendezvousServer:
         if peer is None:
             self.counters.undeliverable += 1
             return
-        # A token bucket kept as one number, the theoretical arrival time of GCRA (ITU-T I.371).
-        limits = self._limits
-        debt = max(seat.forward_debt, now) + len(payload) / limits.forward_rate
-        if debt - now > limits.forward_burst / limits.forward_rate:
+        debt = self._limits.forwarded.spend(seat.forward_debt, now, len(payload))
+        if debt is None:
             self.counters.throttled += 1
             return
         seat.forward_debt = debt

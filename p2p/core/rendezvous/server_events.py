@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from p2p.core.address import Address
 from p2p.core.introduction import Pairing, RefusedReason
+from p2p.core.rate import Rate
 from p2p.core.role import Role
+
+FORWARDED: Final = Rate(burst=16 * 1024, per_second=8 * 1024)  # bytes of a seat: a session needs about 2 kB in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +19,7 @@ class Limits:
 
     entries: int = 120_000  # 0.8 kB each: 100 MB when full; a busy core answers the renewals of as many
     entries_per_network: int = 256  # per IPv4 /24 or IPv6 /56: an office behind one NAT, not a flood
-    forward_rate: int = 8 * 1024  # bytes per second and seat: a session needs about 2 kB in all
-    forward_burst: int = 16 * 1024  # bytes a seat may forward at once
+    forwarded: Rate = FORWARDED
 
 
 @dataclass(slots=True)

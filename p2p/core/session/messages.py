@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final, TypeVar
+from typing import Final
 
 from p2p.core.errors import DecodeError, VersionError
 from p2p.core.session.exchange import CODE_SHARE, COMMITMENT, OPENING, PUBLIC_KEY
@@ -18,7 +18,6 @@ NO_NONCE: Final = bytes(NONCE)
 MAX_SEALED: Final = 4 + 512 + TAG  # bytes; with the longest header it stays below the 1024 that the server forwards
 MAX_REASON: Final = 400  # bytes of UTF-8 in a BYE: two lines on a screen
 
-Member = TypeVar("Member", bound=IntEnum)
 
 
 class Mode(IntEnum):
@@ -168,7 +167,7 @@ def decode_message(data: bytes, mode: Mode) -> Message:
     version = reader.uint(1)
     if version != VERSION:
         raise VersionError(version)
-    kind = _member(Type, reader.uint(1))
+    kind = reader.member(Type)
     message: Message
     if kind in (Type.HELLO, Type.REPLY):
         message = _decode_offer(kind, reader)
@@ -215,7 +214,7 @@ def foreign_nonce(data: bytes, kind: Type) -> bytes | None:
 
 
 def _decode_offer(kind: Type, reader: Reader) -> Hello | Reply:
-    mode = _member(Mode, reader.uint(1))
+    mode = reader.member(Mode)
     sender_nonce = reader.take(NONCE)
     if kind is Type.HELLO:
         return Hello(mode, sender_nonce, reader.take(CODE_SHARE if mode is Mode.CODE else COMMITMENT))
@@ -233,7 +232,7 @@ def _decode_rest(kind: Type, reader: Reader, mode: Mode) -> Confirm | Ready | Re
         confirmation = reader.take(CONFIRMATION if mode is Mode.OPEN else 0)
         return Ready(sender_nonce, receiver_nonce, confirmation, _sealed(reader))
     if kind is Type.REJECT:
-        reason = _member(Reason, reader.uint(1))
+        reason = reader.member(Reason)
         return Reject(sender_nonce, receiver_nonce, reason, reader.uint(1), reader.uint(1))
     if kind is Type.SIGNAL:
         return Signal(sender_nonce, receiver_nonce, reader.uint(4), _sealed(reader))
@@ -248,10 +247,3 @@ def _sealed(reader: Reader) -> bytes:
     if not TAG <= reader.remaining <= MAX_SEALED:
         raise DecodeError(f"sealed part of {reader.remaining} bytes")
     return reader.rest()
-
-
-def _member(enum: type[Member], value: int) -> Member:
-    try:
-        return enum(value)
-    except ValueError as error:
-        raise DecodeError(f"{value} is not a {enum.__name__.lower()}") from error

@@ -9,6 +9,7 @@ from typing import Final
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError
 from p2p.core.prefix import prefix
+from p2p.core.rate import Rate
 from p2p.core.stun.messages import (
     FIRST_BYTES,
     MAX_UNKNOWN,
@@ -23,6 +24,8 @@ from p2p.core.stun.messages import (
 )
 
 FIRST_RESPONSE_PORT: Final = 1024  # below it are services that a stranger might want us to talk to
+IN_ALL: Final = Rate(burst=1000, per_second=1000)  # answers
+NETWORK: Final = Rate(burst=60, per_second=20)  # to one IPv4 /24 or IPv6 /56: a classifier of NATs asks some 30 times
 MAX_PADDED: Final = 1232  # bytes: no answer is cut into fragments, which the server's sockets do not do
 
 
@@ -34,10 +37,8 @@ class StunLimits:
     longer (IPv6, both addresses told), so to a flood with forged sources the server adds 72 kB/s.
     """
 
-    rate: float = 1000.0  # a second, in all
-    burst: int = 1000
-    network_rate: float = 20.0  # a second, to one IPv4 /24 or IPv6 /56: a classifier of NATs asks some 30 times in all
-    network_burst: int = 60
+    in_all: Rate = IN_ALL
+    network: Rate = NETWORK
 
 
 @dataclass(slots=True)
@@ -87,9 +88,8 @@ class StunServer:
         self.counters = StunCounters()
         self._endpoints = endpoints
         self._limits = limits
-        # When everything answered so far will have been paid for at the allowed rate (GCRA, ITU-T I.371). A network is
-        # forgotten within seconds of its last answer, so `limits` also bound how many there are: 4000.
         self._debt = 0.0
+        # A network is forgotten within seconds of its last answer, so `limits` also bound how many there are: 4000.
         self._network_debts: OrderedDict[str, float] = OrderedDict()
 
     def handle_datagram(self, data: bytes, source: Address, index: int, now: float) -> StunAnswer | None:
@@ -152,9 +152,9 @@ class StunServer:
         limits, network = self._limits, prefix(source)
         while self._network_debts and next(iter(self._network_debts.values())) <= now:
             self._network_debts.popitem(last=False)
-        debt = max(self._debt, now) + 1 / limits.rate
-        network_debt = max(self._network_debts.get(network, now), now) + 1 / limits.network_rate
-        if debt - now > limits.burst / limits.rate or network_debt - now > limits.network_burst / limits.network_rate:
+        debt = limits.in_all.spend(self._debt, now)
+        network_debt = limits.network.spend(self._network_debts.get(network, 0.0), now)
+        if debt is None or network_debt is None:
             return False
         self._debt = debt
         self._network_debts[network] = network_debt
