@@ -27,7 +27,9 @@ __all__ = ["CloseSockets", "How", "OpenSockets", "Opened", "PunchAgent", "PunchF
 CHECK_INTERVAL: Final = 0.020  # seconds between any two checks, guesses apart
 NOMINATION_WAIT: Final = 0.050  # seconds in which something better than the first success may succeed
 NOMINATION_TIMEOUT: Final = 3.0  # seconds after which another pair is nominated
-OPEN_WAIT: Final = 1.0  # seconds for the other side to say that it has opened: its word goes over the server
+# Seconds for the other side to say that it has opened: its word goes over the server, and is repeated. Who goes before
+# may take the port away that he aims at; a relay is there by then.
+OPEN_WAIT: Final = 2.5
 PUNCH_TIMEOUT: Final = 10.0  # seconds for any path
 SEARCH_TIME: Final = 20.0  # seconds for a direct path, when a relayed one is there
 KEEPALIVE_INTERVAL: Final = 5.0  # seconds; below every mapping lifetime met in practice (RFC 4787 REQ-5 asks for 120)
