@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,8 @@ def test_a_signal_that_a_wrapper_passes_on_counts_once(programs: Stage) -> None:
 
 
 def test_a_terminal_that_is_closed_ends_the_run_in_order(programs: Stage) -> None:
-    waiting = programs.recv("bob", "alice")
+    heed = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may ignore it (nohup)
+    waiting = programs.recv("bob", "alice", preexec_fn=heed)
     waiting.wait_for("Waiting for")
     waiting.process.send_signal(signal.SIGHUP)
     assert waiting.finish() == 130
