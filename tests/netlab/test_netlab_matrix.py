@@ -117,9 +117,9 @@ def test_a_real_matrix_has_a_row_for_each_kind(tmp_path: Path, capsys: pytest.Ca
     lines = said.err.splitlines()
     assert re.fullmatch(r"  1/4  port-restricted x port-restricted: direct UDP .* in \d+\.\d\d s", lines[0])
     assert [line[:5] for line in lines] == ["  1/4", "  2/4", "  3/4", "  4/4"]
-    assert all("no path (UDP is blocked" in line for line in lines[1:])
+    assert all("direct TCP" in line for line in lines[1:])
     read = Reader(file.read_text(encoding="utf-8"))
-    assert [cell["class"] for cell in read.all("td")] == ["none", "udp", "no", "no", "no"]
+    assert [cell["class"] for cell in read.all("td")] == ["none", "udp", "tcp", "tcp", "tcp"]
 
 
 @pytest.mark.netlab
