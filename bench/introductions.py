@@ -53,7 +53,7 @@ ANSWERS = Group(
 
 
 def rows(world: World, seconds: float) -> list[Row]:
-    """Each is watched for `seconds`. A round is one server's life: the first row starts it."""
+    """Each is watched for `seconds`. A round is one server's life: the first row starts it, the last one ends it."""
     stage = _Stage(world)
     return [
         Row(PAIRS, "nobody else there", partial(stage.pair_afresh, seconds)),
@@ -73,8 +73,7 @@ class _Stage:
         self._loaded: _Loaded | None = None
 
     def pair_afresh(self, seconds: float) -> Sample:
-        self._exit.close()
-        self._loaded = None
+        self._end()
         return _pairs(self._server().do(f"pair {seconds}"))
 
     def pair_among_many(self, seconds: float) -> Sample:
@@ -91,12 +90,15 @@ class _Stage:
         return Sample(taken / PEERS, extra={"rss": loaded.filled / 1e6})
 
     def full(self) -> Sample:
-        """By peer, when no more are let in."""
+        """By peer, when no more are let in. The server's port and cores are others' from then on."""
         loaded = self._filled()
-        found = loaded.do(f"fill {Limits().entries - PEERS + TOO_MANY}")
-        if set(found["refused"]) != {"SERVER_FULL"}:
-            raise MeasuringError(f"the server was to be full: {found}")
-        resident = loaded.resident()
+        try:
+            found = loaded.do(f"fill {Limits().entries - PEERS + TOO_MANY}")
+            if set(found["refused"]) != {"SERVER_FULL"}:
+                raise MeasuringError(f"the server was to be full: {found}")
+            resident = loaded.resident()
+        finally:
+            self._end()
         return Sample((resident - loaded.empty) / Limits().entries, extra={"rss": resident / 1e6})
 
     def answers(self, flood: tuple[str, ...], seconds: float) -> Sample:
@@ -124,6 +126,10 @@ class _Stage:
         }
         note = f"the peers themselves were {found['late'] * 1e3:.0f} ms late" if found["late"] > 0.05 else ""
         return Sample(found["renewal_p99"] * 1e3, extra=extra, note=note)
+
+    def _end(self) -> None:
+        self._exit.close()
+        self._loaded = None
 
     def _server(self) -> _Loaded:
         if self._loaded is None:
