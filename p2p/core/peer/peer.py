@@ -132,7 +132,7 @@ class Peer:
         if not data:
             return
         first = data[0]
-        is_mixed = self._udp is None or first in (*INTRODUCTION_FIRST_BYTES, CHECK, ANSWER)
+        is_mixed = self._udp is None or first not in PATH_FIRST_BYTES
         if 0 < segment_size < len(data) and is_mixed:  # UDP_GRO looks at addresses and lengths only
             for start in range(0, len(data), segment_size):
                 self.handle_datagram(data[start : start + segment_size], 0, source, now, local)
