@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from p2p.core.address import Address
 from p2p.core.introduction import Pairing
 from p2p.core.role import Role
-from p2p.core.transfer.messages import Entry
 from p2p.core.transport.idle import IDLE_TIMEOUT
 
 
@@ -20,7 +19,7 @@ class PeerConfig:
     Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
     `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
 
-    `entries` is what the sender offers. `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `takes_relay`: whether the server may forward what finds no direct path.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
@@ -34,7 +33,6 @@ class PeerConfig:
     udp_port: int = 0
     scratch: Mapping[int, int] = field(default_factory=dict)
     stun_servers: Sequence[Address] = ()
-    entries: Sequence[Entry] = ()
     takes_relay: bool = True
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT

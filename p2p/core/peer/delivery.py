@@ -1,40 +1,38 @@
-"""The third part of a run: the transfer over the path that won, to a verified end that both sides know of."""
+"""One path of a transfer: records between a channel and one of the transfer machines, and how it ends."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
 
+from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, RemoteError, VersionError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
-from p2p.core.transfer.messages import Entry
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
+from p2p.core.transfer.sender import TransferSender
 
 LINGER = 3.0  # seconds after our last word in which the other side may still close first
 LINGER_AGAIN = 0.5  # seconds between two looks whether the last word has arrived; the idle time-out ends them
 
-FileAction = transfer.Open | transfer.Write | transfer.Complete | transfer.Whole
+Machine = TransferSender | TransferReceiver
 
 
 class Delivery:
-    """Composes a channel and one of the transfer machines."""
+    """Composes a channel and a transfer, which may outlive it."""
 
-    def __init__(
-        self, channel: Channel, machine: TransferSender | TransferReceiver, entries: Sequence[Entry], now: float
-    ) -> None:
+    def __init__(self, channel: Channel, machine: Machine, now: float, *, goes_on: bool) -> None:
+        """`goes_on`: the transfer began on another path."""
         self._channel = channel
         self._machine = machine
         self._events: deque[events.PeerEvent] = deque()
-        self._file_actions: deque[FileAction] = deque()
-        self._entries = entries
-        self._digests: dict[int, bytes] = {}  # of files that are being stored
         self._linger: float | None = None
         self._ended = False
         self._closed = False
-        if isinstance(machine, TransferSender):
+        if goes_on:
+            machine.go_on()
+        elif isinstance(machine, TransferSender):
             machine.start()
             self._events.append(events.OfferSent())
         self.advance(now)
@@ -45,14 +43,10 @@ class Delivery:
 
     # command
 
-    def accept(self, now: float) -> None:
-        self._receiver.accept()
-        self._events.append(events.TransferStarted())
-        self.advance(now)
-
     def refuse(self, code: ExitCode, reason: str, now: float) -> None:
+        assert isinstance(self._machine, TransferReceiver)
         self._ended = True
-        self._receiver.refuse(code, reason)
+        self._machine.refuse(code, reason)
         self._linger = now + LINGER
         self.advance(now)
 
@@ -60,6 +54,7 @@ class Delivery:
         """Ends with `failure` here and tells the other side `told`."""
         if not self._ended:
             self._ended = True
+            self._machine.stop()
             self._events.append(events.Failed(failure))
             self._close(failure.code, told, now)
 
@@ -76,27 +71,12 @@ class Delivery:
                 self._linger = now + LINGER_AGAIN
         self.advance(now)
 
-    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview], now: float) -> None:
-        """The bytes that `poll_read` asked for stand in `records`."""
-        assert isinstance(self._machine, TransferSender)
-        if self._machine.handle_read(read, records):
+    def send(self, records: Sequence[Buffer], now: float) -> None:
+        """Records that the machine made of what was read."""
+        if not self._closed:
             for record in records:
                 self._channel.send(record, now)
             self._send_control(now)  # the end of a file follows its last piece at once
-
-    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes], now: float) -> None:
-        """The small files that `poll_read` asked for."""
-        assert isinstance(self._machine, TransferSender)
-        if (record := self._machine.handle_whole(read, contents)) is not None:
-            self._channel.send(record, now)
-            self._send_control(now)
-
-    def handle_stored(self, names: Sequence[tuple[int, str]], now: float) -> None:
-        """These files are durable and bear these names."""
-        for file, final_name in names:
-            self._receiver.handle_stored(file, final_name)
-            self._events.append(events.FileDone(self._entries[file], self._digests.pop(file), final_name))
-        self.advance(now)
 
     def advance(self, now: float) -> None:
         """Moves records and events between the channel and the machine. To be called after every input to either."""
@@ -114,17 +94,12 @@ class Delivery:
 
     # output
 
-    def poll_read(self, now: float) -> Read | ReadWhole | None:
-        """Sender: the next bytes to read, if the path takes them, and no control record has to go before them."""
+    def poll_wanted(self, now: float) -> transfer.Wanted | None:
+        """Sender: what to read next, if the path takes it, and no control record has to go before it."""
         self._send_control(now)
         if self._ended or not isinstance(self._machine, TransferSender):
             return None
-        return self._machine.poll_read(self._channel.room())
-
-    def poll_file_action(self) -> FileAction | None:
-        if self._ended:
-            return None  # what is left of a transfer that failed is not to be written
-        return self._file_actions.popleft() if self._file_actions else None
+        return self._machine.poll_wanted(self._channel.room())
 
     def poll_event(self) -> events.PeerEvent | None:
         return self._events.popleft() if self._events else None
@@ -134,11 +109,6 @@ class Delivery:
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
-
-    @property
-    def _receiver(self) -> TransferReceiver:
-        assert isinstance(self._machine, TransferReceiver)
-        return self._machine
 
     def _takes_record(self) -> bool:
         """Back-pressure: a receiver whose disk lags behind leaves records where they are."""
@@ -163,33 +133,31 @@ class Delivery:
     def _take_events(self, now: float) -> None:
         while (event := self._machine.poll_event()) is not None:
             match event:
-                case transfer.Open() | transfer.Write():
-                    self._file_actions.append(event)
-                case transfer.Complete(file, digest) | transfer.Whole(file, digest=digest):
-                    self._digests[file] = digest
-                    self._file_actions.append(event)
-                case transfer.Offered(entries, total):
-                    self._entries = entries
-                    self._events.append(events.Offered(entries, total))
-                case transfer.Accepted():
-                    self._events.append(events.TransferStarted())
+                case transfer.Offered(offer):
+                    self._events.append(events.Offered(offer))
+                case transfer.Accepted(answers):
+                    self._events.append(events.TransferStarted(answers))
                 case transfer.Refused(code, reason):
                     self._finish(events.Failed(Failure(*explain.refused_by_peer(code, reason))), now)
-                case transfer.FileSent(file, digest):
-                    self._events.append(events.FileDone(self._entries[file], digest, None))
-                case transfer.Finished(digest):
-                    self._take_finished(digest, now)
+                case transfer.FileSent(path, size, digest, kept):
+                    self._events.append(events.FileDone(path, size, digest, None, kept))
+                case transfer.FileStored(path, size, digest, saved_as, kept):
+                    self._events.append(events.FileDone(path, size, digest, saved_as, kept))
+                case transfer.NotTransferred(path, reason, code, by_peer):
+                    self._events.append(events.NotTransferred(path, reason, code, by_peer))
+                case transfer.Finished(digest, code):
+                    self._take_finished(events.Done(digest, code), now)
                 case transfer.Aborted(code, reason, by_peer):
                     self._handle_abort(code, reason, by_peer, now)
 
-    def _take_finished(self, digest: bytes, now: float) -> None:
+    def _take_finished(self, done: events.Done, now: float) -> None:
         """The sender has the last word, so that the receiver's FINISHED is never cut off by its own close."""
         if isinstance(self._machine, TransferSender):
-            self._finish(events.Done(digest), now)
+            self._finish(done, now)
         else:
             self._ended = True
             self._linger = now + LINGER
-            self._events.append(events.Done(digest))
+            self._events.append(done)
 
     def _finish(self, event: events.PeerEvent, now: float) -> None:
         if not self._ended:
@@ -213,11 +181,17 @@ class Delivery:
             return
         match end:
             case Ended(code, reason):
-                failure = Failure(*explain.told(code, reason))
+                self.fail(Failure(*explain.told(code, reason)), "", now)
             case Vanished():
-                failure = Failure(ExitCode.INTERRUPTED, explain.connection_closed())
+                self._lose(explain.connection_closed(), now)
             case Lost(silence):
-                failure = Failure(ExitCode.INTERRUPTED, explain.path_lost(silence))
+                self._lose(explain.path_lost(silence), now)
             case Damaged(what):
-                failure = Failure(ExitCode.INTEGRITY, f"The connection was broken off: {what}. Run both commands again")
-        self.fail(failure, "", now)
+                words = f"The connection was broken off: {what}. Run both commands again"
+                self.fail(Failure(ExitCode.INTEGRITY, words), "", now)
+
+    def _lose(self, why: str, now: float) -> None:
+        """The machine stays as it is: it may go on elsewhere."""
+        self._ended = True
+        self._events.append(events.PathLost(why))
+        self._close(ExitCode.DONE, "", now)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN
-from p2p.core.errors import Failure
+from p2p.core.errors import ExitCode, Failure
 from p2p.core.introduction import Pairing
-from p2p.core.transfer.messages import Entry
+from p2p.core.transfer.messages import Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +102,7 @@ class PathMoved:
 class Offered:
     """Receiver: what the other side wants to send. To be answered by `accept` or `refuse`."""
 
-    entries: Sequence[Entry]
-    total: int
+    offer: Offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,23 +112,55 @@ class OfferSent:
 
 @dataclass(frozen=True, slots=True)
 class TransferStarted:
-    """The receiver said yes."""
+    """The receiver said yes. `goes_on`: an earlier run left something of it there, which is compared first."""
+
+    goes_on: bool
 
 
 @dataclass(frozen=True, slots=True)
 class FileDone:
-    """One file was verified by both; `saved_as` is the name it bears at the receiver (None at the sender)."""
+    """One file was verified; `saved_as` is the name that it bears in its folder at the receiver (None at the sender).
 
-    entry: Entry
+    `kept`: bytes of it that were there before and did not cross.
+    """
+
+    path: str
+    size: int
     digest: bytes
     saved_as: str | None
+    kept: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotTransferred:
+    """One thing did not cross; the rest goes on. When `by_peer`, both texts are foreign: escape them.
+
+    `path` is empty where the reason names the thing.
+    """
+
+    path: str
+    reason: str
+    exit_code: ExitCode
+    by_peer: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """Everything arrived and was verified. `digest` is over everything (the file's own, if there is one file)."""
+    """Everything that could arrive did, and was verified.
+
+    `digest` is over everything (the file's own, if there is one file); `exit_code` DONE, or the gravest of what did
+    not cross.
+    """
 
     digest: bytes
+    exit_code: ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class PathLost:
+    """The path broke in mid-transfer, which can go on over another one (`Peer.rejoin`). `why` in words."""
+
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +186,8 @@ PeerEvent = (
     | OfferSent
     | TransferStarted
     | FileDone
+    | NotTransferred
+    | PathLost
     | Done
     | Failed
 )

@@ -1,4 +1,4 @@
-"""One run of `send` or `recv`, from the first datagram to the last: composes meeting, connecting and delivery."""
+"""From the first datagram to the last on one path: composes meeting, connecting and delivery."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
 from p2p.core.peer.channel import TcpLink, UdpLink
 from p2p.core.peer.config import PeerConfig
 from p2p.core.peer.connecting import Chosen, Connecting, ConnectingEvent, HasOpened, Improved, NoPath
-from p2p.core.peer.delivery import Delivery, FileAction
+from p2p.core.peer.delivery import Delivery, Machine
 from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met
+from p2p.core.peer.rejoin import Rejoin
 from p2p.core.peer.tcp import TcpConnections
 from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
-from p2p.core.role import Role
-from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import Read, ReadWhole, TransferSender
+from p2p.core.session.keys import SessionKeys
+from p2p.core.transfer.events import Wanted
 from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -36,8 +36,12 @@ PATH_FIRST_BYTES = (DATA, SEALED)
 class Peer:
     """Inputs, commands, outputs and one deadline; what they mean is decided by the three parts."""
 
-    def __init__(self, config: PeerConfig, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, config: PeerConfig, machine: Machine, random_bytes: Callable[[int], bytes], *, goes_on: bool = False
+    ) -> None:
+        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one."""
         self._config = config
+        self._goes_on = goes_on
         self._random_bytes = random_bytes
         self._meeting = Meeting(
             role=config.role,
@@ -59,17 +63,13 @@ class Peer:
         self._socket_actions: deque[SocketAction] = deque()
         self._scratch = tuple(config.scratch)
         self._events: deque[events.PeerEvent] = deque()
-        self._machine: TransferSender | TransferReceiver = (
-            TransferSender(config.entries) if config.role is Role.SENDER else TransferReceiver()
-        )
+        self._machine = machine
+        self._keys: SessionKeys | None = None
         self._unsettled: float | None = None  # when the datagrams came whose records nobody has looked at yet
         self.failure: Failure | None = None
+        self.rejoin: Rejoin | None = None
+        """How the two find each other again, when the path broke in mid-transfer."""
         self.is_done = False
-
-    @property
-    def machine(self) -> TransferSender | TransferReceiver:
-        """The transfer, for its progress."""
-        return self._machine
 
     @property
     def udp(self) -> UdpLink | None:
@@ -95,10 +95,6 @@ class Peer:
 
     def start(self, now: float) -> None:
         self._meeting.start(now)
-        self._advance(now)
-
-    def accept(self, now: float) -> None:
-        self._delivering.accept(now)
         self._advance(now)
 
     def refuse(self, failure: Failure, told: str, now: float) -> None:
@@ -211,14 +207,13 @@ class Peer:
             self._delivery.handle_timeout(now)
         self._advance(now)
 
-    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview], now: float) -> None:
-        self._delivering.handle_read(read, records, now)
+    def send(self, records: Sequence[Buffer], now: float) -> None:
+        """Records that the transfer made of what was read."""
+        if self._delivery is not None:
+            self._delivery.send(records, now)
 
-    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes], now: float) -> None:
-        self._delivering.handle_whole(read, contents, now)
-
-    def handle_stored(self, names: Sequence[tuple[int, str]], now: float) -> None:
-        self._delivering.handle_stored(names, now)
+    def advance(self, now: float) -> None:
+        """The transfer was told something."""
         self._advance(now)
 
     # output
@@ -261,13 +256,10 @@ class Peer:
             return None
         return self._connecting.poll_tcp_output()
 
-    def poll_read(self, now: float) -> Read | ReadWhole | None:
+    def poll_wanted(self, now: float) -> Wanted | None:
+        """What the transfer wants to be read, as far as the path takes it."""
         self._settle()
-        return self._delivery.poll_read(now) if self._delivery is not None else None
-
-    def poll_file_action(self) -> FileAction | None:
-        self._settle()
-        return self._delivery.poll_file_action() if self._delivery is not None else None
+        return self._delivery.poll_wanted(now) if self._delivery is not None else None
 
     def poll_event(self) -> events.PeerEvent | None:
         self._settle()
@@ -315,6 +307,7 @@ class Peer:
     def _handle_meeting_event(self, event: MeetingEvent, now: float) -> None:
         match event:
             case Met(keys, local, remote, verification):
+                self._keys = keys
                 self._connecting = Connecting(
                     self._config.role,
                     keys,
@@ -353,7 +346,7 @@ class Peer:
                 elif isinstance(channel, TcpLink) and tcp_connection is not None:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
-                self._delivery = Delivery(channel, self._machine, self._config.entries, now)
+                self._delivery = Delivery(channel, self._machine, now, goes_on=self._goes_on)
             case Improved(path):
                 self._use_path(path, now)
             case NoPath(reason, told):
@@ -383,6 +376,11 @@ class Peer:
         match event:
             case events.Failed(failure):
                 self._end(failure)
+            case events.PathLost(why):
+                assert self._keys is not None
+                self.rejoin = Rejoin.of(self._config.role, self._keys)
+                self.failure = Failure(ExitCode.INTERRUPTED, why)
+                self._events.append(event)
             case events.Done():
                 self.is_done = True
                 self._events.append(event)

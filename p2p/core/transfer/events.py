@@ -1,4 +1,4 @@
-"""What the transfer machines tell the loop."""
+"""What the transfer machines tell whoever composes them, and what they want of the disk."""
 
 from __future__ import annotations
 
@@ -6,26 +6,89 @@ from dataclasses import dataclass
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode
-from p2p.core.transfer.messages import Entry
+from p2p.core.transfer.entries import File, Folder, Hardlink, Symlink
+from p2p.core.transfer.messages import PIECE, Offer
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Bytes of file content handed out (sender) or received in order (receiver), of `total`; `file` is under way."""
+    """How far it is. Bytes and files are of content handed out (sender) or received (receiver).
+
+    `kept` of the bytes were there already and did not cross. `total` and `files_total` grow until `is_final`; `total`
+    is None for a pipe. `path` is the file under way.
+    """
 
     done: int
-    total: int
+    kept: int
+    files: int
+    total: int | None
+    files_total: int
+    is_final: bool
+    path: str
+
+
+# what the sender wants
+
+
+@dataclass(frozen=True, slots=True)
+class WantEntries:
+    """More of the walk: to be answered by `handle_entries`, now or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWhole:
+    """The whole content of each of these small files: `handle_whole`."""
+
+    files: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Bytes [offset, offset + length) of a file, as pieces of PIECE bytes, the last one of what is left: `handle_read`.
+
+    Each is placed `DATA_HEADER` bytes into a record of its own. Where `may_be_hole` and the file has none of these
+    bytes on its disk, `handle_hole` says so instead.
+    """
+
     file: int
+    offset: int
+    length: int
+    may_be_hole: bool = False
+
+    @property
+    def pieces(self) -> int:
+        return -(-self.length // PIECE)
+
+    @property
+    def last(self) -> int:
+        """Bytes of the last piece."""
+        return self.length - (self.pieces - 1) * PIECE
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPipe:
+    """At most `length` bytes of what comes next: `handle_pipe`, now or later."""
+
+    file: int
+    length: int
+
+
+Wanted = WantEntries | ReadWhole | Read | ReadPipe
+
+
+# what the sender tells
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """Sender: the other side said yes."""
+    """The other side said yes. `answers`: it has something of these files already."""
+
+    answers: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Sender: the other side said no. `reason` is its text: escape it where it is printed."""
+    """The other side said no. `reason` is its text: escape it where it is printed."""
 
     exit_code: ExitCode
     reason: str
@@ -33,75 +96,187 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class FileSent:
-    """Sender: every byte of the file was handed out; its FILE_END is the next record."""
+    """Every byte of a file was handed out. `kept`: bytes of it that the other side had already."""
 
-    file: int
+    path: str
+    size: int
     digest: bytes
+    kept: int
+
+
+# what the receiver wants of the disk, in this order
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
-    """Receiver: all files are named. The names are already safe to use in a directory."""
+class MakeFolder:
+    """In the folder `parent` (None: where everything is received). `handle_stored` follows after LeaveFolder."""
 
-    entries: tuple[Entry, ...]
-    total: int
+    number: int
+    parent: int | None
+    entry: Folder
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
-    """Receiver: the first byte, or the end, of the file is here: open its temporary file."""
+class LeaveFolder:
+    """Nothing new will be named in it; what was, may still be on its way to the disk."""
 
-    file: int
-    entry: Entry
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A file will come. When the machine `answers`, `handle_have` says what of it is there."""
+
+    number: int
+    parent: int | None
+    path: str
+    entry: File
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSymlink:
+    number: int
+    parent: int | None
+    entry: Symlink
+
+
+@dataclass(frozen=True, slots=True)
+class MakeHardlink:
+    """Another name of the file `entry.to`, which was announced before and may not be stored yet."""
+
+    number: int
+    parent: int | None
+    entry: Hardlink
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Receiver: `pieces`, from `offset` on, are views of the records that were handed in, MAX_PIECES at most."""
+    """`pieces`, from `offset` on, are views of the records that were handed in, MAX_PIECES at most."""
 
-    file: int
+    number: int
     offset: int
     pieces: list[Buffer]
 
 
 @dataclass(frozen=True, slots=True)
-class Complete:
-    """Receiver: the content is whole and verified. Make it durable, name it, then call `handle_stored`."""
+class LeaveHole:
+    """These bytes are zero, and need no place on the disk."""
 
-    file: int
+    number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """These bytes are what `handle_have` said is there."""
+
+    number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All is written. Make it durable, name it, then call `handle_stored`.
+
+    `must_verify`: some of it was kept, so what lies on the disk has to be read, and to have this digest.
+    """
+
+    number: int
+    size: int
     digest: bytes
+    must_verify: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Receiver: a small file, verified. Store it as a whole, make it durable, name it, then call `handle_stored`."""
+    """A small file, verified. Store it as a whole, make it durable, name it, then call `handle_stored`."""
 
-    file: int
-    entry: Entry
+    number: int
     content: Buffer
     digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
+class Drop:
+    """The rest of this file will not come: forget what is written of it."""
+
+    number: int
+
+
+FileAction = (
+    MakeFolder
+    | LeaveFolder
+    | Announced
+    | MakeSymlink
+    | MakeHardlink
+    | Write
+    | LeaveHole
+    | Keep
+    | Complete
+    | Whole
+    | Drop
+)
+
+
+# what the receiver tells
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """To be answered by `accept` or `refuse`. The names in it are safe to use in a directory."""
+
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class FileStored:
+    """One file is verified and bears the name `saved_as`, in its folder. `kept`: bytes that were there before."""
+
+    path: str
+    size: int
+    digest: bytes
+    saved_as: str
+    kept: int
+
+
+# what both tell
+
+
+@dataclass(frozen=True, slots=True)
+class NotTransferred:
+    """One thing did not cross; the rest goes on. When `by_peer`, `reason` is foreign text: escape it.
+
+    `path` is empty where the reason names the thing.
+    """
+
+    path: str
+    reason: str
+    exit_code: ExitCode
+    by_peer: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
-    """Both sides: everything arrived, is verified and bears its name.
+    """Everything that can arrive has arrived, is verified and bears its name.
 
     `digest` is the file's own BLAKE3 hash when there is one file, else BLAKE3 over the digests in order.
-    `names` are the final names on the receiver, in order; empty on the sender.
+    `exit_code` is DONE, or the gravest of what did not cross.
     """
 
     digest: bytes
-    names: tuple[str, ...] = ()
+    exit_code: ExitCode
 
 
 @dataclass(frozen=True, slots=True)
 class Aborted:
-    """Both sides: the transfer ended without success. When `by_peer`, `reason` is foreign text: escape it."""
+    """The transfer ended without success. When `by_peer`, `reason` is foreign text: escape it."""
 
     exit_code: ExitCode
     reason: str
     by_peer: bool
 
 
-SenderEvent = Accepted | Refused | FileSent | Finished | Aborted
-ReceiverEvent = Offered | Open | Write | Complete | Whole | Finished | Aborted
+SenderEvent = Accepted | Refused | FileSent | NotTransferred | Finished | Aborted
+ReceiverEvent = Offered | FileStored | NotTransferred | Finished | Aborted

@@ -1,10 +1,20 @@
-"""Caps on what an offer may make the receiver keep or promise."""
+"""Caps on what an offer may make either side keep or promise. Reasons: docs/transfer.md."""
 
 from __future__ import annotations
 
-MAX_FILES = 65_536  # an entry takes about 400 bytes of memory, so 26 MB at most on either side
 MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
+MAX_ENTRIES = 2**32 - 1
+MAX_DEPTH = 64  # folders below each other: each is a descriptor at the receiver
+MAX_LINKED = 65_536  # files with several names that either side remembers, to its end: some 10 MB
+MAX_ROOTS = 16  # of an offer that are told by name
+MAX_AHEAD = 1024  # files that are announced before their content comes
+MAX_ANNOUNCED = 4096  # the same, as the receiver enforces it: one more record of ENTRIES holds at most 2,900
 MAX_PIECES = 16  # pieces of one read or write: 960 KiB, which stay in a processor's cache until they are sealed
 SMALL = 16_384  # bytes: files up to this go whole, several in one record; a larger one fills a quarter of it alone
 MAX_UNNAMED = 1024  # verified files that wait for their names: small ones hold 16 MB at most
 MAX_UNSTORED = 128  # verified files that wait for the disk: each holds a descriptor, and 1024 is a usual limit
+MAX_HOLE = 2**24  # bytes of one HOLE: their zeros are hashed at once, in 4 ms
+MAX_CHUNKS = 2**21  # of one file that are compared: 2 TB; their digests take 32 MB
+MAX_TEXT = 65_536  # bytes of a text: what a person still reads
+MAX_LISTED = 1000  # problems that are remembered one by one; all are counted
+TAKEN_EVERY = 64  # numbered records between two TAKEN

@@ -1,9 +1,9 @@
 """File names that come from another machine: what may reach a directory.
 
-A name from the other side is one component or several, joined by `/`. What only an attacker sends (absolute
-paths, `..`, NUL, drives) raises RemoteError. What an honest person's file may well be called, and some system
-would stumble over (control characters, a backslash, a colon, `con.txt`, a trailing dot), is replaced by `_`;
-the sender applies the same replacement, so honest names pass unchanged.
+A name from the other side is one component. What only an attacker sends (`/`, `..`, NUL, drives) raises RemoteError.
+What an honest person's file may well be called, and some system would stumble over (control characters, a backslash,
+a colon, `con.txt`, a trailing dot), is replaced by `_`; the sender applies the same replacement, so honest names pass
+unchanged.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import unicodedata
 
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.text import escape
-from p2p.core.transfer.messages import MAX_NAME_BYTES
+from p2p.core.transfer.entries import MAX_NAME_BYTES
 
 MAX_COMPONENT_BYTES = 255  # NAME_MAX on Linux, macOS and (in UTF-16 units) Windows
-MAX_COMPONENTS = 32  # folders deep; each costs a descriptor or a step of path resolution
 MAX_EXTENSION_BYTES = 16  # a longer "extension" is a sentence with a full stop in it
 TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".p2p-", ".part"
 
@@ -30,25 +29,35 @@ _RESERVED = frozenset(
 
 
 def safe_name(name: str) -> str:
-    """The name under which a file of the other side may be stored, relative, components joined by `/`.
+    """The name under which something of the other side may be stored in a folder.
 
-    Raises RemoteError for a name that could leave the directory or that no file can bear.
+    Raises RemoteError for a name that could lead elsewhere or that nothing can bear.
     """
-    if len(name.encode("utf-8", "surrogatepass")) > MAX_NAME_BYTES:
-        raise RemoteError(f"file name of more than {MAX_NAME_BYTES} bytes")
     if "\0" in name:
-        raise RemoteError(f"file name with a NUL: {escape(name)}")
-    if name.startswith(("/", "\\")) or _DRIVE.match(name):
-        raise RemoteError(f"absolute file name: {escape(name)}")
-    components = name.split("/")
-    if len(components) > MAX_COMPONENTS:
-        raise RemoteError(f"file name more than {MAX_COMPONENTS} folders deep: {escape(name[:80])}")
-    for component in components:
-        if len(component.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
-            raise RemoteError(f"file name of more than {MAX_COMPONENT_BYTES} bytes: {escape(component[:80])}")
-        if component in ("", ".") or ".." in component.split("\\"):
-            raise RemoteError(f"file name that leads elsewhere: {escape(name)}")
-    return "/".join(map(portable_component, components))
+        raise RemoteError(f"name with a NUL: {escape(name)}")
+    if "/" in name or name.startswith("\\") or _DRIVE.match(name):
+        raise RemoteError(f"a path where a name was due: {escape(name[:80])}")
+    if len(name.encode("utf-8", "surrogatepass")) > MAX_COMPONENT_BYTES:
+        raise RemoteError(f"name of more than {MAX_COMPONENT_BYTES} bytes: {escape(name[:80])}")
+    if name in ("", ".") or ".." in name.split("\\"):
+        raise RemoteError(f"name that leads elsewhere: {escape(name)}")
+    return portable_component(name)
+
+
+def stays_inside(target: str, depth: int) -> bool:
+    """Whether a symbolic link, in a folder `depth` folders below the root of its tree, leads to a place in the tree.
+
+    Only `..` at the beginning is counted, and after a name it is not allowed, for the name may be another link, whose
+    parent is elsewhere. So no chain of links that are all like this leads out.
+    """
+    if not target or "\0" in target or "\\" in target or target.startswith("/") or _DRIVE.match(target):
+        return False
+    components = target.split("/")
+    up = 0
+    while up < len(components) and components[up] == "..":
+        up += 1
+    rest = components[up:]
+    return up <= depth and ".." not in rest and len(target.encode("utf-8", "surrogatepass")) < MAX_NAME_BYTES
 
 
 def portable_component(name: str) -> str:

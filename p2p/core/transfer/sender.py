@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
+from itertools import islice
 from typing import assert_never
 
 from blake3 import blake3
@@ -13,46 +14,57 @@ from blake3 import blake3
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages
-from p2p.core.transfer.events import Aborted, Accepted, FileSent, Finished, Progress, Refused, SenderEvent
-from p2p.core.transfer.limits import MAX_FILES, MAX_PIECES, MAX_TOTAL, SMALL
+from p2p.core.transfer.entries import Entry
+from p2p.core.transfer.events import (
+    Aborted,
+    Accepted,
+    FileSent,
+    Finished,
+    NotTransferred,
+    Progress,
+    Read,
+    ReadPipe,
+    ReadWhole,
+    Refused,
+    SenderEvent,
+    Wanted,
+    WantEntries,
+)
+from p2p.core.transfer.hashing import update_with_zeros
+from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
 from p2p.core.transfer.messages import (
+    CHUNK,
+    CHUNK_DIGEST,
     DATA_HEADER,
-    MAX_MESSAGE,
-    MAX_NAME_BYTES,
     PIECE,
-    WHOLE_FILE_HEADER,
-    WHOLE_FILES_HEADER,
     Abort,
     Accept,
     Data,
     Entries,
-    Entry,
     FileEnd,
     Finish,
-    Keepalive,
+    Have,
+    Hole,
+    LeftOut,
+    Message,
     Offer,
+    Problem,
+    ReceiverMessage,
     Refuse,
+    Same,
+    Totals,
     WholeFile,
     WholeFiles,
 )
+from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
+from p2p.core.transfer.records import Records
+from p2p.core.transfer.worst import worse
 
-__all__ = [
-    "Aborted",
-    "Accepted",
-    "FileSent",
-    "Finished",
-    "Progress",
-    "Read",
-    "ReadWhole",
-    "Refused",
-    "SenderEvent",
-    "TransferSender",
-]
+__all__ = ["TransferSender", "Unreadable"]
 
 
 class State(Enum):
     IDLE = auto()
-    OFFERING = auto()
     WAITING = auto()
     SENDING = auto()
     FINISHING = auto()
@@ -61,85 +73,101 @@ class State(Enum):
 
 
 # What the receiver may say in which state. A missing row is the receiver's fault.
-# REFUSE is welcome early: the number of files alone may be too much for it.
-TRANSITIONS: dict[tuple[State, type[messages.Message]], State] = {
-    (State.OFFERING, Refuse): State.ENDED,
+TRANSITIONS: dict[tuple[State, type[Message]], State] = {
     (State.WAITING, Refuse): State.ENDED,
     (State.WAITING, Accept): State.SENDING,
+    (State.SENDING, Have): State.SENDING,
+    (State.SENDING, Problem): State.SENDING,
+    (State.FINISHING, Problem): State.FINISHING,
     (State.FINISHING, messages.Finished): State.FINISHED,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class ReadWhole:
-    """Wanted: the whole content of each of the small files [first, end)."""
+class Unreadable:
+    """Why a file's content will not come. `reason` is told to the other side."""
 
-    first: int
-    end: int
+    exit_code: ExitCode
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """Wanted: bytes [offset, offset + length) of a file, as pieces of PIECE bytes, the last one of what is left.
-
-    Each is placed `DATA_HEADER` bytes into a record of its own.
-    """
+class Piece:
+    """A DATA record, as it can be made again."""
 
     file: int
     offset: int
     length: int
 
-    @property
-    def pieces(self) -> int:
-        return -(-self.length // PIECE)
-
-    @property
-    def last(self) -> int:
-        """Bytes of the last piece."""
-        return self.length - (self.pieces - 1) * PIECE
+    def follows(self, other: Piece) -> bool:
+        """Whether one read gives both, `other` first."""
+        return other.length == PIECE and (self.file, self.offset) == (other.file, other.offset + PIECE)
 
 
 class TransferSender:
-    """Offers files, waits for the yes, hands them out in order, waits for the verified end.
+    """Offers, waits for the yes, walks and hands out contents in order, waits for the verified end.
 
-    Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_read`. For a
+    Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_wanted`. For a
     `Read`, read each piece straight behind the room for its header, give the records to `handle_read` and send them
-    next; for a `ReadWhole`, send the record that `handle_whole` makes of the contents. Look at `poll_event` before
-    `poll_record`.
+    next if it says so. One wish at a time stands, besides WantEntries. Look at `poll_event` before `poll_record`.
     """
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        """Raises CallerError for entries that no receiver would take."""
-        self._entries = tuple(entries)
-        _check_entries(self._entries)
-        self._total = sum(entry.size for entry in self._entries)
+    def __init__(self, offer: Offer) -> None:
+        self._offer = offer
+        self._totals = offer.totals
         self._state = State.IDLE
         self._events: deque[SenderEvent] = deque()
-        self._control: deque[bytes] = deque()
-        self._named = 0  # entries sent
-        self._file = 0
-        self._polled = 0  # bytes of the file that `poll_read` has asked for
-        self._handled = 0  # bytes of the file that were handed out
-        self._done = 0  # bytes of all files handed out
-        self._reads: deque[Read | ReadWhole] = deque()
-        self._hash = blake3()
+        self._records: Records[Piece] = Records()
+        self._files = OutgoingFiles()
+        self._wish: Read | ReadWhole | ReadPipe | None = None
         self._digests = blake3()
-        self._shown_digest = b""
+        self._last_digest = b""
+        self._done = self._kept = self._sent_files = 0
+        self._worst = ExitCode.DONE
 
     @property
     def progress(self) -> Progress:
-        return Progress(self._done, self._total, min(self._file, len(self._entries) - 1))
+        done, totals = (self._done, self._kept, self._sent_files), self._totals
+        return Progress(*done, totals.size, totals.files, totals.is_final, self._files.path)
 
     @property
     def ended(self) -> bool:
         """Finished, refused or aborted: nothing but a last ABORT will come from `poll_record`."""
         return self._state in (State.FINISHED, State.ENDED)
 
+    @property
+    def oldest_file(self) -> int:
+        """The first of the files that may have to be read again."""
+        kept = next((item.file for item in self._records.kept if isinstance(item, Piece)), self._files.oldest)
+        return min(kept, self._files.oldest)
+
+    # commands
+
     def start(self) -> None:
         if self._state is not State.IDLE:
             raise CallerError("start() was called before")
-        self._state = State.OFFERING
-        self._control.append(messages.encode(Offer(len(self._entries), self._total)))
+        self._state = State.WAITING
+        self._records.say(replace(self._offer, totals=self._totals))
+
+    def stop(self) -> None:
+        """Ends it without a word: the channel says why."""
+        if not self.ended:
+            self._end(None)
+
+    def go_on(self) -> None:
+        """There is a new path. What was on its way on the last one, in either direction, is lost."""
+        if not self.ended:
+            self._records.go_on()
+
+    def abort(self, exit_code: ExitCode, reason: str) -> None:
+        """Ends the transfer and tells the other side why. Does nothing when it has ended already."""
+        if exit_code is ExitCode.DONE:
+            raise CallerError("an abort is no success")
+        if not self.ended:
+            self._end(Abort(exit_code, reason))
+            self._events.append(Aborted(exit_code, reason, by_peer=False))
+
+    # input
 
     def handle_record(self, plaintext: Buffer) -> None:
         """Raises RemoteError if the receiver broke the protocol; the ABORT that tells it so is then queued."""
@@ -151,118 +179,240 @@ class TransferSender:
             self._end(Abort(ExitCode.INTERNAL, f"protocol error: {error}"))
             raise
 
-    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview]) -> bool:
-        """`records` hold the pieces of the oldest read that is outstanding, each behind room for its header.
+    def handle_totals(self, totals: Totals) -> None:
+        """How much has been counted by now."""
+        if not self.ended and totals != self._totals:
+            self._totals = totals
+            if self._state is not State.IDLE:
+                self._records.say(totals)
 
-        Returns whether to send them: False after the transfer ended in between. Copies nothing.
+    def handle_entries(self, entries: Sequence[Entry], is_last: bool) -> None:
+        """The next of the walk."""
+        if not self.ended:
+            self._files.extend(entries, is_last)
+
+    def handle_read(self, read: Read, records: Sequence[bytearray | memoryview]) -> bool:
+        """`records` hold the pieces of `read`, each behind room for its header. Copies nothing.
+
+        Returns whether to send them: False after the transfer ended in between, and when they need not cross.
         """
         if self.ended:
             return False
-        if not self._reads or self._reads[0] != read:
-            raise CallerError(f"{read} is not the oldest read that is outstanding")
+        self._take_wish(read)
         if len(records) != read.pieces or sum(map(len, records)) != read.pieces * DATA_HEADER + read.length:
             raise CallerError(f"{len(records)} records of {sum(map(len, records))} bytes for {read}")
-        self._reads.popleft()
-        update, offset = self._hash.update, read.offset
+        if self._records.repeated:
+            for number, record in enumerate(records):
+                messages.write_data_header(record, read.file, read.offset + number * PIECE)
+                self._records.repeated.popleft()
+            return True
+        file = self._current()
+        if (digest := file.to_compare) is not None and not _is_chunk(records, digest):
+            file.differs_until = read.offset + read.length  # it is wanted again, and in memory by then
+            return False
+        update, offset = file.hash.update, read.offset
         for record in records:
             messages.write_data_header(record, read.file, offset)
             update(memoryview(record)[DATA_HEADER:])
+            if digest is None:
+                self._records.keep(Piece(read.file, offset, len(record) - DATA_HEADER))
             offset += PIECE
-        self._handled += read.length
-        self._done += read.length
-        self._queue_file_end()
-        return True
+        if digest is not None:
+            self._records.say(Same(read.file, read.offset, read.length))
+            file.kept += read.length
+            self._kept += read.length
+        self._advance(file, read.length)
+        return digest is None
 
-    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes]) -> bytes | None:
-        """The record that carries the files of the oldest read that is outstanding; None after the transfer ended."""
+    def handle_hole(self, read: Read, length: int) -> None:
+        """Where `read` begins, `length` bytes, MAX_HOLE at most, have no place on the disk: they are zero."""
         if self.ended:
-            return None
-        sizes = [entry.size for entry in self._entries[read.first : read.end]]
-        if not self._reads or self._reads[0] != read or sizes != [len(content) for content in contents]:
-            raise CallerError(f"{read} is not the oldest read that is outstanding, or contents have other lengths")
-        self._reads.popleft()
-        files = tuple(WholeFile(blake3(content).digest(), content) for content in contents)
-        for file in files:
-            self._end_file(file.digest)
-        self._done += sum(sizes)
-        return messages.encode(WholeFiles(read.first, files))
+            return
+        self._take_wish(read)
+        file = self._current()
+        if not read.may_be_hole or not 0 < length <= min(MAX_HOLE, (file.size or 0) - file.offset):
+            raise CallerError(f"a hole of {length} bytes for {read}")
+        self._records.say(Hole(file.number, file.offset, length))
+        update_with_zeros(file.hash, length)
+        self._advance(file, length)
 
-    def handle_source_changed(self, file: int, reason: str, exit_code: ExitCode = ExitCode.INTEGRITY) -> None:
-        """The file is not what was offered, or cannot be read any more. `reason` is told to the other side."""
-        if not 0 <= file < len(self._entries):
-            raise CallerError(f"there is no file {file}")
-        self.abort(exit_code, reason)
+    def handle_whole(self, read: ReadWhole, contents: Sequence[bytes | Unreadable]) -> list[bytes]:
+        """What the files of `read` hold, or why they cannot be read. Returns the records to send next."""
+        if self.ended:
+            return []
+        self._take_wish(read)
+        whole: list[WholeFile] = []
+        records: list[bytes] = []
+        for number, content in zip(read.files, contents, strict=True):
+            file = self._files.take()
+            if isinstance(content, Unreadable):
+                records.append(messages.encode(LeftOut(number, content.exit_code, content.reason)))
+                self._miss(file.path, content.reason, content.exit_code)
+            elif len(content) != file.size:
+                raise CallerError(f"{len(content)} bytes of {file.path} where {file.size} were due")
+            else:
+                whole.append(WholeFile(number, blake3(content).digest(), content))
+                file.offset = len(content)
+                self._done += file.offset
+                self._note_sent(file, whole[-1].digest)
+        if whole:
+            records.append(messages.encode(WholeFiles(tuple(whole))))
+        for record in records:
+            self._records.keep(record)
+        return records
 
-    def abort(self, exit_code: ExitCode, reason: str) -> None:
-        """Ends the transfer and tells the other side why. Does nothing when it has ended already."""
-        if exit_code is ExitCode.DONE:
-            raise CallerError("an abort is no success")
-        if not self.ended:
-            self._end(Abort(exit_code, reason))
-            self._events.append(Aborted(exit_code, reason, by_peer=False))
+    def handle_pipe(self, read: ReadPipe, data: bytes, is_end: bool) -> list[bytes]:
+        """The next bytes; `is_end`: there are no more behind them. Returns the records to send next."""
+        if self.ended:
+            return []
+        if not data and not is_end:
+            raise CallerError("a pipe gave nothing and has not ended")
+        self._take_wish(read)
+        file = self._current()
+        records = []
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            records.append(messages.encode(Data(file.number, file.offset, piece)))
+            self._records.keep(records[-1])
+            file.hash.update(piece)
+            self._advance(file, len(piece))
+        if is_end:
+            self._finish_file(file)
+        return records
+
+    def handle_left_out(self, read: Read | ReadPipe, why: Unreadable) -> None:
+        """It cannot be read, or is not what it was."""
+        if self.ended:
+            return
+        self._take_wish(read)
+        if self._records.repeated:  # what was promised of it cannot be said again
+            self.abort(why.exit_code, why.reason)
+            return
+        left = self._files.take()
+        self._records.say(LeftOut(left.number, why.exit_code, why.reason))
+        self._miss(left.path, why.reason, why.exit_code)
+
+    # output
 
     def poll_record(self) -> bytes | None:
-        """The next control record; it goes out before anything that `poll_read` asks for afterwards."""
-        if self._control:
-            record = self._control.popleft()
-            if self._state is State.SENDING and self._file == len(self._entries) and not self._control:
-                self._state = State.FINISHING  # that was FINISH
-            return record
-        if self._state is State.OFFERING:
-            return self._next_entries()
-        return None
+        """The next control record; it goes out before anything that `poll_wanted` asks for afterwards."""
+        if self._state is State.SENDING and not self._records:
+            self._announce()
+        return self._records.poll()
 
-    def poll_read(self, room: int = 1) -> Read | ReadWhole | None:
-        """The next to read, for at most `room` records. Several may be outstanding when all are of one large file."""
-        if self._state is not State.SENDING or self._control or room < 1 or self._file == len(self._entries):
+    def poll_wanted(self, room: int = 1) -> Wanted | None:
+        """What is to be read next, for at most `room` records."""
+        if self.ended:
             return None
-        if self._entries[self._file].size <= SMALL:
-            return None if self._reads else self._next_small()
-        length = min(min(room, MAX_PIECES) * PIECE, self._entries[self._file].size - self._polled)
-        if not length:
+        if self._files.wants_entries():
+            return WantEntries()
+        if self._wish is not None or room < 1 or self._records.is_held:
             return None
-        read = Read(self._file, self._polled, length)
-        self._polled += length
-        self._reads.append(read)
-        return read
+        if self._records.repeated:
+            self._wish = self._repeat(room)
+        elif self._state is State.SENDING and not self._records:
+            self._wish = self._next_wish(room)
+        return self._wish
 
     def poll_event(self) -> SenderEvent | None:
         return self._events.popleft() if self._events else None
 
-    def _next_small(self) -> ReadWhole:
-        """As many small files as one record holds."""
-        end, size = self._file, WHOLE_FILES_HEADER
-        while end < len(self._entries) and (length := self._entries[end].size) <= SMALL:
-            size += WHOLE_FILE_HEADER + length
-            if size > MAX_MESSAGE:
-                break
-            end += 1
-        read = ReadWhole(self._file, end)
-        self._reads.append(read)
-        return read
+    # inside: what is wanted
 
-    def _handle_message(self, message: messages.Message) -> None:
-        match message:
-            case Keepalive():
-                return
-            case Abort(exit_code, reason):
-                self._end(None)
-                self._events.append(Aborted(exit_code, reason, by_peer=True))
-                return
+    def _repeat(self, room: int) -> Read | None:
+        """Pieces that follow one another, in one read."""
+        pieces: list[Piece] = []
+        for item in islice(self._records.repeated, min(room, MAX_PIECES)):
+            if not isinstance(item, Piece) or (pieces and not item.follows(pieces[-1])):
+                break
+            pieces.append(item)
+        return Read(pieces[0].file, pieces[0].offset, sum(piece.length for piece in pieces)) if pieces else None
+
+    def _next_wish(self, room: int) -> Read | ReadWhole | ReadPipe | None:
+        file = self._files.first
+        if file is None:
+            return None
+        if file.size is None:
+            return ReadPipe(file.number, min(room, MAX_PIECES) * PIECE)
+        if file.goes_whole:
+            return ReadWhole(self._files.small_ones())
+        left = file.size - file.offset
+        if file.to_compare is not None:
+            return Read(file.number, file.offset, min(CHUNK, left))
+        is_compared = file.offset < file.differs_until
+        if is_compared:
+            left = file.differs_until - file.offset
+        return Read(file.number, file.offset, min(min(room, MAX_PIECES) * PIECE, left), may_be_hole=not is_compared)
+
+    def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> None:
+        if self._wish != wish:
+            raise CallerError(f"{wish} is not what was wanted: {self._wish}")
+        self._wish = None
+
+    def _current(self) -> Outgoing:
+        file = self._files.first
+        assert file is not None, "a wish stands for a file"
+        return file
+
+    def _advance(self, file: Outgoing, length: int) -> None:
+        file.offset += length
+        self._done += length
+        if file.offset == file.size:
+            self._finish_file(file)
+
+    def _finish_file(self, file: Outgoing) -> None:
+        self._files.take()
+        digest = file.hash.digest()
+        self._records.say(FileEnd(file.number, digest))
+        self._note_sent(file, digest)
+
+    def _note_sent(self, file: Outgoing, digest: bytes) -> None:
+        self._digests.update(digest)
+        self._last_digest = digest
+        self._sent_files += 1
+        self._events.append(FileSent(file.path, file.offset, digest, file.kept))
+
+    def _announce(self) -> None:
+        """The next ENTRIES when it is time for them; FINISH when nothing is left to say."""
+        if entries := self._files.announce():
+            self._records.say(Entries(entries))
+            while self._files.skipped:
+                path, skipped = self._files.skipped.popleft()
+                self._miss(path, skipped.reason, skipped.exit_code)
+        elif self._files.is_done:
+            self._state = State.FINISHING
+            self._records.say(Finish(self._files.number, self._digests.digest()))
+
+    def _miss(self, path: str, reason: str, exit_code: ExitCode, *, by_peer: bool = False) -> None:
+        self._worst = worse(self._worst, exit_code)
+        self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
+
+    # inside: what the receiver says
+
+    def _handle_message(self, message: Message) -> None:
+        if isinstance(message, Abort):
+            self._end(None)
+            self._events.append(Aborted(message.exit_code, message.reason, by_peer=True))
+            return
+        if self._records.handle(message):
+            return
         state = TRANSITIONS.get((self._state, type(message)))
         if state is None:
             raise RemoteError(f"{type(message).__name__} from the receiver while {self._state.name.lower()}")
+        assert isinstance(message, ReceiverMessage)
         match message:
-            case Accept():
-                self._state = state
-                self._events.append(Accepted())
+            case Accept(answers):
+                self._state, self._files.answers = state, answers
+                self._events.append(Accepted(answers))
             case Refuse(exit_code, reason):
                 self._end(None)
                 self._events.append(Refused(exit_code, reason))
+            case Have():
+                self._files.handle_have(message)
+            case Problem(_, reason):
+                self._miss("", reason, ExitCode.STORAGE, by_peer=True)
             case messages.Finished(digest):
                 self._handle_finished(digest)
-            case Offer() | Entries() | Data() | FileEnd() | WholeFiles() | Finish():
-                raise CallerError("TRANSITIONS lets the receiver speak as a sender")
             case _:
                 assert_never(message)
 
@@ -271,54 +421,21 @@ class TransferSender:
             self.abort(ExitCode.INTEGRITY, "the receiver confirms other content than was sent: send it again")
             return
         self._state = State.FINISHED
-        self._events.append(Finished(self._shown_digest))
-
-    def _next_entries(self) -> bytes:
-        """As many entries as one record holds, built when asked for: thousands of names are not queued."""
-        size, first = 1, self._named
-        while self._named < len(self._entries):
-            encoded = len(messages.encode_entry(self._entries[self._named]))
-            if size + encoded > MAX_MESSAGE:
-                break
-            size += encoded
-            self._named += 1
-        if self._named == len(self._entries):
-            self._state = State.WAITING
-        return messages.encode(Entries(self._entries[first : self._named]))
-
-    def _queue_file_end(self) -> None:
-        if self._handled == self._entries[self._file].size:
-            digest = self._hash.digest()
-            self._control.append(messages.encode(FileEnd(self._file, digest)))
-            self._end_file(digest)
-            self._polled = self._handled = 0
-            self._hash = blake3()
-
-    def _end_file(self, digest: bytes) -> None:
-        self._digests.update(digest)
-        self._shown_digest = digest if len(self._entries) == 1 else self._digests.digest()
-        self._events.append(FileSent(self._file, digest))
-        self._file += 1
-        if self._file == len(self._entries):
-            self._control.append(messages.encode(Finish(self._digests.digest())))
+        self._events.append(Finished(self._last_digest if self._sent_files == 1 else digest, self._worst))
 
     def _end(self, last: Abort | None) -> None:
         """What was queued is void: the other side hears nothing after the ABORT."""
         untold = self._state is State.IDLE
         self._state = State.ENDED
-        self._control.clear()
-        self._reads.clear()
+        self._records.clear()
+        self._files.clear()
+        self._wish = None
         if last is not None and not untold:
-            self._control.append(messages.encode(last))
+            self._records.say(last)
 
 
-def _check_entries(entries: Sequence[Entry]) -> None:
-    if not 0 < len(entries) <= MAX_FILES:
-        raise CallerError(f"{len(entries)} files: between 1 and {MAX_FILES} go in one transfer")
-    for number, entry in enumerate(entries):
-        if entry.file != number:
-            raise CallerError(f"file {entry.file} stands at place {number}")
-        if not 0 < len(entry.name.encode("utf-8")) <= MAX_NAME_BYTES:
-            raise CallerError(f"the name of file {number} is empty or too long")
-    if sum(entry.size for entry in entries) > MAX_TOTAL:
-        raise CallerError(f"more than {MAX_TOTAL} bytes")
+def _is_chunk(records: Sequence[bytearray | memoryview], digest: bytes) -> bool:
+    chunk = blake3()
+    for record in records:
+        chunk.update(memoryview(record)[DATA_HEADER:])
+    return chunk.digest(CHUNK_DIGEST) == digest

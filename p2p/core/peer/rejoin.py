@@ -1,0 +1,27 @@
+"""How two whose path broke find each other again: names and a secret that only they can know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from p2p.core.introduction import NamePair
+from p2p.core.role import Role
+from p2p.core.session.keys import SessionKeys
+
+NAME_BYTES = 16  # of the 32 that a key has: nobody meets two alike
+
+
+@dataclass(frozen=True, slots=True)
+class Rejoin:
+    """For the meeting after the one that had `keys`. The names tell a server nothing of those before."""
+
+    pairing: NamePair
+    secret: bytes
+
+    @classmethod
+    def of(cls, role: Role, keys: SessionKeys) -> Self:
+        me, friend = (
+            keys.derive(f"rejoin {each.name.lower()}")[:NAME_BYTES].hex() for each in (role, role.other)
+        )
+        return cls(NamePair(me, friend), keys.derive("rejoin secret"))

@@ -1,0 +1,167 @@
+"""The sender's side of the stream of entries: what is announced, and what of it is still to be sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from blake3 import blake3
+
+from p2p.core.errors import CallerError, RemoteError
+from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
+from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
+from p2p.core.transfer.messages import CHUNK, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
+from p2p.core.transfer.paths import Trail
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A file that was announced and is not sent yet. `chunks`: digests of what the receiver has, from its beginning.
+
+    A chunk that was compared and is another is sent up to `differs_until`.
+    """
+
+    number: int
+    path: str
+    size: int | None
+    chunks: list[bytes] = field(default_factory=list)
+    is_answered: bool = False
+    offset: int = 0
+    kept: int = 0
+    differs_until: int = 0
+    hash: blake3 = field(default_factory=blake3)
+
+    @property
+    def goes_whole(self) -> bool:
+        return self.size is not None and self.size <= SMALL and not self.chunks
+
+    @property
+    def to_compare(self) -> bytes | None:
+        """The digest of the chunk that begins here, if the receiver has one and it was not found to be another."""
+        number, within = divmod(self.offset, CHUNK)
+        is_next = not within and number < len(self.chunks) and self.offset >= self.differs_until
+        return self.chunks[number] if is_next else None
+
+
+class OutgoingFiles:
+    """Entries of the walk go in, are announced a record at a time, and stay as files until they are sent."""
+
+    def __init__(self) -> None:
+        self.answers = False
+        """Whether the receiver says of each file what it has."""
+        self.number = 0
+        """How many entries were announced that have a number."""
+        self.skipped: deque[tuple[str, Skipped]] = deque()
+        """Those of them that could not be sent, with their paths."""
+        self._entries: deque[Entry] = deque()
+        self._is_last = False
+        self._is_asked = False
+        self._trail = Trail()
+        self._announced: deque[Outgoing] = deque()
+        self._unanswered: deque[Outgoing] = deque()
+
+    @property
+    def first(self) -> Outgoing | None:
+        """The one to be sent next, if there is one and the receiver has said what it has of it."""
+        first = self._announced[0] if self._announced else None
+        return first if first is not None and (first.is_answered or not self.answers) else None
+
+    @property
+    def path(self) -> str:
+        return self._announced[0].path if self._announced else ""
+
+    @property
+    def oldest(self) -> int:
+        """The first file that is not sent yet."""
+        return self._announced[0].number if self._announced else self.number
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything was announced and sent. Raises CallerError when a walk did not come back up."""
+        done = self._is_last and not self._entries and not self._announced
+        if done and self._trail.depth:
+            raise CallerError("the walk ended within a folder")
+        return done
+
+    def wants_entries(self) -> bool:
+        """Whether to ask for more of the walk: once, and again when they came."""
+        if self._is_last or self._is_asked or len(self._entries) >= MAX_AHEAD:
+            return False
+        self._is_asked = True
+        return True
+
+    def extend(self, entries: Sequence[Entry], is_last: bool) -> None:
+        if self._is_last:
+            raise CallerError("the walk had ended")
+        self._is_asked = False
+        self._entries.extend(entries)
+        self._is_last = is_last
+
+    def announce(self) -> tuple[Entry, ...]:
+        """What one ENTRIES holds, when it is time for one."""
+        if len(self._announced) > (MAX_AHEAD // 2 if self.answers else 0):
+            return ()
+        size, entries = 1, []
+        while self._entries and len(self._announced) < MAX_AHEAD:
+            size += len(encode_entry(self._entries[0]))
+            if size > MAX_MESSAGE:
+                break
+            entries.append(self._entries.popleft())
+            self._note(entries[-1])
+        return tuple(entries)
+
+    def small_ones(self) -> tuple[int, ...]:
+        """The numbers of as many whole files as one record holds, from the first on."""
+        numbers, size = [], 1
+        for file in self._announced:
+            size += WHOLE_FILE_HEADER + (file.size or 0)
+            if size > MAX_MESSAGE or not file.goes_whole or (self.answers and not file.is_answered):
+                break
+            numbers.append(file.number)
+        return tuple(numbers)
+
+    def take(self) -> Outgoing:
+        """Takes the first one off."""
+        return self._announced.popleft()
+
+    def handle_have(self, have: Have) -> None:
+        """Raises RemoteError."""
+        if not self._unanswered or self._unanswered[0].number != have.file:
+            raise RemoteError(f"HAVE of file {have.file}, which is not due")
+        file = self._unanswered[0]
+        if have.first != len(file.chunks):
+            raise RemoteError(f"HAVE of chunk {have.first} where {len(file.chunks)} was due")
+        file.chunks.extend(have.digests)
+        if len(file.chunks) > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
+            raise RemoteError(f"HAVE of {len(file.chunks)} chunks of a file of {file.size} bytes")
+        if have.is_last:
+            file.is_answered = True
+            self._unanswered.popleft()
+
+    def clear(self) -> None:
+        for queue in (self._entries, self._announced, self._unanswered, self.skipped):
+            queue.clear()
+
+    def _note(self, entry: Entry) -> None:
+        match entry:
+            case Leave():
+                self._trail.leave()
+                return
+            case Skipped(name):
+                self.skipped.append((self._trail.path(name), entry))
+                return
+            case Folder(name):
+                self._trail.enter(self.number, name)
+            case File(name, size=size):
+                if (size or 0) > MAX_TOTAL:
+                    raise CallerError(f"a file of more than {MAX_TOTAL} bytes")
+                file = Outgoing(self.number, self._trail.path(name), size)
+                self._announced.append(file)
+                if self.answers:
+                    self._unanswered.append(file)
+            case _:
+                pass
+        self.number += 1
+        if self.number > MAX_ENTRIES:
+            raise CallerError(f"more than {MAX_ENTRIES} entries")
