@@ -15,7 +15,7 @@ DESCRIPTION = "Send files straight from one machine to another: no upload, no ac
 SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
 RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
 RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
-MIN_RATE = 1000  # bytes a second: less than a record a minute would look like a lost connection
+MIN_RATE = 10_000  # bytes a second: a record takes six seconds then, and silence for twelve ends a connection
 _UNITS = {"k": 1000, "m": 1000**2, "g": 1000**3}
 NAMES_OR_CODE = """\
 With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
