@@ -93,6 +93,8 @@ class TransferReceiver:
         self._unstored: dict[int, Handed] = {}
         self._descriptors = 0
         self._worst = ExitCode.DONE
+        self.is_behind = False
+        """Set by whoever takes the actions: no further records, too many bytes of theirs wait to be written."""
 
     @property
     def progress(self) -> Progress:
@@ -118,7 +120,7 @@ class TransferReceiver:
     @property
     def ready(self) -> bool:
         """Whether to hand in further records."""
-        return self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
+        return not self.is_behind and self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
 
     @property
     def ended(self) -> bool:
