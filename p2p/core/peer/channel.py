@@ -65,6 +65,19 @@ class Channel(Protocol):
     def handle_timeout(self, now: float) -> None: ...
     def poll_timeout(self) -> float | None: ...
     def close(self, code: ExitCode, reason: str, now: float) -> None: ...
+    def drop(self, now: float) -> None:
+        """Gives this path up, for another one."""
+
+    @property
+    def heard_at(self) -> float:
+        """When something came from the other side last."""
+        ...
+
+    @property
+    def tells_delivery(self) -> bool:
+        """Whether `is_delivered` is the other side's word."""
+        ...
+
     @property
     def is_delivered(self) -> bool:
         """Whether closing now cuts off nothing that was said."""
@@ -77,6 +90,8 @@ class Channel(Protocol):
 
 class UdpLink:
     """A connection over UDP."""
+
+    tells_delivery = True
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -103,9 +118,15 @@ class UdpLink:
     def rtt(self) -> float | None:
         return self._connection.stats.smoothed_rtt
 
+    @property
+    def heard_at(self) -> float:
+        return self._connection.heard_at
+
     def poll_end(self) -> ChannelEnd | None:
         while (event := self._connection.poll_event()) is not None:
             match event:
+                case udp.Closed(ExitCode.INTERRUPTED, "", by_peer) if by_peer:
+                    return Vanished()
                 case udp.Closed(exit_code, reason, by_peer) if by_peer:
                     return Ended(exit_code, reason)
                 case udp.IdleTimedOut(silence):
@@ -123,6 +144,9 @@ class UdpLink:
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         self._connection.close(int(code), reason, now)
 
+    def drop(self, now: float) -> None:
+        self._connection.close(ExitCode.INTERRUPTED, "", now)
+
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         self._connection.handle_datagram(data, segment_size, source, now)
 
@@ -132,6 +156,8 @@ class UdpLink:
 
 class TcpLink:
     """An authenticated TCP connection with keep-alives and an idle time-out."""
+
+    tells_delivery = False
 
     def __init__(self, channel: TcpChannel, now: float, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self._channel = channel
@@ -168,6 +194,10 @@ class TcpLink:
     def room(self) -> int:
         room = self._channel.room()
         return room if self._throttle.limit == math.inf else min(room, self._throttle.records(MAX_RECORD))
+
+    @property
+    def heard_at(self) -> float:
+        return self._last_received
 
     def send(self, plaintext: Buffer, now: float) -> None:
         self._last_sent = now
@@ -222,6 +252,9 @@ class TcpLink:
         self._last_sent = now
         self._closed = True
         self.wants_close = True
+
+    def drop(self, now: float) -> None:
+        self.close(ExitCode.DONE, "", now)
 
     def poll_output(self) -> list[Buffer]:
         return self._channel.poll_output()

@@ -56,6 +56,7 @@ class Peer:
             udp_port=config.udp_port,
             scratch=config.scratch,
             stun_servers=config.stun_servers,
+            tries=config.tries,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -70,7 +71,7 @@ class Peer:
         self._unsettled: float | None = None  # when the datagrams came whose records nobody has looked at yet
         self.failure: Failure | None = None
         self.rejoin: Rejoin | None = None
-        """How the two find each other again, when the path broke in mid-transfer."""
+        """How the two find each other again, when the path broke in mid-transfer, or before the end was confirmed."""
         self.is_done = False
 
     @property
@@ -86,6 +87,16 @@ class Peer:
     def has_met(self) -> bool:
         """Whether there is another side that holds our keys, and will be told how this ends."""
         return self._connecting is not None
+
+    @property
+    def tries(self) -> int:
+        """Wrong codes that were tried so far, before this path too."""
+        return self._meeting.tries
+
+    @property
+    def heard_at(self) -> float | None:
+        """When something came last on the path that was chosen."""
+        return self._delivery.heard_at if self._delivery is not None else None
 
     @property
     def is_over(self) -> bool:
@@ -115,6 +126,12 @@ class Peer:
             self._meeting.bye(failure.code, told, now)
             self._end(failure)
         self._advance(now)
+
+    def lose_path(self, why: str, now: float) -> None:
+        """Gives up the path that was chosen; the transfer may go on over another one."""
+        if self._delivery is not None:
+            self._delivery.lose(why, now)
+            self._advance(now)
 
     def give_up(self, seconds: float, now: float) -> None:
         """Nobody came in so many seconds."""
@@ -154,8 +171,7 @@ class Peer:
     def handle_send_refused(self, transmit: Transmit, why: str, now: float) -> None:
         """Our own system does not let `transmit` out. While there are other addresses, that one is merely no path."""
         if self._udp is not None and transmit.destination == self._udp.connection.remote:
-            failure = Failure(ExitCode.INTERRUPTED, explain.send_refused(transmit.destination, why))
-            self.fail(failure, "its machine lets no packets out any more", now)
+            self.lose_path(explain.send_refused(transmit.destination, why), now)
 
     def handle_addresses(self, udp: Sequence[Address], tcp: Sequence[Address], now: float) -> None:
         """The machine's own addresses are others now."""
@@ -295,6 +311,10 @@ class Peer:
             self._delivery.advance(now)
             while (happened := self._delivery.poll_event()) is not None:
                 self._pass_on(happened)
+            if self._delivery.is_confirming and self._delivery.is_over:
+                self.is_done = True
+            if self._delivery.is_unconfirmed and self.is_done and self.rejoin is None:
+                self._set_rejoin()
         if (self.is_done or self.failure is not None) and (self._delivery is None or self._delivery.is_over):
             self._depart(now)
 
@@ -389,8 +409,7 @@ class Peer:
                 self._limit_rate()
                 self._events.append(event)
             case events.PathLost(why):
-                assert self._keys is not None
-                self.rejoin = Rejoin.of(self._config.role, self._keys)
+                self._set_rejoin()
                 self.failure = Failure(ExitCode.INTERRUPTED, why)
                 self._events.append(event)
             case events.Done():
@@ -398,6 +417,10 @@ class Peer:
                 self._events.append(event)
             case _:
                 self._events.append(event)
+
+    def _set_rejoin(self) -> None:
+        assert self._keys is not None, "there is no path without keys"
+        self.rejoin = Rejoin.of(self._config.role, self._keys)
 
     def _end(self, failure: Failure) -> None:
         if self.failure is None and not self.is_done:

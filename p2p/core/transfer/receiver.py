@@ -130,6 +130,11 @@ class TransferReceiver:
         """Finished, refused or aborted: nothing but what is queued will come from `poll_record`."""
         return self._state in (State.FINISHED, State.ENDED)
 
+    @property
+    def is_finished(self) -> bool:
+        """Everything that can arrive has, and the sender is told so."""
+        return self._state is State.FINISHED
+
     # commands
 
     def accept(self, *, answers: bool = False) -> None:
