@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,7 @@ class PeerConfig:
     `secret` None means --no-code. `receive_window` counts records of 62 KiB.
     `tries`: wrong codes that were tried before, against the same secret.
     `takes_relay`: whether the server may forward what finds no direct path.
+    `rate_limit`: bytes a second that we send at most, on any path; the other side may ask for less.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
@@ -38,3 +40,4 @@ class PeerConfig:
     tries: int = 0
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
+    rate_limit: float = math.inf

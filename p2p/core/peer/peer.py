@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
@@ -25,6 +26,7 @@ from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transfer.events import Wanted
+from p2p.core.transfer.sender import TransferSender
 from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -366,6 +368,7 @@ class Peer:
                 elif isinstance(channel, TcpLink) and tcp_connection is not None:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
+                self._limit_rate()
                 self._delivery = Delivery(channel, self._machine, now, goes_on=self._goes_on)
             case Improved(path):
                 self._use_path(path, now)
@@ -375,6 +378,12 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)
+
+    def _limit_rate(self) -> None:
+        """As both people want."""
+        assert self._connecting is not None, "there is a path"
+        wanted = self._machine.rate_limit if isinstance(self._machine, TransferSender) else math.inf
+        self._connecting.limit_rate(min(self._config.rate_limit, wanted))
 
     def _seek_tcp(self, local: Description, remote: Description) -> None:
         if remote.nat.mapping is NatMapping.NO_UDP and local.nat.mapping is not NatMapping.NO_UDP:
@@ -396,6 +405,9 @@ class Peer:
         match event:
             case events.Failed(failure):
                 self._end(failure)
+            case events.TransferStarted():
+                self._limit_rate()
+                self._events.append(event)
             case events.PathLost(why):
                 self._set_rejoin()
                 self.failure = Failure(ExitCode.INTERRUPTED, why)
