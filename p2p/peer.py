@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import NoReturn
 
 from p2p import __version__
+from p2p.core.amount import parse_rate
 from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
@@ -15,8 +17,6 @@ DESCRIPTION = "Send files straight from one machine to another: no upload, no ac
 SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
 RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
 RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
-MIN_RATE = 10_000  # bytes a second: a record takes six seconds then, and silence for twelve ends a connection
-_UNITS = {"k": 1000, "m": 1000**2, "g": 1000**3}
 NAMES_OR_CODE = """\
 With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
 
@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
     taken = recv.add_mutually_exclusive_group()
     for policy, words in (("rename", "store it under another name (the default)"), ("overwrite", "replace it"),
-                          ("skip", "leave what is there, and do not store it")):
+                          ("skip", "leave it if it is the same, else as with --rename")):
         taken.add_argument(f"--{policy}", dest="policy", action="store_const", const=policy,
                            help=f"when a file's name is taken: {words}")
     recv.add_argument("--discard", action="store_true",
@@ -121,7 +121,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true",
                         help="send: say what would go; recv: show what is offered and say no")
     parser.add_argument("--limit-rate", metavar="RATE", type=_rate,
-                        help="send no faster than so many bytes a second; k, M and G are decimal")
+                        help="no more than so many bytes a second, as in 500k or 2.5M; the lower of both sides holds")
     parser.add_argument("--reconnect", metavar="SECONDS", type=_patience, default=RECONNECT_PATIENCE,
                         help="look for a lost other side for so long (default: 15 minutes; 0: not at all)")
     parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,
@@ -144,16 +144,10 @@ def _patience(text: str) -> float:
 
 
 def _rate(text: str) -> float:
-    unit = _UNITS.get(text[-1:].lower(), 0)
     try:
-        value = float(text[:-1] if unit else text) * (unit or 1)
-    except ValueError:
-        value = 0.0
-    if not MIN_RATE <= value < float("inf"):
-        raise argparse.ArgumentTypeError(
-            f"bytes a second are wanted, {MIN_RATE} or more, as in 500k or 2.5M, not {text!r}"
-        )
-    return value
+        return parse_rate(text)
+    except CallerError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _idle_seconds(text: str) -> float:
@@ -167,10 +161,16 @@ def _idle_seconds(text: str) -> float:
 
 
 def _open_missing_streams() -> None:
-    """Whoever started us may have closed them (`2>&-`); Python then has None there."""
+    """Whoever started us may have closed them (`2>&-`); Python then has None there.
+
+    What a stream's encoding cannot say becomes a question mark.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as the program runs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class _Parser(argparse.ArgumentParser):

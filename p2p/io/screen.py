@@ -15,6 +15,7 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
+from p2p.io.outlets import printable
 from p2p.io.status_line import Rate, StatusLine, plain_line
 from p2p.io.summary import Summary, is_renamed
 from p2p.io.words import clock, duration, files, rate, size
@@ -150,6 +151,13 @@ class Screen:
             self._lines.write_refused(failure)
         self.say(f"{_sentence(failure.message)} Waiting {duration(patience)} more, should it come again ...")
 
+    def say_looked(self, failure: Failure) -> None:
+        """We said no ourselves, because this is a dry run."""
+        self.stop()
+        if self._lines is not None:
+            self._lines.write_refused(failure)
+        self.say(_sentence(failure.message))
+
     def say_repaired(self, note: str) -> None:
         """A name that could not be sent as it is; listed at the end."""
         self._summary.add_repaired(note)
@@ -160,9 +168,8 @@ class Screen:
         if self._lines is not None:
             self._lines.write_text(text)
             return
-        shown = "\n".join(escape(line) for line in text.split("\n"))
         try:
-            print(shown, flush=True)
+            print(printable(text), flush=True)
         except OSError:
             redirect_to_nowhere(sys.stdout)
 
