@@ -25,7 +25,7 @@ class Count:
 
     def __init__(self, named: Sequence[Named], exclude: Exclude) -> None:
         self._named = named
-        self._exclude = Exclude(exclude.patterns)  # one for each thread: a matcher may keep state while it matches
+        self._exclude = exclude
         self._stopped = Event()
         self._linked: set[tuple[int, int]] = set()
         self._files = self._size = 0

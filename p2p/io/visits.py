@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Generator, Iterator, Sequence
 from itertools import chain, islice
@@ -20,6 +21,8 @@ from p2p.io.sources import Trouble
 
 MAX_SORTED: Final = 10_000  # names of one folder that are held and sorted, some 3 MB; more come as the system has them
 
+FOLDER_MARK: Final = "ps_d"  # pathspec's group for the slash behind the folder that a pattern has met
+
 LOOP: Final = Trouble("is a folder that it lies in itself", "look at what is mounted there")
 TOO_DEEP: Final = Trouble(f"lies more than {MAX_DEPTH} folders deep", "pack it first, for example with tar")
 
@@ -33,18 +36,32 @@ class Exclude:
     def __init__(self, patterns: Sequence[str]) -> None:
         """Raises CallerError for what is no pattern."""
         self.patterns = tuple(patterns)
-        for pattern in self.patterns:  # one by one, to tell which
+        self._rules: list[tuple[bool, re.Pattern[str]]] = []  # the last one first; whether it excludes
+        for pattern in self.patterns:
             try:
-                GitIgnoreSpec.from_lines([pattern])
+                compiled = GitIgnoreSpec.from_lines([pattern]).patterns
             except ValueError as error:
                 raise CallerError(f"{escape(pattern)} is no pattern of files to exclude: {error}") from error
-        self._spec = GitIgnoreSpec.from_lines(self.patterns)
+            for rule in compiled:
+                if rule.include is not None and rule.regex is not None:  # neither empty nor a comment
+                    self._rules.insert(0, (rule.include, rule.regex))
 
     def __bool__(self) -> bool:
-        return bool(self.patterns)
+        return bool(self._rules)
 
     def matches(self, relative_path: str, is_folder: bool) -> bool:
-        return self._spec.match_file(relative_path + "/" if is_folder else relative_path)
+        """For a path whose folders do not match: a pattern for one of them says nothing about what is in it."""
+        for excludes, regex in self._rules:
+            if _is_met(regex, relative_path) or (is_folder and _is_met(regex, relative_path + "/")):
+                return excludes
+        return False
+
+
+def _is_met(regex: re.Pattern[str], path: str) -> bool:
+    """Whether it speaks of `path` itself, and not of a folder above, or of all that is in a folder (`name/**`)."""
+    end = len(path) if path.endswith("/") else -1  # where the slash of the group ends; -1: it took no part
+    has_group = FOLDER_MARK in regex.groupindex
+    return any((match.end(FOLDER_MARK) if has_group else -1) == end for match in regex.finditer(path))
 
 
 class OpenFolder:
