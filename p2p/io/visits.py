@@ -59,6 +59,8 @@ class Exclude:
 
 def _is_met(regex: re.Pattern[str], path: str) -> bool:
     """Whether it speaks of `path` itself, and not of a folder above, or of all that is in a folder (`name/**`)."""
+    if regex.search(path) is None:
+        return False  # as nearly always
     end = len(path) if path.endswith("/") else -1  # where the slash of the group ends; -1: it took no part
     has_group = FOLDER_MARK in regex.groupindex
     return any((match.end(FOLDER_MARK) if has_group else -1) == end for match in regex.finditer(path))
