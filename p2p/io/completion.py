@@ -46,6 +46,18 @@ _BY_OPTION: Final = {
 _BY_COMMAND: Final = {"send": _NAMES_OR_FILES, "recv": _NAMES}
 
 
+def answer(shell: str, parser: argparse.ArgumentParser) -> str:
+    """What `completion SHELL` prints."""
+    if shell == NAMES:
+        return "".join(f"{name}\n" for name in known_names())
+    return script(parser, shell) + "\n"
+
+
+def known_names() -> list[str]:
+    """The user's own names and those of friends, as far as a shell takes them for words."""
+    return []
+
+
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """To be evaluated by `shell`, one of SHELLS. Changes `parser`, which is good for nothing else then."""
     parser.prog = PROGRAM

@@ -81,6 +81,15 @@ P2P_SERVER: Final = About(
 )
 
 
+def of_program(name: str, peer: argparse.ArgumentParser) -> str:
+    """The page `name`: p2p, of which `peer` is the parser, or p2p-server."""
+    if name == P2P.name:
+        return page(peer, P2P)
+    from p2p.server import build_parser  # noqa: PLC0415  (one of the two programs suffices for its own page)
+
+    return page(build_parser(), P2P_SERVER)
+
+
 def page(parser: argparse.ArgumentParser, about: About) -> str:
     """Section 1, in the macros of man(7)."""
     commands = dict(_commands(parser))
