@@ -14,7 +14,10 @@ from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
 DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
-SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
+SEND_USAGE = (
+    "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
+    "  |  send [options] [ME FRIEND] --from-command COMMAND"
+)
 RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
 RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
 NAMES_OR_CODE = """\
@@ -34,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
             return int(doctor.run(options))
+        if options.command in ("completion", "man"):
+            return _print(options)
         from p2p.io.run import run  # noqa: PLC0415
 
         return int(run(options))
@@ -54,13 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor | completion | man")
 
     send = commands.add_parser("send", help="send files and folders", usage=f"python -m p2p.peer {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
     send.add_argument("words", nargs="*", metavar="ME FRIEND PATH... | PATH",
                       help="two names and files or folders, or one file or folder; - is standard input")
-    send.add_argument("--text", metavar="TEXT", help="send this text instead of files")
+    instead = send.add_mutually_exclusive_group()
+    instead.add_argument("--text", metavar="TEXT", help="send this text instead of files")
+    instead.add_argument("--from-command", metavar="COMMAND",
+                         help="send what this command of the shell writes, and fail if it fails")
     send.add_argument("--exclude", metavar="PATTERN", action="append", default=[],
                       help="leave out what matches, by the rules of .gitignore; may be repeated")
     send.add_argument("--exclude-from", metavar="FILE", action="append", default=[],
@@ -90,7 +98,29 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--lifetime", action="store_true",
                         help="measure as well how long the router keeps an unused port: up to five minutes")
     _add_talk(doctor)
+
+    completion = commands.add_parser("completion", help="print the script that makes a shell complete p2p",
+                                     epilog='for bash: eval "$(p2p completion bash)" in ~/.bashrc')
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "names"), metavar="bash | zsh | fish",
+                            help="the shell that is to read it")
+    manual = commands.add_parser("man", help="print a manual page, for man -l -")
+    manual.add_argument("page", nargs="?", choices=("p2p", "p2p-server"), default="p2p", metavar="p2p | p2p-server",
+                        help="which one (default: p2p)")
     return parser
+
+
+def _print(options: argparse.Namespace) -> int:
+    """What this program says of itself, for other programs."""
+    if options.command == "man":
+        from p2p.io import man  # noqa: PLC0415
+
+        text = man.of_program(options.page, build_parser())
+    else:
+        from p2p.io import completion  # noqa: PLC0415
+
+        text = completion.answer(options.shell, build_parser())
+    sys.stdout.write(text)
+    return ExitCode.DONE
 
 
 def _add_network(parser: argparse.ArgumentParser, without: str) -> None:
@@ -122,6 +152,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                         help="send: say what would go; recv: show what is offered and say no")
     parser.add_argument("--limit-rate", metavar="RATE", type=_rate,
                         help="no more than so many bytes a second, as in 500k or 2.5M; the lower of both sides holds")
+    parser.add_argument("--qr", action="store_true",
+                        help="show the other side's command as a QR code as well, on a terminal")
     parser.add_argument("--reconnect", metavar="SECONDS", type=_patience, default=RECONNECT_PATIENCE,
                         help="look for a lost other side for so long (default: 15 minutes; 0: not at all)")
     parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,

@@ -24,7 +24,7 @@ PIPE = "-"  # in the place of a path, or of the folder: standard input, standard
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`names` is (me, friend), or None with a one-time code. `text` is sent instead of `paths`.
+    """`names` is (me, friend), or None with a one-time code. `text` or the output of `command` is sent for `paths`.
 
     `secret` is None with --no-code.
     """
@@ -37,6 +37,7 @@ class Plan:
     server: str | None
     shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
     text: str | None = None
+    command: str | None = None
 
     @property
     def friend(self) -> str:
@@ -82,11 +83,15 @@ def make_plan(options: argparse.Namespace) -> Plan:
 def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     words: list[str] = options.words
     text: str | None = options.text
-    names, paths = _split_words(words, text)
+    command: str | None = options.from_command
+    instead = "--text TEXT" if text is not None else "--from-command COMMAND" if command is not None else None
+    names, paths = _split_words(words, instead)
     if PIPE in paths and len(paths) > 1:
         raise CallerError(f"{PIPE} stands for standard input, which goes alone: send it by a command of its own")
     if text is not None and not text:
         raise CallerError("the text to send is empty")
+    if command is not None and not command.strip():
+        raise CallerError("the command whose output is to be sent is empty")
     if names is None:
         if options.no_code:
             raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
@@ -95,14 +100,17 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
         nameplate, secret = None, None if options.no_code else code or generate_code(secrets.token_bytes)
         if secret is not None:
             normalise_secret(secret)
-    return Plan(Role.SENDER, names, nameplate, secret, paths, options.server, shows_code=not code, text=text)
+    return Plan(
+        Role.SENDER, names, nameplate, secret, paths, options.server, shows_code=not code, text=text, command=command
+    )
 
 
-def _split_words(words: list[str], text: str | None) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
-    """The two names, or None, and the paths. Raises CallerError."""
-    if text is not None:
+def _split_words(words: list[str], instead: str | None) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+    """The two names, or None, and the paths; `instead`: what is sent in their place. Raises CallerError."""
+    if instead is not None:
         if len(words) not in (0, OFFER_NAMES):
-            raise CallerError("send --text takes no PATH: either names, as in send ME FRIEND --text TEXT, or nothing")
+            option = instead.split()[0]
+            raise CallerError(f"send {option} takes no PATH: either names, as in send ME FRIEND {instead}, or nothing")
         return (_names(*words) if words else None), ()
     if not words:
         raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; what to send is missing")
