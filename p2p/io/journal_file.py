@@ -2,8 +2,10 @@
 
 What is durable when: everything noted is in the kernel's hands at once, and so survives the end of this program, unless
 another thread waits for the disk just then: then it is once that one has it. `note_named`, and with it all that was
-noted before, survives a power cut too, for it waits for the disk (WAL mode, synchronous=FULL). What is read back is a hint and nothing more: names are single components, to be opened by
-descriptor, and whoever opens one compares its inode, and then its content.
+noted before, survives a power cut too, for it waits for the disk (WAL mode, synchronous=FULL).
+
+What is read back is a hint and nothing more: names are single components, to be opened by descriptor, and whoever opens
+one compares its inode, and then its content.
 """
 
 from __future__ import annotations
