@@ -129,28 +129,22 @@ class Journals:
 
     def _open_locked(self, file: Path, place: Place, lock: int) -> Journal:
         """What cannot be used is put aside, once. Raises OSError."""
+        where = escape(place.path)
         for is_last in (False, True):
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
                 _sync(self._folder)
             try:
-                return Journal(file, place, lock, self._put_aside)
+                return Journal(file, place, lock, _put_aside)
             except VersionMismatch:
-                where = escape(place.path)
-                self.notes.append(f"What an other version of this program remembers of {where} is not used")
+                self.notes.append(f"What another version of this program remembers of {where} is not used")
                 remove_files(file, with_lock=False)
             except sqlite3.Error as error:
                 if is_last or not is_damage(error):
-                    raise OSError(f"{escape(str(file))} cannot be used: {error}") from error
-                self._put_aside(file)
-        raise OSError(f"{escape(str(file))} cannot be used")
-
-    def _put_aside(self, file: Path) -> None:
-        """For whoever wants to know what happened to it. Only the last one of a name is kept."""
-        with contextlib.suppress(OSError):
-            os.replace(file, _damaged(file))
-            self.notes.append(f"What was remembered of an earlier transfer is damaged, and is not used: {file}")
-        remove_files(file, with_lock=False)
+                    raise OSError(f"the journal of {where} cannot be used: {error}") from error
+                self.notes.append(f"What is remembered of {where} is damaged and not used; it is kept beside {file}")
+                _put_aside(file)
+        raise OSError(f"the journal of {where} cannot be used")
 
     def _sweep(self, kept: Path) -> None:
         """Removes what is too old or too many, with its parts, except `kept`. Raises OSError."""
@@ -212,6 +206,13 @@ def _lock(path: Path) -> int:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _put_aside(file: Path) -> None:
+    """For whoever wants to know what happened to it. Only the last one of a name is kept."""
+    with contextlib.suppress(OSError):
+        os.replace(file, _damaged(file))
+    remove_files(file, with_lock=False)
 
 
 def _damaged(file: Path) -> Path:

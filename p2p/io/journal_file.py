@@ -1,9 +1,11 @@
 """One journal: an SQLite file that says of each path of a transfer in which inode it lies.
 
-What is durable when: everything noted is in the kernel's hands at once, and so survives the end of this program;
-`note_named`, and with it all that was noted before, survives a power cut too, for it waits for the disk (WAL mode,
-synchronous=FULL). What is read back is a hint and nothing more: names are single components, to be opened by
-descriptor, and whoever opens one compares its inode, and then its content.
+What is durable when: everything noted is in the kernel's hands at once, and so survives the end of this program, unless
+another thread waits for the disk just then: then it is once that one has it. `note_named`, and with it all that was
+noted before, survives a power cut too, for it waits for the disk (WAL mode, synchronous=FULL).
+
+What is read back is a hint and nothing more: names are single components, to be opened by descriptor, and whoever opens
+one compares its inode, and then its content.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from p2p.core.transfer.names import is_temporary
 from p2p.io.journal_rows import (
     SCHEMA,
     VERSION,
@@ -37,7 +40,8 @@ from p2p.io.journal_rows import (
 )
 from p2p.io.state import open_folder
 
-CHECKPOINT_EVERY: Final = 4096  # rows; the WAL file is some 2 MB by then
+CHECKPOINT_EVERY: Final = 1024  # notes, by whoever waits for the disk anyway
+MAX_UNCHECKED: Final = 4096  # notes in the WAL file, some 50 MB at worst; then they wait for such a one
 MAX_PENDING: Final = 4096  # notes that wait while the disk is busy: as many as files can be announced
 CLOSE_PATIENCE: Final = 5.0  # seconds; a disk that hangs does not keep the program from ending
 
@@ -48,9 +52,6 @@ LEFT JOIN named AS n ON n.key = k.key AND n.run < ?2 LEFT JOIN parts AS p ON p.k
 _NOTE_NAMED = "INSERT OR REPLACE INTO named VALUES (?, ?, ?, ?, ?)"
 _NOTE_PART = "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_PART = "DELETE FROM parts WHERE key = ?"
-
-# A damaged schema has no such table (ERROR); what is a folder, or unreadable, cannot be opened.
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_ERROR}
 
 Statement = tuple[str, tuple[Any, ...]]
 
@@ -90,7 +91,7 @@ class Journal:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no run before this one noted anything."""
+        """Whether nothing is noted in it."""
         row = self._read("SELECT EXISTS (SELECT 1 FROM named) OR EXISTS (SELECT 1 FROM parts)", ())
         return row is None or not row[0]
 
@@ -146,10 +147,8 @@ class Journal:
             self._writer.execute("PRAGMA synchronous = NORMAL")
             self._last_named = keys
             self._since_checkpoint += len(keys)
-            if self._since_checkpoint >= CHECKPOINT_EVERY:
-                self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
-                self._since_checkpoint = 0
-        self._drain()
+            self._checkpoint(CHECKPOINT_EVERY)
+        self._drain(0)
         return self._is_open
 
     def finish(self) -> None:
@@ -186,31 +185,43 @@ class Journal:
             writer.execute("UPDATE place SET path = ?, run = run + 1", (os.fsencode(self._place.path),))
             row = writer.execute("SELECT run FROM place").fetchone()
             if row is None or not isinstance(row[0], int):
-                raise sqlite3.DatabaseError("it does not say of which folder it is")
+                raise VersionMismatch
             self._run = row[0]
 
     def _note(self, statement: Statement) -> bool:
-        """Never waits for the disk, unless it has been busy for so long that MAX_PENDING have gathered."""
+        """Waits for the disk only when MAX_PENDING have gathered."""
         if self._is_open:
             self._pending.append(statement)
-            self._drain(-1 if len(self._pending) > MAX_PENDING else 0)
+            if len(self._pending) > MAX_PENDING:
+                self._drain(-1)
+            elif self._since_checkpoint < MAX_UNCHECKED:
+                self._drain(0)
         return self._is_open
 
-    def _drain(self, patience: float = 0) -> None:
+    def _drain(self, patience: float) -> None:
         """Whoever has the file writes what all others have noted meanwhile; so nobody waits for him.
 
         Waits for `patience` seconds, for ever if it is -1.
         """
         while self._is_open and self._pending and self._writing.acquire(timeout=patience):
             try:
-                with self._guarded(), self._transaction():
-                    self._write_pending()
+                with self._guarded():
+                    with self._transaction():
+                        self._write_pending()
+                    if patience:
+                        self._checkpoint(MAX_UNCHECKED)
             finally:
                 self._writing.release()
 
     def _write_pending(self) -> None:
         for _ in range(len(self._pending)):
             self._writer.execute(*self._pending.popleft())
+            self._since_checkpoint += 1
+
+    def _checkpoint(self, after: int) -> None:
+        if self._since_checkpoint >= after:
+            self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            self._since_checkpoint = 0
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

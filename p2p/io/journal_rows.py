@@ -159,11 +159,11 @@ def is_damage(error: Exception) -> bool:
 
 def key_of(path: str) -> bytes:
     """In the order of the walk, nearly, so that rows next to each other lie in one page."""
-    encoded = encoded(path)
-    if len(encoded) <= MAX_KEY:
-        return encoded
-    digest: bytes = blake3(encoded).digest()
-    return encoded[: MAX_KEY - len(digest) - 1] + b"\0" + digest
+    key = encoded(path)
+    if len(key) <= MAX_KEY:
+        return key
+    digest: bytes = blake3(key).digest()
+    return key[: MAX_KEY - len(digest) - 1] + b"\0" + digest
 
 
 def encoded(text: str) -> bytes:
