@@ -23,7 +23,6 @@ from p2p.io.worker import Worker
 
 READS_A_TURN: Final = 8  # reads, of a piece or of many, before the loop looks at its sockets again
 ENTRIES_A_BATCH: Final = 500  # of the walk: some 5 ms of its thread
-TOTALS_INTERVAL: Final = 0.5  # seconds between two TOTALS, but for the last
 TEXT_NAME: Final = "text"
 PLAIN_MODE: Final = 0o666  # of what is no file here: the receiver's umask says the rest
 
@@ -44,7 +43,6 @@ class SendingEnd:
         self._pipe = pipe
         self._sources: dict[int, Readable] = {}  # by number, oldest first; until the transfer has passed them
         self._open: Readable | None = None
-        self._next_totals = 0.0
         self._records = [memoryview(bytearray(DATA_HEADER + PIECE)) for _ in range(MAX_PIECES)]
         self._pieces = [record[DATA_HEADER:] for record in self._records]
 
@@ -105,7 +103,7 @@ class SendingEnd:
 
     def advance(self, peer: Peer, now: float) -> bool:
         """Returns whether something was handed to the path."""
-        is_told = self._tell_totals(now) + self._tell_entries()
+        is_told = self._tell_totals() + self._tell_entries()
         has_sent = self._send_piped(peer, now)
         for _ in range(READS_A_TURN):
             wanted = peer.poll_wanted(now)
@@ -165,11 +163,11 @@ class SendingEnd:
             self._open.close()
             self._open = None
 
-    def _tell_totals(self, now: float) -> bool:
+    def _tell_totals(self) -> bool:
         totals = self.totals
-        if totals == self._totals or (now < self._next_totals and not totals.is_final):
+        if totals == self._totals:
             return False
-        self._totals, self._next_totals = totals, now + TOTALS_INTERVAL
+        self._totals = totals
         self.machine.handle_totals(totals)
         return True
 

@@ -273,16 +273,11 @@ class TransferSender:
             raise CallerError("a pipe gave nothing and has not ended")
         self._take_wish(read)
         file = self._current()
-        is_late = self._records.is_held or bool(self._records.repeated)  # there is a new path since it was wanted
         records = []
         for start in range(0, len(data), PIECE):
             piece = data[start : start + PIECE]
-            message = Data(file.number, file.offset, piece)
-            if is_late:
-                self._records.say(message)
-            else:
-                records.append(messages.encode(message))
-                self._records.keep(records[-1])
+            records.append(messages.encode(Data(file.number, file.offset, piece)))
+            self._records.keep(records[-1])
             file.hash.update(piece)
             self._advance(file, len(piece))
         if is_end:
@@ -294,7 +289,7 @@ class TransferSender:
         if self.ended:
             return
         self._take_wish(read)
-        if isinstance(read, Read) and self._records.repeated:  # what was promised of it cannot be said again
+        if self._records.repeated:  # what was promised of it cannot be said again
             self.abort(why.exit_code, why.reason)
             return
         left = self._files.take()
