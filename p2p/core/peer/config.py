@@ -19,7 +19,8 @@ class PeerConfig:
     Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
     `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
 
-    `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `secret` None means --no-code. `is_contact`: it is no code, but what two who remember each other have in common; a
+    meeting after a path was lost is none of a contact. `receive_window` counts records of 62 KiB.
     `takes_relay`: whether the server may forward what finds no direct path.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
@@ -36,3 +37,4 @@ class PeerConfig:
     takes_relay: bool = True
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
+    is_contact: bool = False
