@@ -335,7 +335,7 @@ def test_the_lock_goes_with_a_process_that_is_killed(state: Path, out: Path) -> 
 
 
 def killed_after(work: Callable[[Callable[[str], None]], None], lines: int, rng: random.Random) -> list[str]:
-    """Runs `work` in a child, which is killed after it has said so many lines and a little more. Returns all it said."""
+    """Runs `work` in a child, which is killed once it has said so many lines. Returns all that it said."""
     result, answer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -660,8 +660,8 @@ def test_discard_forgets_all_of_that_folder_and_removes_their_parts(state: Path,
 def test_only_a_part_that_is_ours_alive_and_the_same_is_removed(state: Path, out: Path, tmp_path: Path) -> None:
     for number in range(5):
         with_part(state, out, number)
-    (out / part_name(1)).unlink()
-    (out / part_name(1)).write_bytes(b"somebody else's")  # another inode
+    (out / "another").write_bytes(b"somebody else's")
+    (out / "another").rename(out / part_name(1))
     precious = tmp_path / "precious"
     (out / part_name(2)).rename(precious)
     (out / part_name(2)).symlink_to(precious)
