@@ -12,8 +12,11 @@ from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
 DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
-SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH"
+SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
 RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
+RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
+MIN_RATE = 10_000  # bytes a second: a record takes six seconds then, and silence for twelve ends a connection
+_UNITS = {"k": 1000, "m": 1000**2, "g": 1000**3}
 NAMES_OR_CODE = """\
 With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
 
@@ -26,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     _open_missing_streams()
     try:
-        options = _parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         if options.command == "doctor":
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
@@ -48,21 +51,36 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERNAL
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor")
 
-    send = commands.add_parser("send", help="send files", usage=f"python -m p2p.peer {SEND_USAGE}",
+    send = commands.add_parser("send", help="send files and folders", usage=f"python -m p2p.peer {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    send.add_argument("words", nargs="+", metavar="ME FRIEND PATH... | PATH", help="two names and files, or one file")
+    send.add_argument("words", nargs="*", metavar="ME FRIEND PATH... | PATH",
+                      help="two names and files or folders, or one file or folder; - is standard input")
+    send.add_argument("--text", metavar="TEXT", help="send this text instead of files")
+    send.add_argument("--exclude", metavar="PATTERN", action="append", default=[],
+                      help="leave out what matches, by the rules of .gitignore; may be repeated")
+    send.add_argument("--exclude-from", metavar="FILE", action="append", default=[],
+                      help="read such patterns from FILE, one a line; may be repeated")
+    send.add_argument("--once", action="store_true", help="end when the other side says no, rather than wait again")
     _add_common(send)
 
-    recv = commands.add_parser("recv", help="receive files", usage=f"python -m p2p.peer {RECV_USAGE}",
+    recv = commands.add_parser("recv", help="receive what is sent", usage=f"python -m p2p.peer {RECV_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
     recv.add_argument("words", nargs="*", metavar="ME FRIEND | CODE", help="names, or the code (asked for if missing)")
-    recv.add_argument("--out", metavar="DIR", default=".", help="where to put what arrives (default: here)")
+    recv.add_argument("--out", metavar="DIR", help="where to put what arrives (default: here); - is standard output")
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
+    taken = recv.add_mutually_exclusive_group()
+    for policy, words in (("rename", "store it under another name (the default)"), ("overwrite", "replace it"),
+                          ("skip", "leave what is there, and do not store it")):
+        taken.add_argument(f"--{policy}", dest="policy", action="store_const", const=policy,
+                           help=f"when a file's name is taken: {words}")
+    recv.add_argument("--discard", action="store_true",
+                      help="forget what interrupted runs left in DIR; without names or a code do nothing else")
+    recv.add_argument("--wait", action="store_true", help="wait for the next transfer after each one; needs names")
     _add_common(recv)
 
     doctor = commands.add_parser("doctor", help="say what network this is, what will work from it, and what would help",
@@ -100,6 +118,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
                       help="encrypt without proving who is there; both sides must say so, names only")
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds,
                         help="give up if the other side has not come by then (default: wait)")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="send: say what would go; recv: show what is offered and say no")
+    parser.add_argument("--limit-rate", metavar="RATE", type=_rate,
+                        help="send no faster than so many bytes a second; k, M and G are decimal")
+    parser.add_argument("--reconnect", metavar="SECONDS", type=_patience, default=RECONNECT_PATIENCE,
+                        help="look for a lost other side for so long (default: 15 minutes; 0: not at all)")
     parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,
                         help=f"give up a connection after so much silence (default: {IDLE_TIMEOUT:.0f})")
     _add_talk(parser)
@@ -112,6 +136,23 @@ def _seconds(text: str) -> float:
         value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"a number of seconds above zero is wanted, not {text!r}")
+    return value
+
+
+def _patience(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
+def _rate(text: str) -> float:
+    unit = _UNITS.get(text[-1:].lower(), 0)
+    try:
+        value = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        value = 0.0
+    if not MIN_RATE <= value < float("inf"):
+        raise argparse.ArgumentTypeError(
+            f"bytes a second are wanted, {MIN_RATE} or more, as in 500k or 2.5M, not {text!r}"
+        )
     return value
 
 

@@ -29,9 +29,13 @@ class Session:
         secret: bytes | None,
         context: tuple[bytes, ...],
         random_bytes: Callable[[int], bytes],
+        *,
+        tries: int = 0,
     ) -> None:
+        """`tries`: wrong guesses that were made before, against the same secret."""
         half = SenderHalf if role is Role.SENDER else ReceiverHalf
         self._half: Half = half(secret, context, random_bytes)
+        self._half.tries = tries
         self.dropped = 0
         """Messages that did not parse or were not genuine."""
 
