@@ -48,8 +48,11 @@ class PipeReader:
     `fileno()`, and call `handle_readable` when it is readable; then `poll` has something.
     """
 
-    def __init__(self, fd: int, name: str = "standard input") -> None:
-        """`name` is what a person calls it. The descriptor stays open. Raises PipeError if it cannot be read."""
+    def __init__(self, fd: int, name: str = "Standard input") -> None:
+        """`name` is what a person calls it, at the beginning of a sentence. The descriptor stays open.
+
+        Raises PipeError if it is nothing that can be read.
+        """
         self._fd = fd
         self._name = name
         self._outcome: Future[PipeData] | None = None
