@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import NoReturn
@@ -82,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
     taken = recv.add_mutually_exclusive_group()
     for policy, words in (("rename", "store it under another name (the default)"), ("overwrite", "replace it"),
-                          ("skip", "leave what is there, and do not store it")):
+                          ("skip", "leave it if it is the same, else as with --rename")):
         taken.add_argument(f"--{policy}", dest="policy", action="store_const", const=policy,
                            help=f"when a file's name is taken: {words}")
     recv.add_argument("--discard", action="store_true",
@@ -150,7 +151,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true",
                         help="send: say what would go; recv: show what is offered and say no")
     parser.add_argument("--limit-rate", metavar="RATE", type=_rate,
-                        help="no faster than so many bytes a second, as in 500k or 20M; the other side keeps to it too")
+                        help="no more than so many bytes a second, as in 500k or 2.5M; the lower of both sides holds")
     parser.add_argument("--qr", action="store_true",
                         help="show the other side's command as a QR code as well, on a terminal")
     parser.add_argument("--reconnect", metavar="SECONDS", type=_patience, default=RECONNECT_PATIENCE,
@@ -192,10 +193,16 @@ def _idle_seconds(text: str) -> float:
 
 
 def _open_missing_streams() -> None:
-    """Whoever started us may have closed them (`2>&-`); Python then has None there."""
+    """Whoever started us may have closed them (`2>&-`); Python then has None there.
+
+    What a stream's encoding cannot say becomes a question mark.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as the program runs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import assert_never
 
+from p2p.core.contacts import exchange as contacts
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, RemoteError, VersionError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
+from p2p.core.transfer.messages import CONTACT
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
 
@@ -22,10 +26,14 @@ Machine = TransferSender | TransferReceiver
 class Delivery:
     """Composes a channel and a transfer, which may outlive it."""
 
-    def __init__(self, channel: Channel, machine: Machine, now: float, *, goes_on: bool) -> None:
+    def __init__(
+        self, channel: Channel, machine: Machine, now: float, *, goes_on: bool, contact: ContactExchange
+    ) -> None:
         """`goes_on`: the transfer began on another path."""
         self._channel = channel
         self._machine = machine
+        self._contact = contact
+        self._is_greeted = not goes_on  # CONTINUE goes before all else
         self._events: deque[events.PeerEvent] = deque()
         self._linger: float | None = None
         self._ended = False
@@ -33,6 +41,7 @@ class Delivery:
         self._is_finished = goes_on and isinstance(machine, TransferReceiver) and machine.ended
         self.is_unconfirmed = False
         """Receiver: everything arrived, but whether the sender heard so is not known."""
+        contact.start_path()
         if goes_on:
             machine.go_on()
         elif isinstance(machine, TransferSender):
@@ -101,7 +110,10 @@ class Delivery:
         """Moves records and events between the channel and the machine. To be called after every input to either."""
         while self._takes_record() and (record := self._channel.poll_record()) is not None:
             try:
-                self._machine.handle_record(record)
+                if record[0] == CONTACT:
+                    self._contact.handle_record(record)
+                else:
+                    self._machine.handle_record(record)
             except RemoteError as error:
                 self._break_off(error, now)
         self._take_events(now)
@@ -138,8 +150,15 @@ class Delivery:
         return not self._ended and (isinstance(self._machine, TransferSender) or self._machine.ready)
 
     def _send_control(self, now: float) -> None:
-        while not self._closed and self._channel.room() and (record := self._machine.poll_record()) is not None:
+        while not self._closed and self._channel.room() and (record := self._next_record()) is not None:
             self._channel.send(record, now)
+
+    def _next_record(self) -> bytes | None:
+        if self._is_greeted and (record := self._contact.poll_record()) is not None:
+            return record
+        if (record := self._machine.poll_record()) is not None:
+            self._is_greeted = True
+        return record
 
     def _close(self, code: ExitCode, reason: str, now: float) -> None:
         self._closed = True
@@ -154,6 +173,16 @@ class Delivery:
         self.fail(Failure(ExitCode.INTEGRITY, message), f"it does not understand what this side sent ({error})", now)
 
     def _take_events(self, now: float) -> None:
+        while (happened := self._contact.poll_event()) is not None:
+            match happened:
+                case contacts.Heard(public):
+                    self._events.append(events.ContactHeard(public))
+                case contacts.Remembered(public):
+                    self._events.append(events.ContactRemembered(public))
+                case contacts.NotRemembered(why, by_peer):
+                    self._events.append(events.ContactNotRemembered(why, by_peer))
+                case _:
+                    assert_never(happened)
         while (event := self._machine.poll_event()) is not None:
             match event:
                 case transfer.Offered(offer):
