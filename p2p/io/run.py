@@ -241,11 +241,11 @@ class _Run:
             self._screen.handle_event(events.Failed(failure), 0.0)
 
     def _end_of(self, carrying: Carrying, end: TakingEnd) -> ExitCode:
+        if end.regret is not None and carrying.code is not ExitCode.DONE:
+            self._screen.say(f"{end.regret}.")
         if carrying.code is not None:
             return carrying.code
         assert carrying.failure is not None, "it is done or has failed"
-        if end.regret is not None:
-            self._screen.say(f"{end.regret}.")
         return ExitCode.DONE if carrying.failure is LOOKED else carrying.failure.code
 
     # both

@@ -156,7 +156,7 @@ def test_an_error_in_the_middle_is_told_once_and_names_no_path_to_the_other_side
     reader.want(10)
     with pytest.raises(PipeError, match=r"^The tape cannot be read: Bad file descriptor$") as caught:
         outcome(reader)
-    assert caught.value.public == "what it sends cannot be read: Bad file descriptor"
+    assert caught.value.public == "cannot be read: Bad file descriptor"
     assert reader.poll() is None
     with pytest.raises(CallerError):
         reader.want(10)
@@ -208,7 +208,7 @@ def test_a_command_that_fails_is_no_good_end(run, command, words):
         read(reader)
     assert caught.value.failure.code is ExitCode.INTEGRITY
     assert "printf" not in caught.value.public  # what else stands in a command is nobody's business
-    assert caught.value.public.startswith("the command that makes what is sent")
+    assert caught.value.public.startswith("the command that makes it ")
 
 
 def test_a_command_begins_with_the_first_wish(run, tmp_path: Path):
