@@ -54,7 +54,7 @@ def answer(shell: str, parser: argparse.ArgumentParser) -> str:
 
 
 def known_names() -> list[str]:
-    """The user's own names and those of friends, as far as a shell takes them for words. None where they are unknown."""
+    """The user's own names and those of friends, as far as a shell takes them for words."""
     from p2p.io.contacts import Contacts, ContactsError  # noqa: PLC0415  (a script needs no keys)
 
     try:

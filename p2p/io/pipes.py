@@ -22,7 +22,7 @@ END_PATIENCE = 1.0  # seconds that a command which is no longer wanted gets to e
 
 
 class PipeError(P2PError):
-    """A pipe of this machine is in the way. str() is for the person here; `public`, half a sentence, names no command."""
+    """A pipe of this machine is in the way. str() is for the person here; `public`, half a sentence, for both."""
 
     def __init__(self, message: str, public: str, code: ExitCode = ExitCode.STORAGE) -> None:
         super().__init__(message)
