@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CODE, GUARD, ROOT, STATE, Program, Stage, hash_of, make_file, stage, tree_of
+from harness import CODE, ROOT, STATE, Program, Stage, hash_of, make_file, stage, tree_of
 
 NOBODY = 65534  # an ordinary user
 ODD_NAMES = ("with space", "-rf", "ünï", "ü" * 100, "日本語", ".hidden", "a~", "x" * 255, "%41", "' \" $ `")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -161,7 +162,7 @@ class TransferReceiver:
         if not self.ended:
             self._require_offer()
             self._state, self._files.answers = State.RECEIVING, answers
-            self._records.say(Accept(answers))
+            self._records.say(Accept(answers, 0 if self.rate_limit == math.inf else int(self.rate_limit)))
 
     def refuse(self, exit_code: ExitCode, reason: str) -> None:
         """Says no, and why. Does nothing when the transfer ended while the question stood."""
