@@ -38,6 +38,9 @@ class Delivery:
         self._linger: float | None = None
         self._ended = False
         self._closed = False
+        self._is_finished = goes_on and isinstance(machine, TransferReceiver) and machine.ended
+        self.is_unconfirmed = False
+        """Receiver: everything arrived, but whether the sender heard so is not known."""
         contact.start_path()
         if goes_on:
             machine.go_on()
@@ -49,6 +52,16 @@ class Delivery:
     @property
     def is_over(self) -> bool:
         return self._ended and self._channel.is_over
+
+    @property
+    def is_confirming(self) -> bool:
+        """Receiver: all that is left is to tell the sender once more that everything arrived, on another path."""
+        return self._is_finished
+
+    @property
+    def heard_at(self) -> float:
+        """When something came from the other side last."""
+        return self._channel.heard_at
 
     # command
 
@@ -67,6 +80,11 @@ class Delivery:
             self._events.append(events.Failed(failure))
             self._close(failure.code, told, now)
 
+    def lose(self, why: str, now: float) -> None:
+        """Gives the path up; the transfer may go on over another one."""
+        if not self._ended:
+            self._lose(why, now)
+
     # input
 
     def handle_timeout(self, now: float) -> None:
@@ -75,6 +93,7 @@ class Delivery:
         if self._linger is not None and self._linger <= now:
             if self._channel.is_delivered:
                 self._linger = None
+                self.is_unconfirmed = self._has_finished and not self._channel.tells_delivery
                 self._close(ExitCode.DONE, "", now)
             else:
                 self._linger = now + LINGER_AGAIN
@@ -121,6 +140,10 @@ class Delivery:
         return min((t for t in timeouts if t is not None), default=None)
 
     # inside
+
+    @property
+    def _has_finished(self) -> bool:
+        return self._is_finished or (isinstance(self._machine, TransferReceiver) and self._machine.is_finished)
 
     def _takes_record(self) -> bool:
         """Back-pressure: a receiver whose disk lags behind leaves records where they are."""
@@ -205,7 +228,10 @@ class Delivery:
         if end is None:
             return
         self._linger = None
-        if self._ended:
+        if self._ended or self._is_finished:
+            is_lost = isinstance(end, Lost) or (isinstance(end, Vanished) and self._channel.tells_delivery)
+            self.is_unconfirmed = self._has_finished and is_lost
+            self._ended = True
             self._close(ExitCode.DONE, "", now)
             return
         match end:
@@ -221,6 +247,6 @@ class Delivery:
 
     def _lose(self, why: str, now: float) -> None:
         """The machine stays as it is: it may go on elsewhere."""
-        self._ended = True
+        self._ended = self._closed = True
         self._events.append(events.PathLost(why))
-        self._close(ExitCode.DONE, "", now)
+        self._channel.drop(now)

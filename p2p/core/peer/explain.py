@@ -188,22 +188,30 @@ def no_path(why: str, relay: str) -> str:
     )
 
 
+# Why a path was lost, as half sentences.
+
+
 def send_refused(destination: Address, why: str) -> str:
-    return (
-        f"This machine does not let packets out to {destination} ({why}). "
-        "Look at its firewall and its network, and run both commands again"
-    )
+    return f"this machine does not let packets out to {destination}: {why}"
 
 
 def path_lost(silence: float) -> str:
-    return (
-        f"The connection was lost: nothing came from the other side for {silence:.0f} seconds. "
-        "Its program or its network went away; run both commands again"
-    )
+    return f"nothing came from the other side for {silence:.0f} seconds"
 
 
 def connection_closed() -> str:
-    return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
+    return "the other side went away without a word"
+
+
+def addresses_changed() -> str:
+    return "this machine is on another network"
+
+
+def lost_for_good(why: str) -> str:
+    return (
+        f"The connection was lost: {why}. Its program or its network went away; "
+        "run both commands again, and they go on with what has arrived"
+    )
 
 
 def no_common_version(local: Set[int], remote: Set[int], *, relay: str) -> str:

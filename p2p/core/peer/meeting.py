@@ -68,6 +68,7 @@ class Meeting:
         scratch: Mapping[int, int],
         stun_servers: Sequence[Address],
         takes_relay: bool,
+        tries: int = 0,
         random_bytes: Callable[[int], bytes],
         is_contact: bool = False,
     ) -> None:
@@ -75,6 +76,7 @@ class Meeting:
 
         `servers`: the addresses of one server, in the order in which to try them. Without one the other side is looked
         for on our own network. `udp_port`: our UDP socket's; `scratch`, `stun_servers`: as for AtServer.
+        `tries`: wrong codes that were tried before, against the same secret.
         """
         self._role = role
         self._next_pairing = next_pairing
@@ -109,7 +111,12 @@ class Meeting:
             if servers
             else Discovery(self._pairing, role, udp_port, random_bytes)
         )
-        self._session = self._new_session()
+        self._session = self._new_session(tries)
+
+    @property
+    def tries(self) -> int:
+        """Wrong codes that were tried so far."""
+        return self._session.tries
 
     @property
     def is_over(self) -> bool:
@@ -247,9 +254,11 @@ class Meeting:
 
     # inside
 
-    def _new_session(self) -> Session:
+    def _new_session(self, tries: int) -> Session:
         context = pairing_context(self._pairing)
-        return Session(self._role, self._secret, context, self._random_bytes, is_contact=self._is_contact)
+        return Session(
+            self._role, self._secret, context, self._random_bytes, tries=tries, is_contact=self._is_contact
+        )
 
     def _advance(self, now: float) -> None:
         while (event := self._place.poll_event()) is not None:
@@ -317,7 +326,7 @@ class Meeting:
             self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
             return
         self._pairing = pairing
-        self._session = self._new_session()
+        self._session = self._new_session(self._session.tries)
         self._place.join(pairing, now)
 
     def _begin(self, now: float) -> None:

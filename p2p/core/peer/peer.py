@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
@@ -26,6 +27,7 @@ from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transfer.events import Wanted
+from p2p.core.transfer.sender import TransferSender
 from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -65,6 +67,7 @@ class Peer:
             udp_port=config.udp_port,
             scratch=config.scratch,
             stun_servers=config.stun_servers,
+            tries=config.tries,
             is_contact=config.is_contact,
             random_bytes=random_bytes,
         )
@@ -80,7 +83,7 @@ class Peer:
         self._unsettled: float | None = None  # when the datagrams came whose records nobody has looked at yet
         self.failure: Failure | None = None
         self.rejoin: Rejoin | None = None
-        """How the two find each other again, when the path broke in mid-transfer."""
+        """How the two find each other again, when the path broke in mid-transfer, or before the end was confirmed."""
         self.is_done = False
 
     @property
@@ -96,6 +99,16 @@ class Peer:
     def has_met(self) -> bool:
         """Whether there is another side that holds our keys, and will be told how this ends."""
         return self._connecting is not None
+
+    @property
+    def tries(self) -> int:
+        """Wrong codes that were tried so far, before this path too."""
+        return self._meeting.tries
+
+    @property
+    def heard_at(self) -> float | None:
+        """When something came last on the path that was chosen."""
+        return self._delivery.heard_at if self._delivery is not None else None
 
     @property
     def is_over(self) -> bool:
@@ -125,6 +138,12 @@ class Peer:
             self._meeting.bye(failure.code, told, now)
             self._end(failure)
         self._advance(now)
+
+    def lose_path(self, why: str, now: float) -> None:
+        """Gives up the path that was chosen; the transfer may go on over another one."""
+        if self._delivery is not None:
+            self._delivery.lose(why, now)
+            self._advance(now)
 
     def give_up(self, seconds: float, now: float) -> None:
         """Nobody came in so many seconds."""
@@ -164,8 +183,7 @@ class Peer:
     def handle_send_refused(self, transmit: Transmit, why: str, now: float) -> None:
         """Our own system does not let `transmit` out. While there are other addresses, that one is merely no path."""
         if self._udp is not None and transmit.destination == self._udp.connection.remote:
-            failure = Failure(ExitCode.INTERRUPTED, explain.send_refused(transmit.destination, why))
-            self.fail(failure, "its machine lets no packets out any more", now)
+            self.lose_path(explain.send_refused(transmit.destination, why), now)
 
     def handle_addresses(self, udp: Sequence[Address], tcp: Sequence[Address], now: float) -> None:
         """The machine's own addresses are others now."""
@@ -305,6 +323,10 @@ class Peer:
             self._delivery.advance(now)
             while (happened := self._delivery.poll_event()) is not None:
                 self._pass_on(happened)
+            if self._delivery.is_confirming and self._delivery.is_over:
+                self.is_done = True
+            if self._delivery.is_unconfirmed and self.is_done and self.rejoin is None:
+                self._set_rejoin()
         if (self.is_done or self.failure is not None) and (self._delivery is None or self._delivery.is_over):
             self._depart(now)
 
@@ -358,6 +380,7 @@ class Peer:
                 elif isinstance(channel, TcpLink) and tcp_connection is not None:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
+                self._limit_rate()
                 self._delivery = Delivery(
                     channel, self._machine, now, goes_on=self._goes_on, contact=self._contact
                 )
@@ -369,6 +392,12 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)
+
+    def _limit_rate(self) -> None:
+        """As both people want."""
+        assert self._connecting is not None, "there is a path"
+        wanted = self._machine.rate_limit if isinstance(self._machine, TransferSender) else math.inf
+        self._connecting.limit_rate(min(self._config.rate_limit, wanted))
 
     def _seek_tcp(self, local: Description, remote: Description) -> None:
         if remote.nat.mapping is NatMapping.NO_UDP and local.nat.mapping is not NatMapping.NO_UDP:
@@ -390,9 +419,11 @@ class Peer:
         match event:
             case events.Failed(failure):
                 self._end(failure)
+            case events.TransferStarted():
+                self._limit_rate()
+                self._events.append(event)
             case events.PathLost(why):
-                assert self._keys is not None
-                self.rejoin = Rejoin.of(self._config.role, self._keys)
+                self._set_rejoin()
                 self.failure = Failure(ExitCode.INTERRUPTED, why)
                 self._events.append(event)
             case events.Done():
@@ -400,6 +431,10 @@ class Peer:
                 self._events.append(event)
             case _:
                 self._events.append(event)
+
+    def _set_rejoin(self) -> None:
+        assert self._keys is not None, "there is no path without keys"
+        self.rejoin = Rejoin.of(self._config.role, self._keys)
 
     def _end(self, failure: Failure) -> None:
         if self.failure is None and not self.is_done:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -93,6 +94,10 @@ class TransferReceiver:
         self._unstored: dict[int, Handed] = {}
         self._descriptors = 0
         self._worst = ExitCode.DONE
+        self.rate_limit = math.inf
+        """Bytes a second that the sender is asked not to exceed. To be set before `accept`."""
+        self.is_behind = False
+        """Set by whoever takes the actions: no further records, too many bytes of theirs wait to be written."""
 
     @property
     def progress(self) -> Progress:
@@ -118,12 +123,17 @@ class TransferReceiver:
     @property
     def ready(self) -> bool:
         """Whether to hand in further records."""
-        return self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
+        return not self.is_behind and self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
 
     @property
     def ended(self) -> bool:
         """Finished, refused or aborted: nothing but what is queued will come from `poll_record`."""
         return self._state in (State.FINISHED, State.ENDED)
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything that can arrive has, and the sender is told so."""
+        return self._state is State.FINISHED
 
     # commands
 
@@ -135,7 +145,7 @@ class TransferReceiver:
         if not self.ended:
             self._require_offer()
             self._state, self._files.answers = State.RECEIVING, answers
-            self._records.say(Accept(answers))
+            self._records.say(Accept(answers, 0 if self.rate_limit == math.inf else int(self.rate_limit)))
 
     def refuse(self, exit_code: ExitCode, reason: str) -> None:
         """Says no, and why. Does nothing when the transfer ended while the question stood."""
