@@ -175,7 +175,7 @@ def test_a_refusal_is_said_to_both() -> None:
     assert path.found(1, events.ContactNotRemembered) == [events.ContactNotRemembered(Why.CHANGED, by_peer=False)]
 
 
-@pytest.mark.parametrize("record", [b"\x14", b"\x14\x01\x02" + bytes(32), b"\x14\x01\x01" + bytes(32)])
+@pytest.mark.parametrize("record", [b"", b"\x14", b"\x14\x01\x02" + bytes(32), b"\x14\x01\x01" + bytes(32)])
 def test_nonsense_ends_the_transfer_like_any_other(record: bytes) -> None:
     path = Path([ContactExchange(keys(1)), ContactExchange(keys(2))], machines())
     path.pipes[1].inbox.appendleft(record)
