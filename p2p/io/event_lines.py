@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Protocol, TextIO
 
 from p2p.core.errors import Failure
@@ -15,6 +16,7 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer
 from p2p.core.transport.events import Stats
 from p2p.io.summary import is_renamed
+from p2p.io.walk import Renamed
 
 PROGRESS_INTERVAL = 1.0  # seconds between two progress events
 
@@ -111,15 +113,25 @@ class EventLines:
             rate = round(bytes_per_second)
             self._write({"event": "progress", **counts, **files, "rate": rate, "path": progress.path})
 
+    def write_repaired(self, notes: Sequence[Renamed]) -> None:
+        """Names that could not be sent as they are."""
+        for note in notes:
+            self._write({"event": "renamed", "path": note.path, "saved_as": note.sent_as})
+
     def _write(self, event: dict[str, object], *, flush: bool = True) -> None:
         try:
-            print(json.dumps(event), flush=flush)
+            print_event(event, flush=flush)
         except OSError:
             self._lose_output()
 
     def _lose_output(self) -> None:
         self.are_lost = True
         redirect_to_nowhere(sys.stdout)
+
+
+def print_event(event: dict[str, object], *, flush: bool = True) -> None:
+    """Raises OSError."""
+    print(json.dumps(event), flush=flush)
 
 
 def _offer(offer: Offer) -> dict[str, object]:

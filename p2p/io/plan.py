@@ -16,6 +16,7 @@ from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
 from p2p.core.text import escape
+from p2p.core.transfer.limits import MAX_TEXT
 
 OFFER_NAMES = 2
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
@@ -88,8 +89,8 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     names, paths = _split_words(words, instead)
     if PIPE in paths and len(paths) > 1:
         raise CallerError(f"{PIPE} stands for standard input, which goes alone: send it by a command of its own")
-    if text is not None and not text:
-        raise CallerError("the text to send is empty")
+    if text is not None and not 0 < len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT:
+        raise CallerError(f"a text has 1 to {MAX_TEXT:,} bytes: put a longer one into a file")
     if command is not None and not command.strip():
         raise CallerError("the command whose output is to be sent is empty")
     if names is None:

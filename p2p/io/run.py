@@ -9,6 +9,7 @@ import selectors
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from p2p.core.errors import CallerError, ExitCode, Failure
@@ -24,13 +25,15 @@ from p2p.io.ends import NOT_ASKED, SAID_NO
 from p2p.io.interrupts import Interrupts
 from p2p.io.journal import Journals
 from p2p.io.memory import keep_freed_memory
-from p2p.io.pipes import PipeError
+from p2p.io.pipes import CommandReader, PipeError
 from p2p.io.plan import PIPE, Plan, make_plan
+from p2p.io.preview import preview
 from p2p.io.question import Question
 from p2p.io.resolve import resolve, resolve_stun
 from p2p.io.screen import Screen
 from p2p.io.sending import SendingEnd
 from p2p.io.sources import SourceError
+from p2p.io.summary import Repaired
 from p2p.io.taking import TakingEnd
 from p2p.io.visits import Exclude
 
@@ -60,9 +63,12 @@ def run(options: argparse.Namespace) -> ExitCode:
         quiet=options.quiet,
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not yes and sys.stdin.isatty(),
+        shows_qr=options.qr,
     )
     if not servers and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
+    if options.dry_run and plan.role is Role.SENDER:
+        return _preview(plan, patterns, screen, options)
     keep_freed_memory()
     settings = Settings(
         plan.role,
@@ -114,7 +120,7 @@ class _Run:
                 return _stop(self._screen, error.failure.code, error.failure.message)
             with contextlib.closing(end):
                 self._count(end)
-                self._screen.begin()
+                self._screen.begin(partial(_repaired, end))
                 carrying = self._carrying(end, self._hear_no)
                 carrying.run(self._wish)
             if carrying.code is not None:
@@ -135,8 +141,11 @@ class _Run:
         """Raises SourceError, PipeError."""
         if self._plan.text is not None:
             return SendingEnd.of_text(self._plan.text, token, self._selector)
+        if self._plan.command is not None:
+            reader = CommandReader(self._plan.command)
+            return SendingEnd.of_reader(reader, "output", token, self._selector)
         if self._plan.is_pipe:
-            return SendingEnd.of_pipe(sys.stdin.fileno(), "standard input", token, self._selector)
+            return SendingEnd.of_pipe(sys.stdin.fileno(), "stdin", token, self._selector)
         return SendingEnd.of_tree(self._plan.paths, Exclude(patterns), token, self._selector)
 
     def _count(self, end: SendingEnd) -> None:
@@ -257,6 +266,19 @@ class _Run:
             on_failed=on_failed,
             on_tick=tick,
         )
+
+
+def _repaired(end: SendingEnd) -> Repaired:
+    return end.notes, end.notes_count
+
+
+def _preview(plan: Plan, patterns: list[str], screen: Screen, options: argparse.Namespace) -> ExitCode:
+    if not plan.paths or plan.is_pipe:
+        raise CallerError("--dry-run looks at files and folders; what a text or a pipe holds shows when it is sent")
+    try:
+        return preview(plan.paths, patterns, as_json=options.json, quiet=options.quiet)
+    except SourceError as error:
+        return _stop(screen, error.failure.code, error.failure.message)
 
 
 def _discard(options: argparse.Namespace) -> bool:

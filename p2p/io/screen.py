@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Callable
 
 from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.text import escape
-from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.events import Progress
-from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
+from p2p.core.transfer.messages import Offer, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
+from p2p.io.offer_words import counts, everything, thing
 from p2p.io.outlets import printable
+from p2p.io.qr import lines_for
 from p2p.io.status_line import Rate, StatusLine, plain_line
-from p2p.io.summary import Summary, is_renamed
+from p2p.io.summary import Repaired, Summary, is_renamed
 from p2p.io.words import clock, duration, files, rate, size
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
@@ -39,8 +40,12 @@ class Screen:
         quiet: bool,
         verbose: bool,
         is_asked: bool,
+        shows_qr: bool = False,
     ) -> None:
-        """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are."""
+        """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are.
+
+        `shows_qr`: the other side's command as a picture too.
+        """
         self._role = role
         self._friend = friend
         self._invitation = invitation
@@ -48,8 +53,8 @@ class Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._is_asked = is_asked
-        is_terminal = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-        self._status = StatusLine(sys.stderr) if is_terminal and not quiet else None
+        self._shows_qr = shows_qr
+        self._status = StatusLine(sys.stderr) if StatusLine.fits(sys.stderr) and not quiet else None
         self._has_server = True
         self._question = ""
         self._path: events.PathChosen | None = None
@@ -58,9 +63,10 @@ class Screen:
         """Whether the two look for each other again: how they do that is said in one line and not in ten."""
         self.begin()
 
-    def begin(self) -> None:
-        """A transfer is ahead: nothing of an earlier one counts."""
+    def begin(self, repaired: Callable[[], Repaired] = lambda: ((), 0)) -> None:
+        """A transfer is ahead: nothing of an earlier one counts. `repaired`: names that cannot be sent as they are."""
         self._summary = Summary()
+        self._repaired = repaired
         self._saved = 0  # files
         self._rate = Rate()
         self._started: float | None = None
@@ -158,10 +164,6 @@ class Screen:
             self._lines.write_refused(failure)
         self.say(_sentence(failure.message))
 
-    def say_repaired(self, note: str) -> None:
-        """A name that could not be sent as it is; listed at the end."""
-        self._summary.add_repaired(note)
-
     def show_text(self, text: str) -> None:
         """What the other side wrote to us, on stdout."""
         self._take_status_away()
@@ -240,6 +242,8 @@ class Screen:
         network = "" if has_server else " (on this network)"
         if self._role is Role.SENDER:
             self._say_needed(f"On {self._friend}'s machine{network}, run:\n\n    {command}\n")
+            if self._shows_qr and (picture := lines_for(command, sys.stderr)) is not None:
+                self._say_needed("\n".join(picture))
             if code:
                 self._say_needed(f"and give {self._friend} this code when it asks:  {code}\n")
         where = "" if has_server else " on this network, without a server"
@@ -260,17 +264,17 @@ class Screen:
         self._offered = offer.totals
         say = self._print if self._is_asked else self.say
         for root in offer.shown[:SHOWN_FILES]:
-            say(f"  {_root(root)}")
+            say(f"  {thing(root)}")
         if offer.roots > SHOWN_FILES:
             say(f"  and {offer.roots - SHOWN_FILES:,} more")
-        say(f"{self._friend} wants to send {_what(offer)}.")
+        say(f"{self._friend} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:
         """The offer was made before everything was counted."""
         if self._offered is None or self._offered.is_final or not progress.is_final:
             return
         self._offered = Totals(progress.files_total, progress.total, is_final=True)
-        counted = f"It is all counted now: {_counts(self._offered)}."
+        counted = f"It is all counted now: {counts(self._offered)}."
         if self._question:
             self._print(f"\n{counted}\n{self._question}", end="")
         else:
@@ -300,6 +304,7 @@ class Screen:
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
         seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)
         if self._lines is not None:
+            self._lines.write_repaired(self._repaired()[0])
             self._lines.write_done(done, progress, self._summary.problems, seconds, self._transport)
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
@@ -313,6 +318,7 @@ class Screen:
         self._say_summary()
 
     def _say_summary(self) -> None:
+        self._summary.repaired = self._repaired()
         for line in self._summary.lines(is_sender=self._role is Role.SENDER):
             (self._print if self._summary.problems else self.say)(line)
         self._summary = Summary()
@@ -368,34 +374,6 @@ _OF_A_MEETING = (
     | events.CodeRejected
     | events.Connecting
 )
-
-
-def _root(root: Root) -> str:
-    name = escape(root.name)
-    match root.kind:
-        case Kind.FOLDER:
-            return f"{name}/"
-        case Kind.SYMLINK:
-            return f"{name}  (a link)"
-        case _:
-            return f"{name}  ({size(root.size)})" if root.size is not None else name
-
-
-def _what(offer: Offer) -> str:
-    match offer.kind:
-        case OfferKind.TEXT:
-            return f"a text of {size(offer.totals.size or 0)}"
-        case OfferKind.PIPE:
-            return "what a program writes, without a size beforehand"
-        case _:
-            return _counts(offer.totals)
-
-
-def _counts(totals: Totals) -> str:
-    what = f"{files(totals.files)}, {size(totals.size or 0)}" if totals.files else "no files, but folders or links"
-    if totals.is_final:
-        return what
-    return f"at least {what} (still counting)" if totals.files else "more than is counted yet"
 
 
 def _sentence(text: str) -> str:

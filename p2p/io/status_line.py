@@ -27,6 +27,11 @@ class StatusLine:
         self._shown = ""
         self._draws_blocks = _can_say(stream, "█░")
 
+    @staticmethod
+    def fits(stream: TextIO) -> bool:
+        """Whether a line of it can be written over."""
+        return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
     @property
     def width(self) -> int:
         """Columns that may be written without a line break."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from p2p.core.peer.events import FileDone, NotTransferred
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_LISTED
+from p2p.io.walk import Renamed
 from p2p.io.words import things
 
+Repaired = tuple[Sequence[Renamed], int]  # the first of them, and how many there are
 SHOWN = 20  # lines of each list on the screen; --json has all
 
 
@@ -41,7 +43,8 @@ class Summary:
     def __init__(self) -> None:
         self._problems = Listed()
         self._renamed = Listed()
-        self._repaired = Listed()
+        self.repaired: Repaired = (), 0
+        """Names that could not be sent as they are."""
 
     @property
     def problems(self) -> int:
@@ -55,16 +58,14 @@ class Summary:
         assert done.saved_as is not None
         self._renamed.add(f"{escape(done.path)} is {escape(done.saved_as)}")
 
-    def add_repaired(self, note: str) -> None:
-        """A name that could not be sent as it is."""
-        self._repaired.add(escape(note))
-
-    def lines(self, *, is_sender: bool) -> Iterator[str]:
-        """What to say below the last sentence; nothing when all went by the rule."""
-        yield from self._repaired.under(f"Names that could not stay as they are: {things(self._repaired.count)}.")
+    def lines(self, *, is_sender: bool, is_over: bool = True) -> Iterator[str]:
+        """What to say below the last sentence; nothing when all went by the rule. `is_over`: it has happened."""
+        notes, count = self.repaired
+        repaired = Listed([f"{escape(note.path)} as {escape(note.sent_as)}" for note in notes[:SHOWN]], count)
+        yield from repaired.under(f"{'Sent' if is_over else 'To be sent'} under another name: {things(count)}.")
         yield from self._renamed.under(f"Names that were taken here: {things(self._renamed.count)} got another one.")
-        where = "there" if is_sender else "here"
-        yield from self._problems.under(f"Not everything arrived {where}. {_missing(self._problems.count)}:")
+        heading = f"Not everything {'arrived' if is_over else 'can go'}{' here' if not is_sender else ''}"
+        yield from self._problems.under(f"{heading}. {_missing(self._problems.count)}:")
 
 
 def _missing(count: int) -> str:

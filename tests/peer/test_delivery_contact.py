@@ -35,6 +35,8 @@ class Pipe:
     """One end of a path in memory."""
 
     rtt = None
+    heard_at = 0.0
+    tells_delivery = True
     is_delivered = True
 
     def __init__(self) -> None:
