@@ -24,8 +24,8 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer
 from p2p.io import state
 from p2p.io.attempts import Settings, Wish
-from p2p.io.carrying import Carrying
 from p2p.io.contacts import ContactsError
+from p2p.io.crossing import Crossing
 from p2p.io.ends import NOT_ASKED, SAID_NO
 from p2p.io.interrupts import Interrupts
 from p2p.io.journal import Journals
@@ -142,20 +142,20 @@ class _Run:
             with contextlib.closing(end):
                 self._count(end)
                 self._screen.begin(partial(_repaired, end))
-                carrying = self._carrying(end, self._hear_no)
-                carrying.run(self._wish)
-            if carrying.code is not None:
-                return carrying.code
-            assert carrying.failure is not None, "it is done or has failed"
-            if not self._waits_again(carrying, carrying.failure):
-                return carrying.failure.code
-            pairing = carrying.pairing
+                crossing = self._crossing(end, self._hear_no)
+                crossing.run(self._wish)
+            if crossing.code is not None:
+                return crossing.code
+            assert crossing.failure is not None, "it is done or has failed"
+            if not self._waits_again(crossing, crossing.failure):
+                return crossing.failure.code
+            pairing = crossing.pairing
             self._remembering = self._remembering.again()
             self._wish = self._wish_for(
                 (lambda _, same=pairing: same) if pairing is not None else self._plan.pairing,
-                tries=carrying.tries,
+                tries=crossing.tries,
                 patience=min(REFUSED_PATIENCE, self._options.timeout or math.inf),
-                impatience=self._wish.impatience or carrying.failure,
+                impatience=self._wish.impatience or crossing.failure,
             )
 
     def _open_source(self, patterns: list[str], token: bytes) -> SendingEnd:
@@ -178,16 +178,16 @@ class _Run:
         if not end.is_counted:
             self._screen.say("Counting what is to be sent, meanwhile ...")
 
-    def _hear_no(self, carrying: Carrying, failure: Failure) -> None:
-        if self._waits_again(carrying, failure):
+    def _hear_no(self, crossing: Crossing, failure: Failure) -> None:
+        if self._waits_again(crossing, failure):
             self._screen.say_refused(failure, min(REFUSED_PATIENCE, self._options.timeout or math.inf))
         else:
             self._screen.handle_event(events.Failed(failure), 0.0)
 
-    def _waits_again(self, carrying: Carrying, failure: Failure) -> bool:
+    def _waits_again(self, crossing: Crossing, failure: Failure) -> bool:
         """Whether the other side said no, or left, before anything was sent."""
         is_theirs = failure.code in (ExitCode.REFUSED, ExitCode.STORAGE, ExitCode.INTERRUPTED)
-        is_over = carrying.has_begun or self._interrupts.is_asked or self._screen.output_is_gone
+        is_over = crossing.has_begun or self._interrupts.is_asked or self._screen.output_is_gone
         return is_theirs and not is_over and not self._options.once and failure is not self._wish.impatience
 
     # receiving
@@ -202,19 +202,19 @@ class _Run:
                 self._screen.say(f"{end.refusal.message}. Telling {self._plan.friend}, if there ...")
                 self._wish = replace(self._wish, patience=TELLING_PATIENCE, impatience=end.refusal)
             with contextlib.closing(end):
-                carrying = self._carrying(end, self._show_failed)
-                carrying.run(self._wish)
-            code = self._end_of(carrying, end)
+                crossing = self._crossing(end, self._show_failed)
+                crossing.run(self._wish)
+            code = self._end_of(crossing, end)
             if not self._options.wait or end.refusal is not None or self._interrupts.is_asked:
                 return code
             is_contact = self._remembering.is_contact
-            if carrying.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
+            if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
                 return last if code is ExitCode.NO_PEER and last is not None else code
             last = code
             if is_contact and code in _FINAL:
                 self._pause()
             self._remembering = self._remembering.again()
-            self._wish = self._wish_for(self._plan.pairing, tries=carrying.tries, patience=self._options.timeout)
+            self._wish = self._wish_for(self._plan.pairing, tries=crossing.tries, patience=self._options.timeout)
             self._screen.say("")
 
     def _open_target(self) -> TakingEnd:
@@ -229,9 +229,9 @@ class _Run:
         end.machine.rate_limit = self._options.limit_rate or math.inf
         return end
 
-    def _decide(self, carrying: Carrying, peer: Peer, offer: Offer, now: float) -> None:
-        assert isinstance(carrying.end, TakingEnd), "a sender is offered nothing"
-        refused = carrying.end.handle_offer(offer)
+    def _decide(self, crossing: Crossing, peer: Peer, offer: Offer, now: float) -> None:
+        assert isinstance(crossing.end, TakingEnd), "a sender is offered nothing"
+        refused = crossing.end.handle_offer(offer)
         if refused is not None:
             peer.refuse(*refused, now)
         elif self._options.dry_run:
@@ -240,43 +240,43 @@ class _Run:
             assert self._plan.names is not None
             no = self.acceptance.decide(self._plan.names[1], offer, is_contact=self._remembering.is_contact)
             if no is None:
-                self._accept(carrying, peer, offer, now)
+                self._accept(crossing, peer, offer, now)
             else:
                 peer.refuse(no.failure, no.told, now)
         elif self._options.yes:
-            self._accept(carrying, peer, offer, now)
+            self._accept(crossing, peer, offer, now)
         elif not sys.stdin.isatty():
             peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
         else:
 
             def answer(is_yes: bool, now: float) -> None:
                 if is_yes:
-                    self._accept(carrying, peer, offer, now)
+                    self._accept(crossing, peer, offer, now)
                 else:
                     peer.refuse(SAID_NO, "the person there said no", now)
 
             self._question.ask(answer)
 
-    def _accept(self, carrying: Carrying, peer: Peer, offer: Offer, now: float) -> None:
-        assert isinstance(carrying.end, TakingEnd), "a sender takes nothing"
-        carrying.end.accept(offer, peer, now)
+    def _accept(self, crossing: Crossing, peer: Peer, offer: Offer, now: float) -> None:
+        assert isinstance(crossing.end, TakingEnd), "a sender takes nothing"
+        crossing.end.accept(offer, peer, now)
         if peer.failure is None:
-            carrying.start(now, goes_on=carrying.end.machine.answers)
+            crossing.start(now, goes_on=crossing.end.machine.answers)
 
-    def _show_failed(self, _: Carrying, failure: Failure) -> None:
+    def _show_failed(self, _: Crossing, failure: Failure) -> None:
         self._question.drop()
         if failure is LOOKED:
             self._screen.say_looked(failure)
         else:
             self._screen.handle_event(events.Failed(failure), 0.0)
 
-    def _end_of(self, carrying: Carrying, end: TakingEnd) -> ExitCode:
-        if carrying.code is not None:
-            return carrying.code
-        assert carrying.failure is not None, "it is done or has failed"
+    def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
+        if crossing.code is not None:
+            return crossing.code
+        assert crossing.failure is not None, "it is done or has failed"
         if end.regret is not None:
             self._screen.say(f"{end.regret}.")
-        return ExitCode.DONE if carrying.failure is LOOKED else carrying.failure.code
+        return ExitCode.DONE if crossing.failure is LOOKED else crossing.failure.code
 
     def _watch(self, peer: Peer, progress: Progress, now: float) -> None:
         """What was taken without a question stays within its limit."""
@@ -307,12 +307,12 @@ class _Run:
             next_pairing, secret, tries, patience, impatience, is_contact=self._remembering.is_contact
         )
 
-    def _carrying(self, end: SendingEnd | TakingEnd, on_failed: Callable[[Carrying, Failure], None]) -> Carrying:
+    def _crossing(self, end: SendingEnd | TakingEnd, on_failed: Callable[[Crossing, Failure], None]) -> Crossing:
         def tick(peer: Peer, now: float) -> None:
             self._watch(peer, end.machine.progress, now)
             self._screen.tick(end.machine.progress, end.checked if isinstance(end, TakingEnd) else (0, 0), now)
 
-        return Carrying(
+        return Crossing(
             self._settings,
             end.machine,
             end,

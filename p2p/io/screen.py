@@ -18,7 +18,7 @@ from p2p.io.offer_words import counts, everything, thing
 from p2p.io.outlets import printable
 from p2p.io.qr import lines_for
 from p2p.io.status_line import Rate, StatusLine, plain_line
-from p2p.io.summary import Repaired, Summary, is_renamed
+from p2p.io.summary import Repaired, Summary, is_passed_on, is_renamed
 from p2p.io.words import clock, duration, files, rate, size
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
@@ -295,7 +295,7 @@ class Screen:
         self._next_plain = now + PLAIN_INTERVAL
 
     def _say_file(self, done: events.FileDone) -> None:
-        if done.saved_as is not None:
+        if done.saved_as is not None and not is_passed_on(done):
             self._saved += 1
             if self._saved <= SHOWN_FILES:
                 folder, slash, name = done.path.rpartition("/")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from p2p.core.peer.events import FileDone, NotTransferred
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_LISTED
+from p2p.io.outlets import NO_NAME
 from p2p.io.walk import Renamed
 from p2p.io.words import things
 
@@ -65,12 +66,14 @@ class Summary:
         yield from repaired.under(f"{'Sent' if is_over else 'To be sent'} under another name: {things(count)}.")
         yield from self._renamed.under(f"Names that were taken here: {things(self._renamed.count)} got another one.")
         heading = f"Not everything {'arrived' if is_over else 'can go'}{' here' if not is_sender else ''}"
-        yield from self._problems.under(f"{heading}. {_missing(self._problems.count)}:")
-
-
-def _missing(count: int) -> str:
-    return "1 thing is missing" if count == 1 else f"{count:,} things are missing"
+        yield from self._problems.under(f"{heading}: {things(self._problems.count)} left out.")
 
 
 def is_renamed(done: FileDone) -> bool:
-    return done.saved_as is not None and done.saved_as != done.path.rpartition("/")[2]
+    is_other = done.saved_as is not None and done.saved_as != done.path.rpartition("/")[2]
+    return is_other and not is_passed_on(done)
+
+
+def is_passed_on(done: FileDone) -> bool:
+    """To standard output, or to the screen: no file bears a name here."""
+    return done.saved_as == NO_NAME and done.path != NO_NAME

@@ -15,7 +15,7 @@ from p2p.io.outlets import StdoutEnd, TextEnd
 from p2p.io.pipes import PipeError
 from p2p.io.plan import PIPE
 from p2p.io.receiving import ReceivingEnd
-from p2p.io.sources import StorageError
+from p2p.io.storage_errors import StorageError
 
 
 class TakingEnd:

@@ -31,7 +31,7 @@ END_OF_OUTPUT = Failure(ExitCode.STORAGE, "Stopped, because the events of --json
 _AGAIN = (ExitCode.NO_PEER, ExitCode.NO_PATH, ExitCode.WRONG_CODE, ExitCode.USAGE)
 
 
-class Carrying:
+class Crossing:
     """Runs it to its end: `failure`, or `code` when it is done."""
 
     def __init__(
@@ -45,8 +45,8 @@ class Carrying:
         screen: Screen,
         reconnect: float,
         remembering: Remembering,
-        on_offer: Callable[[Carrying, Peer, Offer, float], None],
-        on_failed: Callable[[Carrying, Failure], None],
+        on_offer: Callable[[Crossing, Peer, Offer, float], None],
+        on_failed: Callable[[Crossing, Failure], None],
         on_tick: Callable[[Peer, float], None],
     ) -> None:
         """`reconnect`: seconds to look for the other side after a path was lost. `on_failed` is called once."""
