@@ -1,4 +1,4 @@
-"""`python -m p2p.peer send|recv|doctor`: sending files from one machine straight to another, and what is in its way."""
+"""`python -m p2p.peer send|recv|contacts|doctor`: files straight to another machine, and what is in the way."""
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ def main(arguments: list[str] | None = None) -> int:
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
             return int(doctor.run(options))
+        if options.command == "contacts":
+            from p2p.io import contacts_command  # noqa: PLC0415
+
+            return int(contacts_command.run(options))
         if options.command in ("completion", "man"):
             return _print(options)
         from p2p.io.run import run  # noqa: PLC0415
@@ -59,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor | completion | man")
+    names = "send | recv | contacts | doctor | completion | man"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
     send = commands.add_parser("send", help="send files and folders", usage=f"python -m p2p.peer {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -88,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
                            help=f"when a file's name is taken: {words}")
     recv.add_argument("--discard", action="store_true",
                       help="forget what interrupted runs left in DIR; without names or a code do nothing else")
+    recv.add_argument("--accept-from", metavar="NAME[:LIMIT]", action="append", default=[],
+                      help="take up to LIMIT bytes (500M, 2G) from the contact NAME without asking, and nothing else; "
+                           "may be repeated")
     recv.add_argument("--wait", action="store_true", help="wait for the next transfer after each one; needs names")
     _add_common(recv)
 
@@ -98,6 +106,12 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--lifetime", action="store_true",
                         help="measure as well how long the router keeps an unused port: up to five minutes")
     _add_talk(doctor)
+
+    contacts = commands.add_parser("contacts", help="say with whom no code is needed, or forget somebody",
+                                   epilog="Two become contacts by a transfer with a code and --remember on both sides.")
+    contacts.add_argument("action", choices=("list", "forget"), metavar="list | forget")
+    contacts.add_argument("name", nargs="?", metavar="NAME", help="with forget: the friend's name")
+    contacts.add_argument("--json", action="store_true", help="with list: one contact a line, as JSON")
 
     completion = commands.add_parser("completion", help="print the script that makes a shell complete p2p",
                                      epilog='for bash: eval "$(p2p completion bash)" in ~/.bashrc')
@@ -146,6 +160,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")
     code.add_argument("--no-code", action="store_true",
                       help="encrypt without proving who is there; both sides must say so, names only")
+    parser.add_argument("--remember", action="store_true",
+                        help="with names and a code, on both sides: later transfers between the two need no code")
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds,
                         help="give up if the other side has not come by then (default: wait)")
     parser.add_argument("--dry-run", action="store_true",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2p.core.address import Address
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.errors import Failure
 from p2p.core.introduction import Pairing
 from p2p.core.peer import events, explain
@@ -50,7 +51,7 @@ class Wish:
     """Whom to meet. `tries`: wrong codes so far. `patience`: seconds to wait for the other side, None: for ever;
     `impatience` is how that ends, when there is a better reason than that nobody came.
 
-    `goes_on`: the transfer began on another path.
+    `goes_on`: the transfer began on another path. `is_contact`: the secret is no code, but that of two contacts.
     """
 
     next_pairing: Callable[[int], Pairing]
@@ -59,6 +60,7 @@ class Wish:
     patience: float | None = None
     impatience: Failure | None = None
     goes_on: bool = False
+    is_contact: bool = False
 
 
 def attempt(
@@ -69,6 +71,7 @@ def attempt(
     *,
     selector: selectors.BaseSelector,
     interrupts: Interrupts,
+    contact: ContactExchange,
     on_event: Callable[[Peer, events.PeerEvent, float], None],
     on_tick: Callable[[Peer, float], None],
     note: Callable[[str], None],
@@ -100,8 +103,9 @@ def attempt(
             takes_relay=settings.takes_relay,
             idle_timeout=settings.idle_timeout,
             rate_limit=settings.rate_limit,
+            is_contact=wish.is_contact,
         )
-        peer = Peer(config, machine, secrets.token_bytes, goes_on=wish.goes_on)
+        peer = Peer(config, machine, secrets.token_bytes, goes_on=wish.goes_on, contact=contact)
         changes = _Changes(peer)
         surroundings: Surroundings | None = None
         if servers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -22,6 +21,7 @@ from p2p.core.contacts.keys import KEY, ContactKeys
 from p2p.core.errors import CallerError, DecodeError, ExitCode, Failure, P2PError
 from p2p.core.introduction import NamePair
 from p2p.core.text import escape
+from p2p.io.locks import try_lock
 
 VERSION: Final = 1
 MAX_CONTACTS: Final = 1_000  # the file is read and written whole; nobody makes as many by hand
@@ -78,11 +78,7 @@ class Contacts:
 
     @classmethod
     def of_user(cls) -> Contacts:
-        """Raises ContactsError where the platform tells no place."""
-        try:
-            return cls(user_data_path("p2p"))
-        except (OSError, RuntimeError) as error:  # no home folder
-            raise ContactsError(f"There is no place for contacts on this machine: {error}") from error
+        return cls(user_data_path("p2p"))
 
     def all(self) -> list[Contact]:
         """By name. Raises ContactsError."""
@@ -220,21 +216,21 @@ class Contacts:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
+        if not self._folder.is_absolute():
+            raise ContactsError("There is no place for contacts: this user has no home folder")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._folder.stat().st_mode & 0o077:
             os.chmod(self._folder, 0o700)
         fd = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             for attempt in range(LOCK_TRIES):
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if try_lock(fd) is not False:  # where a file system has no locks, two of us rarely write at once
                     break
-                except BlockingIOError:
-                    if attempt == LOCK_TRIES - 1:
-                        raise ContactsError(
-                            f"Another program holds {self._folder / _LOCK} all the time. End it and try again"
-                        ) from None
-                    time.sleep(LOCK_PAUSE)
+                if attempt == LOCK_TRIES - 1:
+                    raise ContactsError(
+                        f"Another program holds {self._folder / _LOCK} all the time. End it and try again"
+                    )
+                time.sleep(LOCK_PAUSE)
             yield
         finally:
             os.close(fd)

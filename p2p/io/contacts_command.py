@@ -7,23 +7,15 @@ import json
 import sys
 from datetime import UTC, datetime
 
-from p2p.core.errors import ExitCode
+from p2p.core.errors import CallerError, ExitCode
 from p2p.core.text import escape
 from p2p.io.contacts import Contact, Contacts, ContactsError
 
-DESCRIPTION = "Those with whom no code is needed, because both sides once used --remember."
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command, which sets `action`, and `name` with forget."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list | forget")
-    listing = actions.add_parser("list", help="say who is remembered")
-    listing.add_argument("--json", action="store_true", help="one contact a line, as JSON")
-    forget = actions.add_parser("forget", help="forget somebody: from then on a code is needed again")
-    forget.add_argument("name", metavar="NAME", help="the friend's name, as in send ME NAME")
-
 
 def run(options: argparse.Namespace) -> ExitCode:
+    """Raises CallerError for what is wrong with the options."""
+    if (options.action == "forget") is (options.name is None):
+        raise CallerError("contacts takes `list`, or `forget NAME`")
     try:
         contacts = Contacts.of_user()
         if options.action == "forget":

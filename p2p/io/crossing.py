@@ -16,6 +16,7 @@ from p2p.core.transfer.messages import Offer
 from p2p.io.attempts import Settings, Wish, attempt
 from p2p.io.ends import End
 from p2p.io.interrupts import Interrupts
+from p2p.io.remembering import Remembering
 from p2p.io.screen import Screen
 
 CONFIRM_PATIENCE = 20.0  # seconds a receiver that has everything looks for a sender that may not know it
@@ -43,6 +44,7 @@ class Crossing:
         interrupts: Interrupts,
         screen: Screen,
         reconnect: float,
+        remembering: Remembering,
         on_offer: Callable[[Crossing, Peer, Offer, float], None],
         on_failed: Callable[[Crossing, Failure], None],
         on_tick: Callable[[Peer, float], None],
@@ -55,6 +57,7 @@ class Crossing:
         self._interrupts = interrupts
         self._screen = screen
         self._reconnect = reconnect
+        self._remembering = remembering
         self._on_offer = on_offer
         self._on_failed = on_failed
         self._on_tick = on_tick
@@ -116,6 +119,7 @@ class Crossing:
             self.end,
             selector=self._selector,
             interrupts=self._interrupts,
+            contact=self._remembering.exchange,
             on_event=self._handle_event,
             on_tick=self._tick,
             note=self._screen.note,
@@ -140,6 +144,7 @@ class Crossing:
                 self._screen.handle_event(event, now, self._machine.progress)
                 if peer.udp is not None:
                     self._screen.show_transport(peer.udp.connection.stats)
+                self._say(self._remembering.finish(is_done=True))
             case events.Offered(offer):
                 self._screen.handle_event(event, now)
                 self._on_offer(self, peer, offer, now)
@@ -149,6 +154,7 @@ class Crossing:
                 self._is_connected |= isinstance(event, events.PathChosen)
                 self.has_begun |= isinstance(event, events.TransferStarted)
                 self._screen.handle_event(event, now)
+        self._say(self._remembering.handle_event(event, peer, now))
         self._stop_without_output(peer, now)
 
     def _lose(self, why: str, now: float) -> None:
@@ -165,6 +171,11 @@ class Crossing:
         if self.failure is None:
             self.failure = failure
             self._on_failed(self, failure)
+            self._say(self._remembering.finish(is_done=False))
+
+    def _say(self, sentence: str | None) -> None:
+        if sentence is not None:
+            self._screen.say(sentence)
 
     def _tick(self, peer: Peer, now: float) -> None:
         if self.code is not None:

@@ -78,6 +78,10 @@ class EventLines:
             case events.NotTransferred(path, reason, code, by_peer):
                 problem = {"path": path, "reason": reason, "code": int(code), "by_peer": by_peer}
                 self._write({"event": "problem", **problem}, flush=False)
+            case events.ContactRemembered():
+                self._write({"event": "remembered"})
+            case events.ContactNotRemembered(why, by_peer):
+                self._write({"event": "not_remembered", "why": why.name.lower(), "by_peer": by_peer})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
             case events.Done():

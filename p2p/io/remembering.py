@@ -24,10 +24,10 @@ class Remembering:
 
     def __init__(
         self,
-        contacts: Contacts | None,
-        names: tuple[str, str] | None,
-        contact: Contact | None,
-        keys: ContactKeys | None,
+        contacts: Contacts | None = None,
+        names: tuple[str, str] | None = None,
+        contact: Contact | None = None,
+        keys: ContactKeys | None = None,
     ) -> None:
         self._contacts = contacts
         self._names = names
@@ -51,28 +51,45 @@ class Remembering:
     ) -> Remembering:
         """`names`: (ME, FRIEND), None with a one-time code; `code`: one that was given. `contacts`: the user's.
 
-        Raises CallerError where --remember makes no sense, and ContactsError where the file is needed and cannot be
-        used.
+        Raises CallerError where --remember makes no sense, and ContactsError where it is wanted and the file cannot be
+        used; else a code does as well.
         """
         if remember and names is None:
             raise CallerError("--remember needs names on both sides: send --remember ME FRIEND PATH...")
         if remember and no_code:
             raise CallerError("--remember needs a code once: with --no-code nobody knows who is remembered")
         if names is None or no_code or (code and not remember):
-            return cls(None, names, None, None)
+            return cls(None, names)
         contacts = contacts or Contacts.of_user()
-        contact = contacts.find(*names)
+        try:
+            contact = contacts.find(*names)
+        except ContactsError as error:
+            if remember:
+                raise
+            without = cls(None, names)
+            without.note = f"{error}. A code is used."
+            return without
         if contact is None or code:
-            return cls(contacts, names, None, contacts.keys_for(*names) if remember else None)
-        remembering = cls(contacts, names, contact, None)
-        if remember:
-            remembering.note = f"{escape(names[1])} is remembered already: no code is needed."
+            return cls(contacts, names, keys=contacts.keys_for(*names) if remember else None)
+        remembering = cls(contacts, names, contact)
+        friend = escape(names[1])
+        remembering.note = f"No code is needed: {friend} is remembered."
+        if not contact.is_confirmed:
+            remembering.note = (
+                f"{friend} is remembered, but has not shown that it remembers you. If it is asked for a code: stop, "
+                f"run `python -m p2p.peer contacts forget {shlex.quote(friend)}`, and use a code and --remember again."
+            )
         return remembering
 
     @property
     def is_contact(self) -> bool:
         """Whether the run goes by the key of a contact, and not by a code."""
         return self.secret is not None
+
+    @property
+    def wants(self) -> bool:
+        """Whether this side is to remember the other."""
+        return self._keys is not None
 
     def handle_event(self, event: events.PeerEvent, peer: Peer, now: float) -> str | None:
         """To be called with every event, before the next is polled. Returns a sentence to say, if any."""
@@ -87,11 +104,32 @@ class Remembering:
                     return f"{self._friend} is remembered: from now on the two of you need no code."
                 case events.ContactNotRemembered(why, by_peer):
                     return self._take_no(why, by_peer=by_peer)
-                case events.Done() | events.Failed():
-                    return self._end(is_done=isinstance(event, events.Done))
         except ContactsError as error:
             return f"{error}."
         return None
+
+    def finish(self, *, is_done: bool) -> str | None:
+        """The transfer is over. Returns a sentence to say, if the exchange is not."""
+        if self.exchange.state is State.HOLDING:
+            return (
+                f"It is not certain that {self._friend} remembers you: the run ended before it said so. Try without a "
+                "code the next time; if the other side does not know you then, use a code and --remember once more."
+            )
+        if is_done and self.exchange.state in (State.ASKING, State.HEARD):
+            return f"Nothing was remembered: the run ended before {self._friend} answered to --remember."
+        return None
+
+    def again(self) -> Remembering:
+        """For the next transfer of the same run."""
+        contacts, names = self._contacts, self._names
+        if contacts is None or names is None:
+            return Remembering(None, names)
+        try:
+            if self._contact is not None or self.exchange.state is State.REMEMBERED:
+                return Remembering(contacts, names, contacts.find(*names) or self._contact)
+            return Remembering(contacts, names, keys=contacts.keys_for(*names) if self.wants else None)
+        except ContactsError:
+            return Remembering(contacts, names, self._contact)
 
     # inside
 
@@ -155,14 +193,3 @@ class Remembering:
                 return "The other side does not understand this version of contacts: update p2p on both ends"
             case _:
                 assert_never(why)
-
-    def _end(self, *, is_done: bool) -> str | None:
-        """The run is over and the exchange is not."""
-        if self.exchange.state is State.HOLDING:
-            return (
-                f"It is not certain that {self._friend} remembers you: the run ended before it said so. Try without a "
-                "code the next time; if the other side does not know you then, use a code and --remember once more."
-            )
-        if is_done and self.exchange.state in (State.ASKING, State.HEARD):
-            return f"Nothing was remembered: the run ended before {self._friend} answered to --remember."
-        return None

@@ -9,17 +9,22 @@ import selectors
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.introduction import Pairing
 from p2p.core.peer import events
+from p2p.core.peer.acceptance import Acceptance
 from p2p.core.peer.peer import Peer
 from p2p.core.role import Role
 from p2p.core.text import escape
+from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer
 from p2p.io import state
 from p2p.io.attempts import Settings, Wish
+from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
 from p2p.io.ends import NOT_ASKED, SAID_NO
 from p2p.io.interrupts import Interrupts
@@ -44,17 +49,28 @@ LOOKED = Failure(ExitCode.REFUSED, "Dry run: nothing was taken, and nothing writ
 # With --wait, ends after which nothing better can be waited for.
 _FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_CODE, ExitCode.INTERNAL)
 
+# A contact's key cannot be guessed, and a stranger in the friend's seat is to end nobody's wait.
+_FINAL_OF_CONTACT = (ExitCode.CANCELLED, ExitCode.NO_PEER, ExitCode.INTERNAL)
+STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth of a second of computing each
+
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
     if options.command == "recv" and options.discard and _discard(options):
         return ExitCode.DONE
-    plan = make_plan(options)
+    try:
+        plan = make_plan(options)
+    except ContactsError as error:
+        print(f"{error}.", file=sys.stderr)
+        return error.failure.code
+    acceptance = Acceptance.parse(getattr(options, "accept_from", []))
+    if acceptance and (plan.names is None or options.yes):
+        raise CallerError("--accept-from is for names, as in recv --wait ME FRIEND, and not together with --yes")
     if getattr(options, "out", None) == PIPE and options.json:
         raise CallerError("--json and --out - both want standard output: choose one")
     patterns = _patterns(options)
     servers = [] if plan.server is None else resolve(plan.server)
-    yes = getattr(options, "yes", False)
+    yes = getattr(options, "yes", False) or bool(acceptance)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -80,6 +96,9 @@ def run(options: argparse.Namespace) -> ExitCode:
     )
     with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts:
         one = _Run(options, plan, settings, screen=screen, selector=selector, interrupts=interrupts)
+        one.acceptance = acceptance
+        if plan.remembering.note is not None:
+            screen.say(plan.remembering.note)
         try:
             return one.send(patterns) if plan.role is Role.SENDER else one.receive()
         finally:
@@ -106,7 +125,9 @@ class _Run:
         self._selector = selector
         self._interrupts = interrupts
         self._question = Question(selector, screen)
-        self._wish = Wish(plan.pairing, plan.session_secret, patience=options.timeout)
+        self._remembering = plan.remembering
+        self._wish = self._wish_for(plan.pairing, patience=options.timeout)
+        self.acceptance = Acceptance([])
 
     # sending
 
@@ -129,9 +150,9 @@ class _Run:
             if not self._waits_again(crossing, crossing.failure):
                 return crossing.failure.code
             pairing = crossing.pairing
-            self._wish = Wish(
+            self._remembering = self._remembering.again()
+            self._wish = self._wish_for(
                 (lambda _, same=pairing: same) if pairing is not None else self._plan.pairing,
-                self._plan.session_secret,
                 tries=crossing.tries,
                 patience=min(REFUSED_PATIENCE, self._options.timeout or math.inf),
                 impatience=self._wish.impatience or crossing.failure,
@@ -179,19 +200,21 @@ class _Run:
             end = self._open_target()
             if end.refusal is not None:
                 self._screen.say(f"{end.refusal.message}. Telling {self._plan.friend}, if there ...")
-                self._wish = Wish(
-                    self._wish.next_pairing, self._wish.secret, self._wish.tries, TELLING_PATIENCE, end.refusal
-                )
+                self._wish = replace(self._wish, patience=TELLING_PATIENCE, impatience=end.refusal)
             with contextlib.closing(end):
                 crossing = self._crossing(end, self._show_failed)
                 crossing.run(self._wish)
             code = self._end_of(crossing, end)
             if not self._options.wait or end.refusal is not None or self._interrupts.is_asked:
                 return code
-            if crossing.failure is not None and code in _FINAL:
+            is_contact = self._remembering.is_contact
+            if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
                 return last if code is ExitCode.NO_PEER and last is not None else code
             last = code
-            self._wish = Wish(self._plan.pairing, self._plan.session_secret, crossing.tries, self._options.timeout)
+            if is_contact and code in _FINAL:
+                self._pause()
+            self._remembering = self._remembering.again()
+            self._wish = self._wish_for(self._plan.pairing, tries=crossing.tries, patience=self._options.timeout)
             self._screen.say("")
 
     def _open_target(self) -> TakingEnd:
@@ -213,6 +236,13 @@ class _Run:
             peer.refuse(*refused, now)
         elif self._options.dry_run:
             peer.refuse(LOOKED, "the person there wanted to see what it is, and takes nothing (--dry-run)", now)
+        elif self.acceptance:
+            assert self._plan.names is not None
+            no = self.acceptance.decide(self._plan.names[1], offer, is_contact=self._remembering.is_contact)
+            if no is None:
+                self._accept(crossing, peer, offer, now)
+            else:
+                peer.refuse(no.failure, no.told, now)
         elif self._options.yes:
             self._accept(crossing, peer, offer, now)
         elif not sys.stdin.isatty():
@@ -248,10 +278,38 @@ class _Run:
         assert crossing.failure is not None, "it is done or has failed"
         return ExitCode.DONE if crossing.failure is LOOKED else crossing.failure.code
 
+    def _watch(self, peer: Peer, progress: Progress, now: float) -> None:
+        """What was taken without a question stays within its limit."""
+        if self.acceptance and self._plan.names is not None:
+            no = self.acceptance.watch(self._plan.names[1], progress)
+            if no is not None:
+                peer.fail(no.failure, no.told, now)
+
+    def _pause(self) -> None:
+        """A stranger has come in the friend's place, and may come again at once."""
+        until = time.monotonic() + STRANGER_PAUSE
+        while not self._interrupts.is_asked and (left := until - time.monotonic()) > 0:
+            for key, mask in self._selector.select(left):
+                key.data(mask)
+
     # both
 
+    def _wish_for(
+        self,
+        next_pairing: Callable[[int], Pairing],
+        *,
+        tries: int = 0,
+        patience: float | None = None,
+        impatience: Failure | None = None,
+    ) -> Wish:
+        secret = self._plan.session_secret(self._remembering)
+        return Wish(
+            next_pairing, secret, tries, patience, impatience, is_contact=self._remembering.is_contact
+        )
+
     def _crossing(self, end: SendingEnd | TakingEnd, on_failed: Callable[[Crossing, Failure], None]) -> Crossing:
-        def tick(_: Peer, now: float) -> None:
+        def tick(peer: Peer, now: float) -> None:
+            self._watch(peer, end.machine.progress, now)
             self._screen.tick(end.machine.progress, end.checked if isinstance(end, TakingEnd) else (0, 0), now)
 
         return Crossing(
@@ -262,6 +320,7 @@ class _Run:
             interrupts=self._interrupts,
             screen=self._screen,
             reconnect=self._options.reconnect,
+            remembering=self._remembering,
             on_offer=self._decide,
             on_failed=on_failed,
             on_tick=tick,

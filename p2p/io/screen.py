@@ -122,10 +122,12 @@ class Screen:
                 self.say(f"{self._friend} went away again. Still waiting ...")
             case events.PeerSilent(seconds):
                 self.say(f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ...")
+            case events.CodeRejected(_, _, True):
+                self.say(f"Somebody came as {self._friend} without the remembered key. Still waiting ...")
             case events.CodeRejected(tries, limit):
                 self.say(f"Somebody tried a wrong code ({tries} of {limit} tries used up). Still waiting ...")
-            case events.Connecting(verification):
-                self._say_connecting(verification)
+            case events.Connecting(verification, is_contact):
+                self._say_connecting(verification, is_contact=is_contact)
             case events.PathChosen(_, address, _, description):
                 self._path = event
                 self.say(f"Connected{' again' if self.is_reconnecting else ''}: {description}.")
@@ -249,12 +251,14 @@ class Screen:
         where = "" if has_server else " on this network, without a server"
         self.say(f"Waiting for {self._friend}{where} (Ctrl-C stops) ...")
 
-    def _say_connecting(self, verification: str | None) -> None:
+    def _say_connecting(self, verification: str | None, *, is_contact: bool) -> None:
         if verification is not None:
             self._say_needed(
                 "WARNING: without a code nothing proves who the other side is. "
                 f"Both screens must show the same words:  {verification}"
             )
+        elif is_contact:
+            self.say(f"It is {self._friend}: the remembered key is right.")
         else:
             self.say(f"The code is right: it is {self._friend}.")
         everywhere = "a direct path (same network first, then through both routers)"

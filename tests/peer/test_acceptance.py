@@ -67,7 +67,8 @@ def test_without_rules_there_is_nothing_to_decide() -> None:
 
 def test_others_and_names_without_a_key_are_refused() -> None:
     rules = Acceptance.parse(["bob:1k"])
-    stranger, unproved = rules.decide("carol", offer(1), is_contact=True), rules.decide("bob", offer(1), is_contact=False)
+    stranger = rules.decide("carol", offer(1), is_contact=True)
+    unproved = rules.decide("bob", offer(1), is_contact=False)
     assert stranger is not None
     assert unproved is not None
     assert stranger.failure.code is unproved.failure.code is ExitCode.REFUSED

@@ -150,7 +150,7 @@ class Delivery:
 
     def _take_record(self, record: Buffer, now: float) -> None:
         try:
-            if record[0] == CONTACT:
+            if record and record[0] == CONTACT:
                 self._contact.handle_record(record)
             else:
                 self._machine.handle_record(record)
@@ -174,10 +174,10 @@ class Delivery:
             self._channel.send(record, now)
 
     def _next_record(self) -> Buffer | None:
-        if self._unsent:
-            return self._unsent.popleft()
         if self._is_greeted and (record := self._contact.poll_record()) is not None:
             return record
+        if self._unsent:
+            return self._unsent.popleft()
         if (record := self._machine.poll_record()) is not None:
             self._is_greeted = True
         return record

@@ -71,9 +71,13 @@ class CodeRejected:
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
-    """Keys are agreed on, a path is being looked for. `verification` is set with --no-code."""
+    """Keys are agreed on, a path is being looked for. `verification` is set with --no-code.
+
+    `is_contact`: the key by which the two remember each other proved the other side, and no code.
+    """
 
     verification: str | None
+    is_contact: bool = False
 
 
 class PathKind(Enum):

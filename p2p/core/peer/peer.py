@@ -350,7 +350,7 @@ class Peer:
                     idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
                 )
-                self._events.append(events.Connecting(verification))
+                self._events.append(events.Connecting(verification, self._config.is_contact))
                 self._connecting.start(now)
                 self._meeting.ask_relay(now)
                 self._seek_tcp(local, remote)

@@ -34,16 +34,14 @@ class Session:
         tries: int = 0,
         is_contact: bool = False,
     ) -> None:
-        """`tries`: wrong guesses that were made before, against the same secret.
-
-        Raises CallerError for a contact without a secret.
-        """
+        """`tries`: wrong guesses that were made before, against the same secret; those against a contact's count for
+        one run only. Raises CallerError for a contact without a secret."""
         if is_contact and secret is None:
             raise CallerError("a contact has a secret")
         mode = Mode.OPEN if secret is None else Mode.CONTACT if is_contact else Mode.CODE
         half = SenderHalf if role is Role.SENDER else ReceiverHalf
         self._half: Half = half(mode, secret, context, random_bytes)
-        self._half.tries = tries
+        self._half.tries = 0 if is_contact else tries
         self.dropped = 0
         """Messages that did not parse or were not genuine."""
 
