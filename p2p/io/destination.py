@@ -1,7 +1,7 @@
 """The one guarded place through which every write of a received thing goes: nothing in it is ever half there.
 
 Decisions. Below the receiving folder no path is ever resolved: each name is one component, looked up in a folder that
-is a descriptor, and never through a link (folders.py); so whoever exchanges a folder for a link meanwhile gains nothing.
+is a descriptor, and never through a link (folders.py); so who exchanges a folder for a link meanwhile gains nothing.
 No preallocation: pieces arrive in order, so delayed allocation lays them out well, and glibc's posix_fallocate writes
 zeros where a file system cannot do better. Permission bits are the sender's without setuid, setgid and sticky, narrowed
 by the umask, because a stranger does not decide who else may write here; the owner can always read. Where a file system

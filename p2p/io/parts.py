@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -15,6 +14,7 @@ from p2p.core.datagram import Buffer
 from p2p.core.transfer.names import is_temporary
 from p2p.io.folders import Folder
 from p2p.io.journal import Node
+from p2p.io.locks import try_lock
 from p2p.io.naming import component
 from p2p.io.sources import behind
 from p2p.io.storage_errors import ENDED, StorageError
@@ -131,7 +131,7 @@ class Parts:
         with self._gate:
             while True:
                 name, fd = create_temporary(self._new_name(), self._root)
-                if _try_lock(fd) is not False and os.fstat(fd).st_nlink:
+                if try_lock(fd) is not False and os.fstat(fd).st_nlink:
                     self._alive[name] = False
                     return name, fd
                 os.close(fd)  # another run swept it up between its creation and its lock
@@ -142,7 +142,7 @@ class Parts:
             fd = os.open(component(name), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._root)
         except FileNotFoundError:
             return None
-        if is_own_file(os.fstat(fd), node) and _try_lock(fd) is not False and same_inode(self._root, name, node):
+        if is_own_file(os.fstat(fd), node) and try_lock(fd) is not False and same_inode(self._root, name, node):
             self._alive[name] = True
             return fd
         os.close(fd)
@@ -178,7 +178,7 @@ class Parts:
                 fd = os.open(component(name), flags, dir_fd=self._root)
                 try:
                     status = os.fstat(fd)
-                    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and _try_lock(fd):
+                    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and try_lock(fd):
                         os.unlink(name, dir_fd=self._root)
                         removed += 1
                 finally:
@@ -226,14 +226,3 @@ def copy_range(source: int, target: int, offset: int, length: int) -> None:
         if not count:
             raise another_took_its_place()
         offset += count
-
-
-def _try_lock(fd: int) -> bool | None:
-    """True: locked. False: someone else holds it. None: this file system has no locks."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
