@@ -191,9 +191,7 @@ class Carrier:
                 made.append(entered)
             return bool(made)
 
-        self._names.give(
-            self._folders.descriptor(parent), parent.node, entry.name, make, _never, is_it=is_there
-        )
+        self._names.give(self._folders.descriptor(parent), parent.node, entry.name, make, over=_never, is_it=is_there)
         return made[0]
 
     def _look_up(self, file: Waiting) -> Found | None:
