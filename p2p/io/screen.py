@@ -67,7 +67,7 @@ class Screen:
         """A transfer is ahead: nothing of an earlier one counts. `repaired`: names that cannot be sent as they are."""
         self._summary = Summary()
         self._repaired = repaired
-        self._saved = 0  # files
+        self._saved = self._said = 0  # files, and those of them that were named
         self._rate = Rate()
         self._started: float | None = None
         self._next_plain = 0.0
@@ -145,6 +145,8 @@ class Screen:
                 self._start(now, goes_on=goes_on)
             case events.FileDone():
                 self._say_file(event)
+            case events.Renamed(path, saved_as):
+                self._summary.add_renamed(path, saved_as)
             case events.NotTransferred():
                 self._summary.add_problem(event)
             case events.Failed(failure):
@@ -297,12 +299,13 @@ class Screen:
     def _say_file(self, done: events.FileDone) -> None:
         if done.saved_as is not None and not is_passed_on(done):
             self._saved += 1
-            if self._saved <= SHOWN_FILES:
-                folder, slash, name = done.path.rpartition("/")
-                there = f" (a file {escape(name)} was there already)" if is_renamed(done) else ""
-                self.say(f"Saved {escape(folder + slash + done.saved_as)}{there}")
+            is_alone = "/" not in done.path  # below a folder, all that a person wants to read is that it arrived
+            if is_alone and self._saved <= SHOWN_FILES:
+                there = f" (a file {escape(done.path)} was there already)" if is_renamed(done) else ""
+                self.say(f"Saved {escape(done.saved_as)}{there}")
+                self._said += 1
             elif is_renamed(done):
-                self._summary.add_renamed(done)
+                self._summary.add_renamed(done.path, done.saved_as)
         self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
@@ -316,7 +319,7 @@ class Screen:
         path = f" by {self._path.description.partition(' (')[0]}" if self._path else ""
         crossed = progress.done - progress.kept
         kept = f" {size(progress.kept)} were there already." if progress.kept else ""
-        if self._saved > SHOWN_FILES:
+        if self._saved > self._said:
             self.say(f"Saved {files(self._saved)}.")
         self.say(f"{verb} {size(crossed)} in {seconds:.1f} s ({rate(crossed / seconds)}){path}; {end}.{kept}")
         self.say(f"blake3 {done.digest.hex()}")
