@@ -55,7 +55,14 @@ def answer(shell: str, parser: argparse.ArgumentParser) -> str:
 
 def known_names() -> list[str]:
     """The user's own names and those of friends, as far as a shell takes them for words."""
-    return []
+    from p2p.io.contacts import Contacts, ContactsError  # noqa: PLC0415  (a script needs no keys)
+
+    try:
+        contacts = Contacts.of_user().all()
+    except ContactsError:  # a completion is no place to speak of it
+        return []
+    names = {name for contact in contacts for name in (contact.me, contact.friend)}
+    return sorted(filter(_PLAIN.fullmatch, names))
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

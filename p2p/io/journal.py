@@ -39,15 +39,15 @@ FOLDER: Final = "journals"
 class JournalInUse(P2PError):
     """Another program on this machine receives the same into the same folder. str() is for the person here.
 
-    Going on without a journal would cost everything again, under other names, and spoil nothing but the person's day:
-    who runs a command again wants to go on, and forgot that the first one still runs.
+    It is to end the run, like a folder that cannot be written. Going on without a journal would take everything again
+    under other names; but who runs a command again wants to go on, and does not know that the first one still runs.
     """
 
     public: Final = "another program on the receiver's machine is receiving this already"
 
 
 class Journals:
-    """All journals of this machine, in the state folder."""
+    """All journals of this machine, in the state folder. Only of trees: a pipe does not begin again where it ended."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.notes: list[str] = []

@@ -271,11 +271,11 @@ class _Run:
             self._screen.handle_event(events.Failed(failure), 0.0)
 
     def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
+        if end.regret is not None and crossing.code is not ExitCode.DONE:
+            self._screen.say(f"{end.regret}.")
         if crossing.code is not None:
             return crossing.code
         assert crossing.failure is not None, "it is done or has failed"
-        if end.regret is not None:
-            self._screen.say(f"{end.regret}.")
         return ExitCode.DONE if crossing.failure is LOOKED else crossing.failure.code
 
     def _watch(self, peer: Peer, progress: Progress, now: float) -> None:

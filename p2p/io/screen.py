@@ -307,6 +307,7 @@ class Screen:
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
         seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)
+        self._summary.count_problems(done.missed)
         if self._lines is not None:
             self._lines.write_repaired(self._repaired()[0])
             self._lines.write_done(done, progress, self._summary.problems, seconds, self._transport)

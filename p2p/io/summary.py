@@ -55,6 +55,10 @@ class Summary:
         path, reason = escape(problem.path), escape(problem.reason)
         self._problems.add(f"{path}: {reason}" if path and path not in reason else reason)
 
+    def count_problems(self, count: int) -> None:
+        """There are so many: only the first of them were told one by one."""
+        self._problems.count = max(self._problems.count, count)
+
     def add_renamed(self, done: FileDone) -> None:
         assert done.saved_as is not None
         self._renamed.add(f"{escape(done.path)} is {escape(done.saved_as)}")
