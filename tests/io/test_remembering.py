@@ -178,3 +178,17 @@ def test_a_run_that_ends_before_an_answer(contacts: Contacts) -> None:
     run = Run(of(contacts, code="amber-walnut-tiger", remember=True))
     assert run.remembering.finish(is_done=False) is None
     assert "Nothing was remembered" in (run.remembering.finish(is_done=True) or "")
+
+
+def test_a_friend_who_stored_first_and_ended_the_run(contacts: Contacts) -> None:
+    """Its HELD comes with its KEY, and nothing after them is told any more."""
+    run = Run(of(contacts, code="amber-walnut-tiger", remember=True))
+    proof = run.proof()
+    run.remembering.exchange.handle_record(encode(Key(FRIEND.public)))
+    run.remembering.exchange.handle_record(encode(Held(proof)))
+    run.tell(events.ContactHeard(FRIEND.public))
+    stored = contacts.find(*NAMES)
+    assert stored is not None
+    assert stored.is_confirmed
+    run.tell(events.ContactRemembered(FRIEND.public))
+    assert len(run.said) == 1
