@@ -35,7 +35,7 @@ class Program:
 
     def __init__(self, spawn: Spawn, arguments: Sequence[str], *, cwd: Path | None = None, **kwargs: Any) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | {"PYTHONPATH": str(ROOT)}
-        environment |= {"XDG_STATE_HOME": STATE}
+        environment |= {"XDG_STATE_HOME": STATE, "XDG_DATA_HOME": STATE}
         environment |= kwargs.pop("env", {})
         self.process = spawn(
             [sys.executable, *arguments],

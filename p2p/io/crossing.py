@@ -148,6 +148,8 @@ class Crossing:
             case events.Offered(offer):
                 self._screen.handle_event(event, now)
                 self._on_offer(self, peer, offer, now)
+            case events.ContactHeard():
+                pass  # what comes of it is told
             case _:
                 if isinstance(event, events.WaitingForPeer) and self.pairing is None:
                     self.pairing = event.pairing
