@@ -55,7 +55,7 @@ class Pair:
     def run_until(self, source: Path, progress: int, *, me: str = "alice") -> tuple[Program, Program]:
         """Both, until the receiver has said so many times how far it is."""
         sender, receiver = self.send(source, "--limit-rate", RATE, me=me), self.recv(friend=me)
-        receiver.wait_for(r'(?s)("event": "progress".*){%d}' % progress)
+        receiver.wait_for("(?s)" + '"event": "progress".*' * progress)
         return sender, receiver
 
     @property
@@ -282,7 +282,7 @@ def test_with_a_one_time_code_each_run_has_another_one(pair: Pair, tmp_path: Pat
         words = (codes[-1], "--out", pair.out, "--yes", "--json")
         receiver = pair.programs.recv(*words, code=None, env=states[1])
         if kill:
-            receiver.wait_for('(?s)("event": "progress".*){2}')
+            receiver.wait_for('(?s)"event": "progress".*"event": "progress"')
             end_both(receiver, sender)
             had = last_progress(receiver)["bytes"]
         else:
