@@ -11,7 +11,7 @@ from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
-from p2p.core.transfer.messages import Offer, Totals
+from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
 from p2p.io.offer_words import counts, everything, thing
@@ -269,7 +269,7 @@ class Screen:
     def _show_offer(self, offer: Offer) -> None:
         self._offered = offer.totals
         say = self._print if self._is_asked else self.say
-        for root in offer.shown[:SHOWN_FILES]:
+        for root in offer.shown[:SHOWN_FILES] if offer.kind is not OfferKind.TEXT else ():
             say(f"  {thing(root)}")
         if offer.roots > SHOWN_FILES:
             say(f"  and {offer.roots - SHOWN_FILES:,} more")
