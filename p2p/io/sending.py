@@ -15,7 +15,7 @@ from p2p.core.transfer.limits import MAX_PIECES, MAX_ROOTS
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.names import portable_component
 from p2p.core.transfer.sender import TransferSender, Unreadable
-from p2p.io.counting import Count, Counter
+from p2p.io.counting import CLOSE_PATIENCE, Count, Counter
 from p2p.io.pipes import PipeData, PipeError, PipeReader
 from p2p.io.sources import Named, PathLike, Readable, SourceError, Text, look_up
 from p2p.io.walk import Exclude, Found, Renamed, Walk
@@ -231,10 +231,9 @@ class Walker:
         return batch
 
     def close(self) -> None:
-        """Waits for nothing: a folder on a dead network disk is left to the end of the program."""
         self._selector.unregister(self._worker.fileno())
         self._walk.stop()
-        if self._worker.close():
+        if self._worker.close(CLOSE_PATIENCE):
             self._walk.close()
 
     def _handle_readable(self, _: int) -> None:

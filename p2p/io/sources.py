@@ -68,6 +68,7 @@ class Trouble:
             errno.ENOTDIR: ("does not exist", "check the name"),
             errno.EACCES: ("cannot be read by this user", "check its permissions"),
             errno.EPERM: ("cannot be read by this user", "check its permissions"),
+            errno.ENAMETOOLONG: ("has a path that is too long", "send a folder further in"),
             errno.EMFILE: ("cannot be opened: too many open files", "raise the limit with ulimit -n"),
         }.get(error.errno or 0, (f"cannot be read: {error.strerror}", "check the disk"))
         return cls(what, advice)

@@ -1,4 +1,4 @@
-"""Both ends of a transfer with no network between: a SendingEnd on real files, and a receiver that keeps a dictionary."""
+"""A transfer with no network between: a SendingEnd on real files, and a receiver that keeps a dictionary."""
 
 from __future__ import annotations
 

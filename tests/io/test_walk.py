@@ -336,6 +336,15 @@ def test_roots_that_go_away(tmp_path: Path) -> None:
     assert lines == ["f 9 went away while its folder was read: send it again if it is needed", "b", "c/", "c/d"]
 
 
+def test_a_root_that_is_another_by_its_turn(tmp_path: Path) -> None:
+    make_tree(tmp_path, "f/a", "other/secret")
+    walk_ = Walk(look_up([tmp_path / "f"]), ALL)
+    shutil.rmtree(tmp_path / "f")
+    (tmp_path / "f").symlink_to("other")
+    lines = told([entry for entry, _ in take_all(walk_)])
+    assert lines == ["f 8 was replaced while it was being sent: send it again when nothing writes to it"]
+
+
 def test_a_folder_that_cannot_be_read_to_its_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tree(tree, "f/a", "z")
     drain = visits._drain
