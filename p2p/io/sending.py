@@ -6,6 +6,7 @@ import selectors
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import takewhile
 from typing import Final, Protocol, assert_never
 
 from p2p.core.peer.peer import Peer
@@ -176,7 +177,7 @@ class SendingEnd:
             return False
         found, is_last = batch
         oldest = self.machine.oldest_file
-        while self._sources and (number := next(iter(self._sources))) < oldest:
+        for number in list(takewhile(lambda number: number < oldest, self._sources)):
             del self._sources[number]
         self._sources.update((source.number, source) for _, source in found if source is not None)
         self.machine.handle_entries([entry for entry, _ in found], is_last)
