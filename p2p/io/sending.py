@@ -78,7 +78,7 @@ class SendingEnd:
     @classmethod
     def of_text(cls, text: str, token: bytes, selector: selectors.BaseSelector) -> SendingEnd:  # noqa: ARG003
         """`text` has MAX_TEXT bytes in UTF-8 at most."""
-        content = text.encode("utf-8")
+        content = text.encode("utf-8", "replace")  # of bytes that are no text, as they can come from a command line
         size = len(content)
         offer = Offer(OfferKind.TEXT, token, Totals(1, size, is_final=True), 1, (Root(Kind.FILE, TEXT_NAME, size),))
         entry = File(TEXT_NAME, PLAIN_MODE, time.time_ns(), size)

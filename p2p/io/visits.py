@@ -90,9 +90,13 @@ class OpenFolder:
         try:
             self.status = os.fstat(self.fd)
             self._listing = os.scandir(self.fd)
-            first = list(islice(self._listing, MAX_SORTED + 1))
         except OSError:
             os.close(self.fd)
+            raise
+        try:
+            first = list(islice(self._listing, MAX_SORTED + 1))
+        except OSError:
+            self.close()
             raise
         if len(first) > MAX_SORTED:
             self.entries = chain(_drain(first), self._listing)
