@@ -135,7 +135,7 @@ class FileDone:
 class NotTransferred:
     """One thing did not cross; the rest goes on. When `by_peer`, both texts are foreign: escape them.
 
-    `path` is empty where the reason names the thing.
+    `path` is empty where the reason names the thing. Only the first MAX_LISTED are told; `Done` has the number.
     """
 
     path: str
@@ -149,11 +149,12 @@ class Done:
     """Everything that could arrive did, and was verified.
 
     `digest` is over everything (the file's own, if there is one file); `exit_code` DONE, or the gravest of what did
-    not cross.
+    not cross; `missed`: how many things that were.
     """
 
     digest: bytes
     exit_code: ExitCode
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,6 +165,10 @@ def connection_closed() -> str:
     return "the other side went away without a word"
 
 
+def damaged(what: str) -> str:
+    return f"what came was not what the other side sent ({what})"
+
+
 def addresses_changed() -> str:
     return "this machine is on another network"
 

@@ -10,7 +10,8 @@ from typing import assert_never
 from p2p.core.address import Address
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
 from p2p.core.discovery import messages as discovery
-from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.introduction import NamePair
 from p2p.core.nat_report import Mapping as NatMapping
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
@@ -112,7 +113,11 @@ class Peer:
 
     def refuse(self, failure: Failure, told: str, now: float) -> None:
         """Says no to the offer; `told` is the reason that the sender reads."""
-        self._delivering.refuse(failure.code, told, now)
+        if self._delivery is None:  # the path was lost while the person was asked, and the next one is being looked for
+            self._machine.stop()
+            self.fail(failure, told, now)
+            return
+        self._delivery.refuse(failure.code, told, now)
         self._end(failure)
         self._advance(now)
 
@@ -290,12 +295,6 @@ class Peer:
 
     # inside
 
-    @property
-    def _delivering(self) -> Delivery:
-        if self._delivery is None:
-            raise CallerError("no path has been chosen yet")
-        return self._delivery
-
     def _settle(self) -> None:
         if self._unsettled is not None:
             self._advance(self._unsettled)
@@ -419,8 +418,13 @@ class Peer:
                 self._events.append(event)
 
     def _set_rejoin(self) -> None:
+        """All attempts after the first meet in one place: one side may not know that the last one had a path."""
         assert self._keys is not None, "there is no path without keys"
-        self.rejoin = Rejoin.of(self._config.role, self._keys)
+        pairing, secret = self._config.next_pairing(0), self._config.secret
+        if self._goes_on and isinstance(pairing, NamePair) and secret is not None:
+            self.rejoin = Rejoin(pairing, secret)
+        else:
+            self.rejoin = Rejoin.of(self._config.role, self._keys)
 
     def _end(self, failure: Failure) -> None:
         if self.failure is None and not self.is_done:

@@ -248,7 +248,7 @@ class FileStored:
 class NotTransferred:
     """One thing did not cross; the rest goes on. When `by_peer`, `reason` is foreign text: escape it.
 
-    `path` is empty where the reason names the thing.
+    `path` is empty where the reason names the thing. Only the first MAX_LISTED are told.
     """
 
     path: str
@@ -262,11 +262,12 @@ class Finished:
     """Everything that can arrive has arrived, is verified and bears its name.
 
     `digest` is the file's own BLAKE3 hash when there is one file, else BLAKE3 over the digests in order.
-    `exit_code` is DONE, or the gravest of what did not cross.
+    `exit_code` is DONE, or the gravest of what did not cross; `missed`: how many things that were.
     """
 
     digest: bytes
     exit_code: ExitCode
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,7 @@ UNNUMBERED: Final = frozenset(
 class Root:
     """kind(1) size(8) name:text16
 
-    Something that the person named; `size` is None where it is not known, 0 for what has none.
+    A folder or a file that the person named; `size` is None where it is not known, 0 for what has none.
     """
 
     kind: Kind
@@ -433,6 +433,8 @@ def _decode_offer(reader: Reader) -> Offer:
     shown: list[Root] = []
     while reader.remaining and len(shown) < MAX_ROOTS:
         root_kind, size = reader.member(Kind), _read_size(reader)
+        if root_kind not in (Kind.FOLDER, Kind.FILE):
+            raise DecodeError(f"a {root_kind.name} is offered")
         shown.append(Root(root_kind, reader.text16(MAX_NAME_BYTES), size))
     return Offer(kind, token, totals, roots, tuple(shown))
 

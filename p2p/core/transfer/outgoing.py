@@ -11,13 +11,14 @@ from blake3 import blake3
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
 from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
-from p2p.core.transfer.messages import CHUNK, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
 from p2p.core.transfer.paths import Trail
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """A file that was announced and is not sent yet. `chunks`: digests of what the receiver has, from its beginning.
+    """A file that was announced and is not sent yet. `digests`, CHUNK_DIGEST bytes each, are of the chunks that the
+    receiver has, from its beginning.
 
     A chunk that was compared and is another is sent up to `differs_until`.
     """
@@ -25,7 +26,7 @@ class Outgoing:
     number: int
     path: str
     size: int | None
-    chunks: list[bytes] = field(default_factory=list)
+    digests: bytes = b""
     is_answered: bool = False
     offset: int = 0
     kept: int = 0
@@ -34,14 +35,20 @@ class Outgoing:
 
     @property
     def goes_whole(self) -> bool:
-        return self.size is not None and self.size <= SMALL and not self.chunks
+        return self.size is not None and self.size <= SMALL and not self.digests
+
+    @property
+    def chunks(self) -> int:
+        return len(self.digests) // CHUNK_DIGEST
 
     @property
     def to_compare(self) -> bytes | None:
         """The digest of the chunk that begins here, if the receiver has one and it was not found to be another."""
+        if not self.digests:
+            return None
         number, within = divmod(self.offset, CHUNK)
-        is_next = not within and number < len(self.chunks) and self.offset >= self.differs_until
-        return self.chunks[number] if is_next else None
+        is_next = not within and number < self.chunks and self.offset >= self.differs_until
+        return self.digests[number * CHUNK_DIGEST : (number + 1) * CHUNK_DIGEST] if is_next else None
 
 
 class OutgoingFiles:
@@ -100,10 +107,11 @@ class OutgoingFiles:
 
     def announce(self) -> tuple[Entry, ...]:
         """What one ENTRIES holds, when it is time for one."""
-        if len(self._announced) > (MAX_AHEAD // 2 if self.answers else 0):
+        announced = self._announced
+        if announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2):
             return ()
         size, entries = 1, []
-        while self._entries and len(self._announced) < MAX_AHEAD:
+        while self._entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
             size += len(encode_entry(self._entries[0]))
             if size > MAX_MESSAGE:
                 break
@@ -130,11 +138,11 @@ class OutgoingFiles:
         if not self._unanswered or self._unanswered[0].number != have.file:
             raise RemoteError(f"HAVE of file {have.file}, which is not due")
         file = self._unanswered[0]
-        if have.first != len(file.chunks):
-            raise RemoteError(f"HAVE of chunk {have.first} where {len(file.chunks)} was due")
-        file.chunks.extend(have.digests)
-        if len(file.chunks) > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
-            raise RemoteError(f"HAVE of {len(file.chunks)} chunks of a file of {file.size} bytes")
+        if have.first != file.chunks:
+            raise RemoteError(f"HAVE of chunk {have.first} where {file.chunks} was due")
+        file.digests += b"".join(have.digests)
+        if file.chunks > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
+            raise RemoteError(f"HAVE of {file.chunks} chunks of a file of {file.size} bytes")
         if have.is_last:
             file.is_answered = True
             self._unanswered.popleft()

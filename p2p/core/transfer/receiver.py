@@ -24,7 +24,7 @@ from p2p.core.transfer.events import (
     ReceiverEvent,
 )
 from p2p.core.transfer.incoming import ContentError, Handed, IncomingFiles
-from p2p.core.transfer.limits import MAX_ENTRIES, MAX_UNNAMED, MAX_UNSTORED
+from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_DEPTH, MAX_ENTRIES, MAX_QUEUED, MAX_UNNAMED, MAX_UNSTORED
 from p2p.core.transfer.messages import (
     MAX_DIGESTS,
     Abort,
@@ -38,16 +38,18 @@ from p2p.core.transfer.messages import (
     LeftOut,
     Message,
     Offer,
+    OfferKind,
     Problem,
     Refuse,
     Same,
     SenderMessage,
+    Taken,
     Totals,
     WholeFiles,
 )
 from p2p.core.transfer.names import safe_name
 from p2p.core.transfer.records import Records
-from p2p.core.transfer.worst import worse
+from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferReceiver"]
 
@@ -88,12 +90,12 @@ class TransferReceiver:
     def __init__(self) -> None:
         self._state = State.AWAITING_OFFER
         self._events: deque[ReceiverEvent] = deque()
-        self._records: Records[bytes] = Records()
+        self._records: Records[bytes] = Records(waits=False)
         self._files = IncomingFiles()
         self._totals = Totals(0, 0, is_final=False)
         self._unstored: dict[int, Handed] = {}
-        self._descriptors = 0
-        self._worst = ExitCode.DONE
+        self._contents = self._descriptors = 0  # of those unstored
+        self._missing = Missing()
         self.rate_limit = math.inf
         """Bytes a second that the sender is asked not to exceed. To be set before `accept`."""
         self.is_behind = False
@@ -122,8 +124,18 @@ class TransferReceiver:
 
     @property
     def ready(self) -> bool:
-        """Whether to hand in further records."""
-        return not self.is_behind and self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
+        """Whether to hand in further records.
+
+        Folders and hard links may wait for contents that come in these, so they count only where they are more than
+        can be ahead of content.
+        """
+        return (
+            not self.is_behind
+            and self._descriptors < MAX_UNSTORED
+            and self._contents < MAX_UNNAMED
+            and len(self._unstored) < MAX_UNNAMED + MAX_ANNOUNCED + MAX_DEPTH
+            and self._records.queued < MAX_QUEUED
+        )
 
     @property
     def ended(self) -> bool:
@@ -134,6 +146,11 @@ class TransferReceiver:
     def is_finished(self) -> bool:
         """Everything that can arrive has, and the sender is told so."""
         return self._state is State.FINISHED
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the sender has heard that everything arrived."""
+        return self.is_finished and self._records.is_confirmed
 
     # commands
 
@@ -176,9 +193,12 @@ class TransferReceiver:
 
     def handle_record(self, plaintext: Buffer) -> None:
         """Raises RemoteError if the sender broke the protocol; the ABORT that tells it so is then queued."""
-        if self.ended and not self._records.is_held:
+        if self._state is State.ENDED:
             return  # what was under way when this side ended
         try:
+            if self._state is State.FINISHED:
+                self._handle_confirmation(messages.decode(plaintext))
+                return
             self._handle_message(messages.decode(plaintext))
         except ContentError as error:
             self.abort(ExitCode.INTEGRITY, f"{escape(str(error))} arrived with other content: send it again")
@@ -212,6 +232,8 @@ class TransferReceiver:
         if self.ended:
             return
         if not self._files.lose(number):
+            if number not in self._unstored and 0 <= number < self._files.number:
+                return  # it was left out over there before we knew
             self._forget(number)
         self._miss("", reason, exit_code)
         self._records.say(Problem(number, reason))
@@ -249,6 +271,8 @@ class TransferReceiver:
             case Offer():
                 self._handle_offer(message)
             case Totals():
+                if self._totals.is_final:
+                    raise RemoteError("TOTALS after the final ones")
                 self._totals = message
             case Entries(entries):
                 for entry in entries:
@@ -263,7 +287,9 @@ class TransferReceiver:
                 for file in whole:
                     files.handle_whole(file)
             case LeftOut(number, exit_code, reason):
-                self._miss(files.handle_left_out(number), reason, exit_code, by_peer=True)
+                path = files.handle_left_out(number)
+                if path is not None:
+                    self._miss(path, reason, exit_code, by_peer=True)
             case Finish(entries, digest):
                 self._handle_finish(entries, digest)
             case _:
@@ -271,6 +297,7 @@ class TransferReceiver:
         while files.handed:
             handed = files.handed.popleft()
             self._unstored[handed.number] = handed
+            self._contents += handed.digest is not None
             self._descriptors += handed.has_descriptor
         while files.skipped:
             path, reason, exit_code = files.skipped.popleft()
@@ -279,9 +306,12 @@ class TransferReceiver:
     def _handle_offer(self, offer: Offer) -> None:
         if not 0 < offer.roots <= MAX_ENTRIES or not 0 < len(offer.shown) <= offer.roots:
             raise RemoteError(f"offer of {offer.roots} things, {len(offer.shown)} of them by name")
+        if offer.kind is not OfferKind.TREE and offer.roots != 1:
+            raise RemoteError(f"{offer.roots} things in an offer of kind {offer.kind.name}")
         self._totals = offer.totals
         shown = tuple(replace(root, name=safe_name(root.name)) for root in offer.shown)
-        self._events.append(Offered(replace(offer, shown=shown)))
+        self._files.offer = replace(offer, shown=shown)
+        self._events.append(Offered(self._files.offer))
 
     def _handle_finish(self, entries: int, digest: bytes) -> None:
         if not self._files.is_between or entries != self._files.number:
@@ -296,16 +326,23 @@ class TransferReceiver:
             self._state = State.FINISHED
             digest = self._files.digests
             self._records.say(messages.Finished(digest))
-            self._events.append(Finished(self._files.digest if self._files.files == 1 else digest, self._worst))
+            shown = self._files.digest if self._files.files == 1 else digest
+            self._events.append(Finished(shown, self._missing.worst, self._missing.count))
+
+    def _handle_confirmation(self, message: Message) -> None:
+        """What still comes after FINISHED: that the sender has it, now or on another path."""
+        if self._records.is_held or isinstance(message, Taken):
+            self._records.handle(message)
 
     def _miss(self, path: str, reason: str, exit_code: ExitCode, *, by_peer: bool = False) -> None:
-        self._worst = worse(self._worst, exit_code)
-        self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
+        if self._missing.note(exit_code):
+            self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
 
     def _forget(self, number: int) -> Handed:
         handed = self._unstored.pop(number, None)
         if handed is None:
             raise CallerError(f"entry {number} does not wait to be stored")
+        self._contents -= handed.digest is not None
         self._descriptors -= handed.has_descriptor
         return handed
 
