@@ -258,6 +258,24 @@ def test_folders_below_each_other(tree: Path) -> None:
     assert lines[1] == "tree/after"
 
 
+def test_a_path_that_no_call_takes_as_a_whole(tree: Path) -> None:
+    """More than PATH_MAX, which is 4,096."""
+    folder = os.open(tree, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("d" * 200, dir_fd=folder)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    fd = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=folder)
+    os.write(fd, b"deep")
+    os.close(fd)
+    os.close(folder)
+    before = open_files()
+    [source] = [source for _, source in found(tree) if source is not None]
+    assert source.read_whole() == b"deep"
+    assert open_files() == before
+
+
 @needs_root
 def test_a_folder_that_lies_in_itself(tree: Path) -> None:
     make_tree(tree, "f/inner/", "f/z")
