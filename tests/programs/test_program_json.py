@@ -50,7 +50,7 @@ def test_a_tree_with_a_problem_and_names_that_are_taken(programs: Stage, tmp_pat
     assert receiver.event("renamed") == {"event": "renamed", "path": "tree", "saved_as": "tree (1)"}
 
 
-def test_a_no_a_text_and_a_failure(programs: Stage, tmp_path: Path) -> None:
+def test_a_no_a_text_and_a_failure(programs: Stage) -> None:
     sender = programs.send("alice", "bob", "--text", "x", "--json")
     looking = programs.recv("bob", "alice", "--json", "--dry-run")
     assert looking.finish() == 0
