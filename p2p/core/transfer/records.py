@@ -39,12 +39,12 @@ class Records(Generic[Item]):
 
     def __bool__(self) -> bool:
         """Whether anything is to be said before something new."""
-        return self._is_held or bool(self._queue) or bool(self._again)
+        return self.is_held or bool(self._queue) or bool(self._again)
 
     @property
     def is_held(self) -> bool:
-        """Whether the other side has to say first what it has."""
-        return self._is_held
+        """Whether both sides have to say first what they have."""
+        return self._opens or self._is_held
 
     @property
     def is_full(self) -> bool:
@@ -83,10 +83,12 @@ class Records(Generic[Item]):
         Else there is another path by now, on which it is said again after what comes before it.
         """
         self._kept.append(item)
-        if self._again:
+        if self._is_held:
+            return False
+        if self._again or self._opens:
             self._again.append(item)
             return False
-        return not self._is_held
+        return True
 
     def tell(self) -> None:
         """Says TAKEN with the next record: there may be no later one."""
