@@ -2,7 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+import stat
+import sys
 from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final, overload
+
+from blake3 import blake3
+
+from p2p.core.errors import P2PError
+from p2p.core.transfer.hashing import update_with_zeros
+from p2p.core.transfer.limits import MAX_CHUNKS
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
+from p2p.io.worker import Worker
+
+READ: Final = 2**23  # bytes at a time where several processors hash them
+
+OpenFile = Callable[[], int | None]
+
+
+class Stopped(P2PError):
+    """Whoever wanted to know has gone."""
+
+
+class Digests(Sequence[bytes]):
+    """Of the chunks of a file, from the first on. 16 bytes each: as objects of their own they would take 49."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data) // CHUNK_DIGEST
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Digests: ...
+
+    def __getitem__(self, index: int | slice) -> bytes | Digests:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                raise ValueError("digests are told in their order")
+            return Digests(self._data[start * CHUNK_DIGEST : max(start, stop) * CHUNK_DIGEST])
+        first = range(len(self))[index] * CHUNK_DIGEST
+        return bytes(self._data[first : first + CHUNK_DIGEST])
 
 
 class Checker:
@@ -11,32 +59,137 @@ class Checker:
     Register `fileno()` at the selector for reading, and call `handle_readable` when it is.
     """
 
-    def __init__(self) -> None: ...
+    def __init__(self) -> None:
+        self._worker = Worker("p2p-checker")
+        self._buffer = memoryview(bytearray(CHUNK))
+        self._is_closed = False
+        self._announced = 0  # bytes of all files that were queued
+        self._read = self._absent = 0  # bytes of them that were compared, and that turned out not to be here
 
     @property
     def checked(self) -> tuple[int, int]:
-        """Bytes compared, and bytes to compare as far as they are known."""
-        raise NotImplementedError
+        """Bytes compared, and bytes to compare: of those whose turn has not come, what was announced."""
+        return self._read, self._announced - self._absent
 
     def fileno(self) -> int:
-        raise NotImplementedError
+        return self._worker.fileno()
 
     def handle_readable(self) -> None:
         """Runs the `done` of what has been read."""
+        self._worker.handle_readable()
 
-    def check(self, open_file: Callable[[], int | None], size: int, done: Callable[[Sequence[bytes]], None]) -> None:
-        """Queues a file of which `size` bytes were announced. `done` gets what `handle_have` wants, in order of calls.
+    def check(self, open_file: OpenFile, size: int, done: Callable[[Digests], None]) -> None:
+        """Queues a file of which `size` bytes were announced; `done` gets its digests, in order of the calls.
 
-        `open_file` runs in the thread when the file's turn has come, so thousands may wait without a descriptor. It
-        gives one that is closed afterwards, or None where nothing is there (then, and when it cannot be read: no
-        digests).
+        They are of whole chunks, and of a last one that is shorter if the file has exactly that size. `open_file` runs
+        in the thread when the file's turn has come, so thousands may wait without a descriptor; it gives one that is
+        closed afterwards, or None where nothing is there. What cannot be read is not there.
         """
+        self._announced += size
+        self._worker.submit(self._check, open_file, size, done=lambda future: done(future.result()))
 
     def close(self, timeout: float = 0.0) -> bool:
-        """Stops within a chunk, runs no `done`. Returns whether the thread has ended."""
-        raise NotImplementedError
+        """Stops within a chunk, runs no `done`. Waits up to `timeout` seconds; returns whether the thread has ended."""
+        self._is_closed = True
+        return self._worker.close(timeout)
+
+    def _check(self, open_file: OpenFile, size: int) -> Digests:
+        """In the thread."""
+        read = self._read
+        digests = bytearray()
+        try:
+            with contextlib.suppress(OSError):
+                fd = open_file()
+                if fd is not None:
+                    try:
+                        self._read_chunks(fd, size, digests)
+                    finally:
+                        os.close(fd)
+        finally:
+            self._absent += size - (self._read - read)
+        return Digests(digests)
+
+    def _read_chunks(self, fd: int, size: int, digests: bytearray) -> None:
+        """Raises OSError; what was read until then stands."""
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return
+        length = min(size, status.st_size, MAX_CHUNKS * CHUNK)
+        if status.st_size != size:
+            length -= length % CHUNK
+        extents = Extents(fd)
+        for offset in range(0, length, CHUNK):
+            chunk = self._buffer[: length - offset]
+            if extents.is_hole(offset, len(chunk)):
+                digests += _digest_of_zeros(len(chunk))
+            elif self._is_closed or read_full(fd, chunk, offset) < len(chunk):
+                return
+            else:
+                digests += blake3(chunk).digest(CHUNK_DIGEST)
+            self._read += len(chunk)
+
+
+class Extents:
+    """Where a file has bytes on the disk, asked in ascending order."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._data = self._hole = 0  # where bytes are next, and where they end
+
+    def is_hole(self, offset: int, length: int) -> bool:
+        """Whether none of these bytes is on the disk: they are zero, and need not be read."""
+        if offset >= self._hole:
+            self._find(offset)
+        return offset + length <= self._data
+
+    def _find(self, offset: int) -> None:
+        try:
+            self._data = os.lseek(self._fd, offset, os.SEEK_DATA)
+            self._hole = os.lseek(self._fd, self._data, os.SEEK_HOLE)
+        except OSError as error:
+            self._data = sys.maxsize if error.errno == errno.ENXIO else offset  # no more of them; or no such call here
+            self._hole = sys.maxsize
 
 
 def digest_of(fd: int, stop: Callable[[], bool] = bool) -> bytes:
-    """The BLAKE3 of the whole file, for `Complete.must_verify`. Blocks on the disk. Raises OSError, Stopped."""
-    raise NotImplementedError
+    """The BLAKE3 of a whole file, for `Complete.must_verify`. Blocks on the disk.
+
+    Raises OSError, and Stopped within some megabytes after `stop` says True.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    hash_ = blake3(max_threads=blake3.AUTO)
+    extents = Extents(fd)
+    buffer = memoryview(bytearray(min(READ, status.st_size)))
+    for offset in range(0, status.st_size, READ):
+        if stop():
+            raise Stopped
+        part = buffer[: status.st_size - offset]
+        if extents.is_hole(offset, len(part)):
+            update_with_zeros(hash_, len(part))
+        else:
+            hash_.update(part[: read_full(fd, part, offset)])  # shorter: it was cut off meanwhile, and will not match
+    digest: bytes = hash_.digest()
+    return digest
+
+
+def read_full(fd: int, buffer: memoryview, offset: int) -> int:
+    """Returns how many bytes there were: fewer only at the end of the file. Raises OSError."""
+    done = 0
+    while done < len(buffer) and (count := os.preadv(fd, [buffer[done:]], offset + done)):
+        done += count
+    return done
+
+
+@cache
+def _zero_chunk() -> bytes:
+    digest: bytes = blake3(bytes(CHUNK)).digest(CHUNK_DIGEST)
+    return digest
+
+
+def _digest_of_zeros(length: int) -> bytes:
+    if length == CHUNK:
+        return _zero_chunk()
+    digest: bytes = blake3(bytes(length)).digest(CHUNK_DIGEST)
+    return digest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -62,11 +61,13 @@ def private_folder(path: Path) -> Path:
             if stat.S_IMODE(status.st_mode) != 0o700:
                 os.fchmod(folder, 0o700)  # others could read it: nothing in it is wrong for that
     except OSError as error:
-        raise StateError(f"{here} cannot be made or opened: {error.strerror or error}") from error
+        raise StateError(f"{here} cannot be made or opened: {why(error)}") from error
     return path
 
 
-def token(names: tuple[str, str] | None, paths: Sequence[str], patterns: Sequence[str], say: Say | None = None) -> bytes:
+def token(
+    names: tuple[str, str] | None, paths: Sequence[str], patterns: Sequence[str], say: Say | None = None
+) -> bytes:
     """Says "the same command": what an earlier run of it left over there is gone on with. TOKEN bytes.
 
     `names` are (me, friend), None with a one-time code, which is another one each time. `paths` are made absolute and
@@ -82,12 +83,11 @@ def token(names: tuple[str, str] | None, paths: Sequence[str], patterns: Sequenc
     except (StateError, OSError) as error:
         _say_so(say, error)
         return secrets.token_bytes(TOKEN)
-    real = sorted({os.path.realpath(path) for path in paths})
     hash_ = blake3(key=key)
-    for part in (names or (), real, patterns):
-        hash_.update(len(part).to_bytes(8, "big"))
-        for word in part:
-            encoded = os.fsencode(word) if part is real else word.encode("utf-8", "surrogatepass")
+    for words in (names or (), sorted({os.path.realpath(path) for path in paths}), patterns):
+        hash_.update(len(words).to_bytes(8, "big"))
+        for word in words:
+            encoded = word.encode("utf-8", "surrogatepass")  # a path that is no UTF-8 has surrogates
             hash_.update(len(encoded).to_bytes(8, "big"))
             hash_.update(encoded)
     digest: bytes = hash_.digest(TOKEN)
@@ -102,10 +102,9 @@ def machine_key(folder: Path) -> bytes:
     with open_folder(folder) as directory:
         with contextlib.suppress(OSError):  # a file system without locks: at worst one command is not recognised again
             fcntl.flock(directory, fcntl.LOCK_EX)
-        key = _read_key(directory)
-        if key is None:
-            key = secrets.token_bytes(KEY)
-            _write_key(directory, key)
+        while (key := _read_key(directory)) is None:
+            with contextlib.suppress(FileExistsError):  # the other program was faster: its key is everybody's
+                _write_key(directory, secrets.token_bytes(KEY))
         return key
 
 
@@ -153,9 +152,10 @@ def _read_key(directory: int) -> bytes | None:
 
 
 def _write_key(directory: int, key: bytes) -> None:
-    """Whole and durable, or not at all."""
+    """Whole and durable, or not at all. Raises OSError: FileExistsError if there is a key by now."""
     unfinished = f"{KEY_NAME}.{secrets.token_hex(8)}"
-    fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(unfinished, flags, 0o600, dir_fd=directory)
     try:
         try:
             os.write(fd, key)
@@ -171,7 +171,11 @@ def _write_key(directory: int, key: bytes) -> None:
         os.fsync(directory)
 
 
+def why(error: Exception) -> str:
+    """What is wrong, without the number and the path that an OSError prints."""
+    return (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+
+
 def _say_so(say: Say | None, error: Exception) -> None:
     if say is not None:
-        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-        say(f"After an interruption this cannot be gone on with, for {why}")
+        say(f"After an interruption this cannot be gone on with, for {why(error)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from p2p.core.transfer.messages import Abort, Keepalive, encode
 from p2p.core.transport import events as udp
 from p2p.core.transport.connection import Connection
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
-from p2p.core.transport.tcp import TcpChannel
+from p2p.core.transport.tcp import MAX_RECORD, TcpChannel
+from p2p.core.transport.throttle import Throttle
 
 MAX_UNREAD = 64  # records, 4 MB, that wait for a slow disk; on TCP nothing but the socket's own window holds the rest
 
@@ -165,7 +167,7 @@ class TcpLink:
         self._end: ChannelEnd | None = None
         self._closed = False
         self.wants_close = False
-        self.room = channel.room
+        self._throttle = Throttle()
         self.poll_record = channel.poll_record
 
     @property
@@ -185,6 +187,14 @@ class TcpLink:
     def rtt(self) -> float | None:
         return None
 
+    def limit_rate(self, limit: float) -> None:
+        """No more than so many bytes of records a second from now on."""
+        self._throttle.set_limit(limit)
+
+    def room(self) -> int:
+        room = self._channel.room()
+        return room if self._throttle.limit == math.inf else min(room, self._throttle.records(MAX_RECORD))
+
     @property
     def heard_at(self) -> float:
         return self._last_received
@@ -192,6 +202,7 @@ class TcpLink:
     def send(self, plaintext: Buffer, now: float) -> None:
         self._last_sent = now
         self._channel.send(plaintext)
+        self._throttle.on_sent(len(plaintext), now)
 
     def poll_end(self) -> ChannelEnd | None:
         end, self._end = self._end, None
@@ -215,6 +226,7 @@ class TcpLink:
     def handle_timeout(self, now: float) -> None:
         if self._closed:
             return
+        self._throttle.handle_timeout(now)
         if self.is_full:
             self._last_received = now  # the silence is ours
         if now >= self._last_received + self._idle_timeout:
@@ -227,7 +239,9 @@ class TcpLink:
     def poll_timeout(self) -> float | None:
         if self._closed:
             return None
-        return min(self._last_received + self._idle_timeout, self._last_sent + KEEPALIVE_INTERVAL)
+        silence = min(self._last_received + self._idle_timeout, self._last_sent + KEEPALIVE_INTERVAL)
+        held_until = self._throttle.poll_timeout()
+        return silence if held_until is None else min(silence, held_until)
 
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         """Says why, if there is a why; the caller then flushes and closes the connection."""

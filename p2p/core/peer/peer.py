@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from p2p.core.address import Address
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import ExitCode, Failure
@@ -26,6 +28,7 @@ from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transfer.events import Wanted
+from p2p.core.transfer.sender import TransferSender
 from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -38,9 +41,19 @@ class Peer:
     """Inputs, commands, outputs and one deadline; what they mean is decided by the three parts."""
 
     def __init__(
-        self, config: PeerConfig, machine: Machine, random_bytes: Callable[[int], bytes], *, goes_on: bool = False
+        self,
+        config: PeerConfig,
+        machine: Machine,
+        random_bytes: Callable[[int], bytes],
+        *,
+        goes_on: bool = False,
+        contact: ContactExchange | None = None,
     ) -> None:
-        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one."""
+        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one.
+
+        `contact` outlives the path too; without one, this side does not remember the other.
+        """
+        self._contact = contact or ContactExchange()
         self._config = config
         self._goes_on = goes_on
         self._random_bytes = random_bytes
@@ -56,6 +69,7 @@ class Peer:
             scratch=config.scratch,
             stun_servers=config.stun_servers,
             tries=config.tries,
+            is_contact=config.is_contact,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -234,7 +248,7 @@ class Peer:
             self._delivery.send(records, now)
 
     def advance(self, now: float) -> None:
-        """The transfer was told something."""
+        """The transfer, or the exchange of contact keys, was told something."""
         self._advance(now)
 
     # output
@@ -336,7 +350,7 @@ class Peer:
                     idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
                 )
-                self._events.append(events.Connecting(verification))
+                self._events.append(events.Connecting(verification, self._config.is_contact))
                 self._connecting.start(now)
                 self._meeting.ask_relay(now)
                 self._seek_tcp(local, remote)
@@ -365,7 +379,10 @@ class Peer:
                 elif isinstance(channel, TcpLink) and tcp_connection is not None:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
-                self._delivery = Delivery(channel, self._machine, now, goes_on=self._goes_on)
+                self._limit_rate()
+                self._delivery = Delivery(
+                    channel, self._machine, now, goes_on=self._goes_on, contact=self._contact
+                )
             case Improved(path):
                 self._use_path(path, now)
             case NoPath(reason, told):
@@ -374,6 +391,12 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)
+
+    def _limit_rate(self) -> None:
+        """As both people want."""
+        assert self._connecting is not None, "there is a path"
+        wanted = self._machine.rate_limit if isinstance(self._machine, TransferSender) else math.inf
+        self._connecting.limit_rate(min(self._config.rate_limit, wanted))
 
     def _seek_tcp(self, local: Description, remote: Description) -> None:
         if remote.nat.mapping is NatMapping.NO_UDP and local.nat.mapping is not NatMapping.NO_UDP:
@@ -395,6 +418,9 @@ class Peer:
         match event:
             case events.Failed(failure):
                 self._end(failure)
+            case events.TransferStarted():
+                self._limit_rate()
+                self._events.append(event)
             case events.PathLost(why):
                 self._set_rejoin()
                 self.failure = Failure(ExitCode.INTERRUPTED, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -95,6 +96,8 @@ class TransferReceiver:
         self._unstored: dict[int, Handed] = {}
         self._contents = self._descriptors = 0  # of those unstored
         self._missing = Missing()
+        self.rate_limit = math.inf
+        """Bytes a second that the sender is asked not to exceed. To be set before `accept`."""
         self.is_behind = False
         """Set by whoever takes the actions: no further records, too many bytes of theirs wait to be written."""
 
@@ -159,7 +162,7 @@ class TransferReceiver:
         if not self.ended:
             self._require_offer()
             self._state, self._files.answers = State.RECEIVING, answers
-            self._records.say(Accept(answers))
+            self._records.say(Accept(answers, 0 if self.rate_limit == math.inf else int(self.rate_limit)))
 
     def refuse(self, exit_code: ExitCode, reason: str) -> None:
         """Says no, and why. Does nothing when the transfer ended while the question stood."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import assert_never
 
 from blake3 import blake3
 
+from p2p.core.amount import MIN_RATE
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages
@@ -133,6 +135,8 @@ class TransferSender:
         self._last_digest = b""
         self._done = self._kept = self._sent_files = 0
         self._missing = Missing()
+        self.rate_limit = math.inf
+        """Bytes a second that the receiver asked for, on any path."""
 
     @property
     def progress(self) -> Progress:
@@ -444,7 +448,8 @@ class TransferSender:
             raise RemoteError(f"{type(message).__name__} from the receiver while {self._state.name.lower()}")
         assert isinstance(message, ReceiverMessage)
         match message:
-            case Accept(answers):
+            case Accept(answers, rate):
+                self.rate_limit = float(max(rate, MIN_RATE)) if rate else math.inf
                 self._state, self._files.answers = state, answers
                 self._events.append(Accepted(answers))
             case Refuse(exit_code, reason):
