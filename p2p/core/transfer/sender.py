@@ -449,8 +449,8 @@ class TransferSender:
         assert isinstance(message, ReceiverMessage)
         match message:
             case Accept(answers, rate):
-                self._state, self._files.answers = state, answers
                 self.rate_limit = float(max(rate, MIN_RATE)) if rate else math.inf
+                self._state, self._files.answers = state, answers
                 self._events.append(Accepted(answers))
             case Refuse(exit_code, reason):
                 self._end(None)
