@@ -136,7 +136,10 @@ class Screen:
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.PathLost(why):
                 self._take_status_away()
-                self.say(f"The connection was lost ({why}). Looking for {self._friend} again ...")
+                self.say(
+                    f"The connection was lost ({why}). Looking for {self._friend} again. "
+                    "If the program there has ended, press Ctrl-C, and run both commands again ..."
+                )
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(offer):
