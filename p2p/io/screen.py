@@ -309,7 +309,8 @@ class Screen:
                 self._said += 1
             elif is_renamed(done):
                 self._summary.add_renamed(done.path, done.saved_as)
-        self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
+        if self._verbose:
+            self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
         seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)
