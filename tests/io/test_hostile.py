@@ -1,4 +1,4 @@
-"""Whatever the other side says: nothing outside the receiving folder changes, nothing half-written bears a final name."""
+"""Whatever is said: nothing outside the receiving folder changes, and nothing half-written bears a final name."""
 
 from __future__ import annotations
 
@@ -133,22 +133,8 @@ class Stream:
             self.jobs.append(jobs.Discard(number, part))
 
 
-KINDS = [
-    "folder",
-    "folder",
-    "leave",
-    "symlink",
-    "hardlink",
-    "orphan",
-    "whole",
-    "whole",
-    "part",
-    "half",
-    "dropped",
-    "lying",
-    "unwritten",
-]
-STEPS = st.tuples(st.sampled_from(KINDS[:-1]), NAMES, MODES, TIMES, TARGETS)
+KINDS = [*["folder", "leave", "whole"] * 2, "symlink", "hardlink", "orphan", "part", "half", "dropped", "lying"]
+STEPS = st.tuples(st.sampled_from(KINDS), NAMES, MODES, TIMES, TARGETS)
 
 
 @settings(max_examples=300)
@@ -277,15 +263,16 @@ def test_a_billion_entries_are_announced(tmp_path: Path) -> None:
         end = ReceivingEnd(tmp_path, Policy.RENAME, None, selector)
         line = offer_to(end)
         end.machine.handle_record(encode(Totals(10**9, 0, is_final=True)))
+        entries = encode(Entries((File("x", 0o644, 0, 1),) * 100))
         taken = 0
-        with pytest.raises(RemoteError):
-            while True:
-                end.machine.handle_record(encode(Entries((File(f"{taken}", 0o644, 0, 1),) * 100)))
-                taken += 100
-                turn(end, line, selector, 0.0)
+        while taken + 100 <= MAX_ANNOUNCED:
+            end.machine.handle_record(entries)
+            taken += 100
+            turn(end, line, selector, 0.0)
+        with pytest.raises(RemoteError, match="files without content"):
+            end.machine.handle_record(entries)
         end.close()
         end._worker.close(GUARD)
-    assert taken <= MAX_ANNOUNCED
     assert list(tmp_path.iterdir()) == []
 
 
