@@ -28,6 +28,7 @@ class Outgoing:
     size: int | None
     digests: bytes = b""
     is_answered: bool = False
+    is_unwanted: bool = False
     offset: int = 0
     kept: int = 0
     differs_until: int = 0
@@ -73,6 +74,11 @@ class OutgoingFiles:
         """The one to be sent next, if there is one and the receiver has said what it has of it."""
         first = self._announced[0] if self._announced else None
         return first if first is not None and (first.is_answered or not self.answers) else None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the receiver said that it cannot store the next one."""
+        return (first := self.first) is not None and first.is_unwanted
 
     @property
     def path(self) -> str:
@@ -146,6 +152,12 @@ class OutgoingFiles:
         if have.is_last:
             file.is_answered = True
             self._unanswered.popleft()
+
+    def give_up(self, number: int) -> None:
+        """The receiver cannot store that one, which may be a file to come."""
+        for file in self._announced:
+            if file.number == number:
+                file.is_unwanted = True
 
     def clear(self) -> None:
         for queue in (self._entries, self._announced, self._unanswered, self.skipped):
