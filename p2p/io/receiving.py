@@ -101,6 +101,9 @@ class ReceivingEnd:
 
     def handle_offer(self, offer: Offer) -> None:
         """Raises StorageError for what cannot be taken. To be called before the person is asked."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         if self._journals is not None and offer.kind is OfferKind.TREE:
             try:
                 self._journal = self._journals.find(offer.token, Path(self.destination.path))
