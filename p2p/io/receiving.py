@@ -109,7 +109,8 @@ class ReceivingEnd:
                 self._journal = self._journals.find(offer.token, Path(self.destination.path))
             except JournalInUse as error:
                 raise StorageError(str(error), error.public) from error
-        if self._journal is None and offer.totals.size is not None:  # else nobody knows what of it is here
+        is_all_new = self._journal is None and self._policy is Policy.RENAME  # else nobody knows what of it is here
+        if is_all_new and offer.totals.size is not None:
             self._room_for = offer.totals.size
             self.destination.require_room(offer.totals.size)
 
