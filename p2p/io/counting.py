@@ -17,6 +17,7 @@ from p2p.io.sources import Named
 from p2p.io.visits import Exclude, Seen, visits
 from p2p.io.worker import Worker
 
+CLOSE_PATIENCE: Final = 0.1  # seconds for a folder that is being read; one on a dead network disk is not waited for
 BATCH: Final = 2000  # things that are looked at before the numbers are told: some 10 ms
 
 
@@ -54,7 +55,7 @@ class Count:
             if not named.is_folder:
                 yield named.status
                 continue
-            below = visits(named.path, self._exclude, self._stopped)
+            below = visits(named, self._exclude, self._stopped)
             try:
                 for visit in below:
                     if isinstance(visit, Seen) and stat.S_ISREG(visit.status.st_mode):
@@ -86,7 +87,7 @@ class Counter:
     def close(self) -> None:
         self._selector.unregister(self._worker.fileno())
         self._count.stop()
-        if self._worker.close():
+        if self._worker.close(CLOSE_PATIENCE):
             self._count.close()
 
     def _handle_readable(self, _: int) -> None:

@@ -94,6 +94,11 @@ class ReceivingEnd:
         """Bytes of what is here that were compared, and that are to be compared."""
         return self._checker.checked if self._checker is not None else (0, 0)
 
+    @property
+    def note(self) -> str | None:
+        """A sentence for the screen: why an interruption could not be gone on with."""
+        return self._journal.failure if self._journal is not None else None
+
     def handle_offer(self, offer: Offer) -> None:
         """Raises StorageError for what cannot be taken. To be called before the person is asked."""
         if self._journals is not None and offer.kind is OfferKind.TREE:

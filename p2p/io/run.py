@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import selectors
 import sys
 import time
@@ -345,10 +346,12 @@ def _discard(options: argparse.Namespace) -> bool:
     folder = state.state_folder(lambda text: print(text, file=sys.stderr))
     out = Path(options.out or ".")
     count = Journals(folder).discard(out) if folder is not None else 0
-    runs = "1 interrupted run" if count == 1 else f"{count} interrupted runs"
+    runs = {0: "No interrupted run has left", 1: "Forgot what 1 interrupted run left"}
     if not options.quiet:
-        print(f"Forgot what {runs} left in {escape(str(out))}.", file=sys.stderr)
-    return not options.words and not options.code and options.code_file is None
+        said = runs.get(count, f"Forgot what {count} interrupted runs left")
+        print(f"{said}{' anything' if not count else ''} in {escape(str(out))}.", file=sys.stderr)
+    is_code_given = options.code_file is not None or options.code != os.environ.get("P2P_CODE")
+    return not options.words and not is_code_given
 
 
 def _patterns(options: argparse.Namespace) -> list[str]:

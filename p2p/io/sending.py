@@ -6,6 +6,7 @@ import selectors
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from itertools import takewhile
 from typing import Final, Protocol, assert_never
 
 from p2p.core.peer.peer import Peer
@@ -15,7 +16,7 @@ from p2p.core.transfer.limits import MAX_PIECES, MAX_ROOTS
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.names import portable_component
 from p2p.core.transfer.sender import TransferSender, Unreadable
-from p2p.io.counting import Count, Counter
+from p2p.io.counting import CLOSE_PATIENCE, Count, Counter
 from p2p.io.pipes import PipeData, PipeError, PipeReader
 from p2p.io.sources import Named, PathLike, Readable, SourceError, Text, look_up
 from p2p.io.walk import Exclude, Found, Renamed, Walk
@@ -77,7 +78,7 @@ class SendingEnd:
     @classmethod
     def of_text(cls, text: str, token: bytes, selector: selectors.BaseSelector) -> SendingEnd:  # noqa: ARG003
         """`text` has MAX_TEXT bytes in UTF-8 at most."""
-        content = text.encode("utf-8")
+        content = text.encode("utf-8", "replace")  # of bytes that are no text, as they can come from a command line
         size = len(content)
         offer = Offer(OfferKind.TEXT, token, Totals(1, size, is_final=True), 1, (Root(Kind.FILE, TEXT_NAME, size),))
         entry = File(TEXT_NAME, PLAIN_MODE, time.time_ns(), size)
@@ -176,7 +177,7 @@ class SendingEnd:
             return False
         found, is_last = batch
         oldest = self.machine.oldest_file
-        while self._sources and (number := next(iter(self._sources))) < oldest:
+        for number in list(takewhile(lambda number: number < oldest, self._sources)):
             del self._sources[number]
         self._sources.update((source.number, source) for _, source in found if source is not None)
         self.machine.handle_entries([entry for entry, _ in found], is_last)
@@ -231,10 +232,9 @@ class Walker:
         return batch
 
     def close(self) -> None:
-        """Waits for nothing: a folder on a dead network disk is left to the end of the program."""
         self._selector.unregister(self._worker.fileno())
         self._walk.stop()
-        if self._worker.close():
+        if self._worker.close(CLOSE_PATIENCE):
             self._walk.close()
 
     def _handle_readable(self, _: int) -> None:

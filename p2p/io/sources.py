@@ -205,10 +205,22 @@ class Source:
             self._fd = -1
 
     def _open(self) -> None:
+        try:
+            self._open_at(self.path, None)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            folder = _open_folder_of(self.path)
+            try:
+                self._open_at(os.path.basename(self.path), folder)
+            finally:
+                os.close(folder)
+
+    def _open_at(self, path: str, folder: int | None) -> None:
         """Looks before it opens: opening a pipe waits for a writer, and opening a device may move a tape."""
-        self._require_unchanged(os.stat(self.path, follow_symlinks=self._follows))
+        self._require_unchanged(os.stat(path, dir_fd=folder, follow_symlinks=self._follows))
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if self._follows else os.O_NOFOLLOW)
-        self._fd = os.open(self.path, flags)
+        self._fd = os.open(path, flags, dir_fd=folder)
         self._require_unchanged(os.fstat(self._fd))
 
     def _finish(self) -> None:
@@ -302,6 +314,18 @@ def _look_at(path: str, name: str) -> os.stat_result:
         if kind in (None, "a folder"):
             return status
     raise SourceError(path, name, Trouble(f"is {kind}, not a file or folder", "send a plain file or a folder"))
+
+
+def _open_folder_of(path: str) -> int:
+    """The folder that a path of more than PATH_MAX bytes ends in, which no call takes as a whole."""
+    folder = os.open("/" if path.startswith("/") else ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in filter(None, path.split("/")[:-1]):
+        outer = folder
+        try:
+            folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=outer)
+        finally:
+            os.close(outer)
+    return folder
 
 
 def _next_data(fd: int, offset: int, size: int) -> int:

@@ -13,8 +13,8 @@ from p2p.core.transfer.events import Progress
 from p2p.io.words import clock, columns, cut, rate, size
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
-MIN_BAR, MAX_BAR = 8, 24  # columns of a bar that still says something, and of one that says no more
-MIN_NAME = 10  # columns of a file's name that still say something
+MIN_BAR, MAX_BAR = 8, 16  # columns of a bar that still says something, and of one that says no more
+MIN_NAME = 16  # columns of a file's name that still say something
 USUAL_WIDTH = 80
 _CLEAR = "\r\x1b[K"
 

@@ -17,7 +17,7 @@ from pathspec import GitIgnoreSpec
 from p2p.core.errors import CallerError
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_DEPTH
-from p2p.io.sources import Trouble
+from p2p.io.sources import Named, Trouble
 
 MAX_SORTED: Final = 10_000  # names of one folder that are held and sorted, some 3 MB; more come as the system has them
 
@@ -90,9 +90,13 @@ class OpenFolder:
         try:
             self.status = os.fstat(self.fd)
             self._listing = os.scandir(self.fd)
-            first = list(islice(self._listing, MAX_SORTED + 1))
         except OSError:
             os.close(self.fd)
+            raise
+        try:
+            first = list(islice(self._listing, MAX_SORTED + 1))
+        except OSError:
+            self.close()
             raise
         if len(first) > MAX_SORTED:
             self.entries = chain(_drain(first), self._listing)
@@ -100,6 +104,10 @@ class OpenFolder:
             self._listing.close()
             first.sort(key=attrgetter("name"), reverse=True)  # code points have the order of UTF-8's bytes
             self.entries = _drain(first)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self.status.st_dev, self.status.st_ino
 
     def __contains__(self, name: str) -> bool:
         """Whether it has something of that name."""
@@ -147,17 +155,21 @@ class Missed(NamedTuple):
 Visit = Entered | Left | Seen | Missed
 
 
-def visits(root: str, exclude: Exclude, stopped: Event) -> Generator[Visit, None, None]:
-    """Depth first, each folder in the order of names. Ends early when `stopped` is set.
+def visits(named: Named, exclude: Exclude, stopped: Event) -> Generator[Visit, None, None]:
+    """What lies below a folder that was named, itself first. Ends early when `stopped` is set.
 
-    No link is followed but `root` itself. To be closed, like a file, if it is not taken to its end.
+    Depth first, each folder in the order of names. No link is followed but `named` itself, to where it led when it was
+    looked up. To be closed, like a file, if it is not taken to its end.
     """
     stack: list[OpenFolder] = []
     try:
         try:
-            stack.append(OpenFolder(root, None))
+            stack.append(OpenFolder(named.path, None))
         except OSError as error:
-            yield Missed(None, root, trouble_in_between(error))
+            yield Missed(None, named.path, trouble_in_between(error))
+            return
+        if stack[0].identity != (named.status.st_dev, named.status.st_ino):
+            yield Missed(None, named.path, Trouble.changed("was replaced"))
             return
         yield Entered(stack[0], None)
         while stack:
@@ -196,8 +208,7 @@ def _visit(stack: list[OpenFolder], entry: os.DirEntry[str], exclude: Exclude) -
         inner = OpenFolder(name, folder)
     except OSError as error:
         return Missed(folder, name, trouble_in_between(error))
-    identity = (inner.status.st_dev, inner.status.st_ino)
-    if any((outer.status.st_dev, outer.status.st_ino) == identity for outer in stack):  # a bind mount
+    if any(outer.identity == inner.identity for outer in stack):  # a bind mount
         inner.close()
         return Missed(folder, name, LOOP)
     stack.append(inner)

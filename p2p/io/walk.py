@@ -80,7 +80,7 @@ class Walk:
                 yield self._file(named.name, named.path, named.status, follows=True)
 
     def _walk_folder(self, named: Named) -> Iterator[Found]:
-        with closing(visits(named.path, self._exclude, self._stopped)) as below:
+        with closing(visits(named, self._exclude, self._stopped)) as below:
             for visit in below:
                 match visit:
                     case Seen(folder, name, status):

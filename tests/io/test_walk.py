@@ -11,68 +11,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nobody import as_nobody
+from walking import ALL, entries, found, make_tree, take_all, told
 
-from p2p.core.errors import CallerError, ExitCode
-from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Leave, Skipped, Symlink
+from p2p.core.errors import ExitCode
+from p2p.core.transfer.entries import File, Folder, Leave, Skipped, Symlink
 from p2p.core.transfer.limits import MAX_DEPTH
 from p2p.core.transfer.names import safe_name
 from p2p.io import visits, walk
 from p2p.io.sources import Source, look_up
-from p2p.io.walk import Exclude, Found, Renamed, Walk
+from p2p.io.walk import Renamed, Walk
 
-ALL = Exclude([])
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices and mounts")
-
-
-def take_all(walk_: Walk, count: int = 3) -> Iterator[Found]:
-    is_last = False
-    while not is_last:
-        batch, is_last = walk_.take(count)
-        assert len(batch) <= count
-        yield from batch
-
-
-def found(*paths: Path, exclude: Exclude = ALL) -> list[Found]:
-    return list(take_all(Walk(look_up(paths), exclude)))
-
-
-def entries(*paths: Path, exclude: Exclude = ALL) -> list[Entry]:
-    return [entry for entry, _ in found(*paths, exclude=exclude)]
-
-
-def told(entries_: list[Entry]) -> list[str]:
-    """What is said, on one line each, with the path that the other side makes of it."""
-    lines, folders = [], []
-    for entry in entries_:
-        if isinstance(entry, Leave):
-            folders.pop()
-            continue
-        path = "/".join([*folders, entry.name])
-        match entry:
-            case Folder():
-                lines.append(path + "/")
-                folders.append(entry.name)
-            case Symlink(target=target):
-                lines.append(f"{path} -> {target}")
-            case Hardlink(to=to):
-                lines.append(f"{path} = {to}")
-            case Skipped(reason=reason, exit_code=code):
-                lines.append(f"{path} {int(code)} {reason}")
-            case File():
-                lines.append(path)
-    assert not folders
-    return lines
-
-
-def make_tree(folder: Path, *paths: str) -> Path:
-    """Those that end with a slash are folders."""
-    for path in paths:
-        (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        (folder / path).mkdir() if path.endswith("/") else (folder / path).write_text(path)
-    return folder
 
 
 @pytest.fixture
@@ -308,6 +258,24 @@ def test_folders_below_each_other(tree: Path) -> None:
     assert lines[1] == "tree/after"
 
 
+def test_a_path_that_no_call_takes_as_a_whole(tree: Path) -> None:
+    """More than PATH_MAX, which is 4,096."""
+    folder = os.open(tree, os.O_RDONLY)
+    for _ in range(25):
+        os.mkdir("d" * 200, dir_fd=folder)
+        inner = os.open("d" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    fd = os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=folder)
+    os.write(fd, b"deep")
+    os.close(fd)
+    os.close(folder)
+    before = open_files()
+    [source] = [source for _, source in found(tree) if source is not None]
+    assert source.read_whole() == b"deep"
+    assert open_files() == before
+
+
 @needs_root
 def test_a_folder_that_lies_in_itself(tree: Path) -> None:
     make_tree(tree, "f/inner/", "f/z")
@@ -386,6 +354,15 @@ def test_roots_that_go_away(tmp_path: Path) -> None:
     assert lines == ["f 9 went away while its folder was read: send it again if it is needed", "b", "c/", "c/d"]
 
 
+def test_a_root_that_is_another_by_its_turn(tmp_path: Path) -> None:
+    make_tree(tmp_path, "f/a", "other/secret")
+    walk_ = Walk(look_up([tmp_path / "f"]), ALL)
+    shutil.rmtree(tmp_path / "f")
+    (tmp_path / "f").symlink_to("other")
+    lines = told([entry for entry, _ in take_all(walk_)])
+    assert lines == ["f 8 was replaced while it was being sent: send it again when nothing writes to it"]
+
+
 def test_a_folder_that_cannot_be_read_to_its_end(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_tree(tree, "f/a", "z")
     drain = visits._drain
@@ -432,65 +409,6 @@ def test_a_walk_that_is_closed_in_the_middle_leaves_nothing_open(tree: Path) -> 
     walk_.close()
     assert open_files() == before
     assert walk_.take(5) == ([], True)
-
-
-# what is excluded
-
-
-def test_an_excluded_folder_is_not_entered(tree: Path) -> None:
-    make_tree(tree, "build/a", "src/x.o", "src/x.c", "src/build/b")
-    (tree / "build" / "locked").mkdir(0)
-    assert told(entries(tree, exclude=Exclude(["build/", "*.o"]))) == ["tree/", "tree/src/", "tree/src/x.c"]
-
-
-def test_patterns_begin_below_what_was_named_and_never_exclude_that(tree: Path) -> None:
-    make_tree(tree, "tree/a", "b")
-    assert told(entries(tree, tree / "b", exclude=Exclude(["/tree", "/b"]))) == ["tree/", "b"]
-
-
-def test_what_is_no_pattern(tmp_path: Path) -> None:
-    with pytest.raises(CallerError, match="is no pattern of files to exclude"):
-        Exclude(["*.o", "!"])
-    assert not Exclude(["", "# a comment"])
-    assert told(entries(make_tree(tmp_path, "#x"), exclude=Exclude(["\\#x"])))[1:] == []
-
-
-WORDS = st.sampled_from(["a", "b", "x.o", "y.c", "*", "?", "*.o", "**", "[ab]", "a*"])
-PATTERN = st.builds(
-    lambda negates, leading, words, trailing: negates + leading + "/".join(words) + trailing,
-    st.sampled_from(["", "", "!"]),
-    st.sampled_from(["", "", "/"]),
-    st.lists(WORDS, min_size=1, max_size=3),
-    st.sampled_from(["", "", "/"]),
-).filter(lambda pattern: not pattern.endswith("**/"))  # pathspec takes `a/**/` for a itself as well
-
-
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("repository")
-    subprocess.run(["git", "init", "-q", folder], check=True)
-    names = ["a", "b", "x.o", "y.c"]
-    return make_tree(
-        folder,
-        *(f"{one}.d/{two}.d/{name}" for one in "ab" for two in "ab" for name in names),
-        *names,
-        *(f"{one}/{name}" for one in ("c", "d") for name in names),
-        "c/d/a",
-        "c/d/y.c",
-        "ab/a/b/a",
-    )
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="compared with git")
-@given(st.lists(PATTERN, min_size=1, max_size=4))
-def test_patterns_mean_what_they_mean_to_git(repository: Path, patterns: list[str]) -> None:
-    lines = [*patterns, ".git"]
-    (repository.parent / "patterns").write_text("\n".join(lines))
-    command = ["git", "ls-files", "-z", "--others", f"--exclude-from={repository.parent / 'patterns'}"]
-    theirs = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
-    ours = told(entries(repository, exclude=Exclude(lines)))
-    root = f"{repository.name}/"
-    assert sorted(line.removeprefix(root) for line in ours if not line.endswith("/")) == sorted(theirs)
 
 
 def test_codes_of_what_was_skipped_are_no_success(tree: Path) -> None:

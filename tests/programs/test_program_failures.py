@@ -167,7 +167,7 @@ def test_ctrl_c_while_waiting(programs: Stage, tmp_path: Path, verb: str) -> Non
     waiting.wait_for("Waiting for")
     waiting.interrupt()
     assert waiting.finish() == 130
-    assert one_sentence(waiting) == "Stopped by Ctrl-C, before anything was sent or received."
+    assert one_sentence(waiting) == "Stopped by Ctrl-C, while nothing was being sent or received."
 
 
 def test_a_signal_that_a_wrapper_passes_on_counts_once(programs: Stage) -> None:

@@ -215,6 +215,8 @@ class Delivery:
                     self._finish(events.Failed(Failure(*explain.refused_by_peer(code, reason))), now)
                 case transfer.FileSent(path, size, digest, kept):
                     self._events.append(events.FileDone(path, size, digest, None, kept))
+                case transfer.OtherStored(path, saved_as):
+                    self._events.append(events.Renamed(path, saved_as))
                 case transfer.FileStored(path, size, digest, saved_as, kept):
                     self._events.append(events.FileDone(path, size, digest, saved_as, kept))
                 case transfer.NotTransferred(path, reason, code, by_peer):

@@ -249,6 +249,14 @@ class FileStored:
     kept: int
 
 
+@dataclass(frozen=True, slots=True)
+class OtherStored:
+    """A folder or a link is complete under a name that is not the one it was sent under."""
+
+    path: str
+    saved_as: str
+
+
 # what both tell
 
 
@@ -288,4 +296,4 @@ class Aborted:
 
 
 SenderEvent = Accepted | Refused | FileSent | NotTransferred | Finished | Aborted
-ReceiverEvent = Offered | FileStored | NotTransferred | Finished | Aborted
+ReceiverEvent = Offered | FileStored | OtherStored | NotTransferred | Finished | Aborted
