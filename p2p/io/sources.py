@@ -107,7 +107,8 @@ def look_up(paths: Sequence[PathLike]) -> list[Named]:
     """
     taken: dict[str, int] = {}
     named = []
-    for path in map(os.fspath, paths):
+    for each in paths:
+        path = os.fspath(each)
         name = _distinct(portable_component(os.path.basename(os.path.abspath(path))), taken)
         try:
             status = _look_at(path, name)
