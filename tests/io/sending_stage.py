@@ -143,6 +143,13 @@ class Stage:
         self.selector = selector
         self.events: list[events.SenderEvent] = []
 
+    def count(self, end: SendingEnd) -> None:
+        while not end.is_counted:
+            ready = self.selector.select(GUARD)
+            assert ready, "nobody counts"
+            for key, mask in ready:
+                key.data(mask)
+
     def run(
         self,
         end: SendingEnd,

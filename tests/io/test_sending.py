@@ -69,9 +69,7 @@ def test_the_offer_of_a_tree(tmp_path: Path, stage: Stage) -> None:
     (tmp_path / "file").write_bytes(bytes(5))
     receiving = Receiving()
     end = SendingEnd.of_tree([tmp_path / "folder", tmp_path / "file"], ALL, b"t" * 16, stage.selector)
-    while not end.is_counted:
-        for key, mask in stage.selector.select(GUARD):
-            key.data(mask)
+    stage.count(end)
     assert end.totals == Totals(3, 35, is_final=True)
     stage.run(end, receiving)
     assert receiving.offer is not None
@@ -189,6 +187,7 @@ def test_names_that_were_repaired_are_noted(tmp_path: Path, stage: Stage) -> Non
 def test_what_is_excluded_is_neither_sent_nor_counted(tmp_path: Path, stage: Stage) -> None:
     tree = make(tmp_path / "tree", {"a.o": bytes(9), "b": bytes(5), "build": {"c": bytes(7)}})
     end, receiving = SendingEnd.of_tree([tree], Exclude(["*.o", "build/"]), TOKEN, stage.selector), Receiving()
+    stage.count(end)
     stage.run(end, receiving)
     assert sorted(receiving.tree) == ["tree/", "tree/b"]
     assert end.totals == Totals(1, 5, is_final=True)
@@ -210,6 +209,25 @@ def settle(before: list[str]) -> None:
         if thread is not threading.main_thread() and thread.name.startswith("p2p-"):
             thread.join(GUARD)
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_walk_that_is_not_taken_to_its_end_leaves_nothing_open(
+    tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "ENTRIES_A_BATCH", 4)
+    tree = make(tmp_path / "tree", {"a": {"b": {"c": {str(number): b"" for number in range(2000)}}}})
+    before = os.listdir("/proc/self/fd")
+    end, receiving = SendingEnd.of_tree([tree], ALL, TOKEN, stage.selector), Receiving()
+    advance = receiving.advance
+
+    def abort_at_the_first_file() -> None:
+        advance()
+        if len(receiving.tree) > 3:
+            end.machine.abort(ExitCode.CANCELLED, "stopped")
+
+    monkeypatch.setattr(receiving, "advance", abort_at_the_first_file)
+    stage.run(end, receiving)
+    settle(before)
 
 
 @pytest.mark.parametrize("size", [0, 1, 20_000, MAX_TEXT])

@@ -236,6 +236,22 @@ def test_what_is_no_more_what_it_was(
     assert str(tmp_path) not in caught.value.unreadable.reason
 
 
+def test_a_file_that_becomes_a_link_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To itself under another name, so that nothing but O_NOFOLLOW sees it."""
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    source = source_of(path)
+    open_ = os.open
+
+    def change_and_open(opened: str, flags: int, *, dir_fd: int | None = None) -> int:
+        make_link(path)
+        return open_(opened, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", change_and_open)
+    with pytest.raises(SourceError, match="became a link"):
+        source.read_whole()
+
+
 def test_nothing_is_read_through_a_pipe_that_replaces_the_file(tmp_path: Path) -> None:
     """Opening a pipe for reading waits for ever; the child would never end."""
     path = tmp_path / "a"
