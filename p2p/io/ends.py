@@ -24,20 +24,15 @@ class Taking(End, Protocol):
 
     machine: TransferReceiver
 
-    @property
-    def checked(self) -> tuple[int, int]:
-        """Bytes compared so far, and bytes to compare, of what an earlier run left here."""
-
     def handle_offer(self, offer: Offer) -> None:
-        """Raises StorageError, before the person is asked, where the offer cannot be taken."""
+        """Raises StorageError or PipeError, before the person is asked, where the offer cannot be taken."""
 
-    def accept(self, offer: Offer, peer: Peer, now: float) -> None: ...
+    def accept(self, offer: Offer, peer: Peer, now: float) -> None:
+        """Says yes."""
 
 
 class NoEnd:
     """A receiver that has no place to put anything, and says so to whoever comes."""
-
-    checked = (0, 0)
 
     def __init__(self) -> None:
         self.machine = TransferReceiver()

@@ -28,7 +28,7 @@ READS_A_TURN = 4  # batches read from the UDP socket in one turn
 INTERRUPTED_HERE = Failure(
     ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; the same two commands go on with what has arrived"
 )
-INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, before anything was sent or received")
+INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, while nothing was being sent or received")
 TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
 
 
@@ -50,11 +50,13 @@ class PeerLoop:
         impatience: Failure | None = None,
         groups: MulticastGroups | None = None,
         surroundings: Surroundings | None = None,
+        ticks_at_once: bool = False,
     ) -> None:
         """`patience`: seconds to wait for the other side before giving up; None: for ever.
 
         `impatience` is how that ends, when there is a better reason than that nobody came. `groups`: where to look for
-        the other side without a server. `surroundings`: what is watched besides.
+        the other side without a server. `surroundings`: what is watched besides. `ticks_at_once`: `on_tick` is called
+        before there is a path as well.
         """
         self._peer = peer
         self._sockets = sockets
@@ -70,7 +72,7 @@ class PeerLoop:
         self._groups = groups
         self._surroundings = surroundings
         self._deadline: float | None = None
-        self._next_tick: float | None = None  # from the offer on; before it, nothing moves that one would look at
+        self._next_tick: float | None = time.monotonic() if ticks_at_once else None
         self._unsent: Transmit | None = None
         self._is_stopping = False
         tcp.on_connected = lambda connection: peer.handle_connected(connection, time.monotonic())
@@ -175,7 +177,7 @@ class PeerLoop:
                 self._deadline = None
                 if self._groups is not None:
                     self._groups.close()
-            elif isinstance(event, events.Offered | events.OfferSent | events.TransferStarted | events.PathChosen):
+            elif isinstance(event, events.PathChosen):  # before it, nothing moves that one would look at
                 self._next_tick = now
             self._on_event(event, now)
         if self._next_tick is not None and now >= self._next_tick:

@@ -22,7 +22,7 @@ END_PATIENCE = 1.0  # seconds that a command which is no longer wanted gets to e
 
 
 class PipeError(P2PError):
-    """A pipe of this machine is in the way. str() is for the person here; `public` names no command, for the other."""
+    """A pipe of this machine is in the way. str() is for the person here; `public`, half a sentence, for both."""
 
     def __init__(self, message: str, public: str, code: ExitCode = ExitCode.STORAGE) -> None:
         super().__init__(message)
@@ -48,8 +48,11 @@ class PipeReader:
     `fileno()`, and call `handle_readable` when it is readable; then `poll` has something.
     """
 
-    def __init__(self, fd: int, name: str = "standard input") -> None:
-        """`name` is what a person calls it. The descriptor stays open. Raises PipeError if it cannot be read."""
+    def __init__(self, fd: int, name: str = "Standard input") -> None:
+        """`name` is what a person calls it, at the beginning of a sentence. The descriptor stays open.
+
+        Raises PipeError if it is nothing that can be read.
+        """
         self._fd = fd
         self._name = name
         self._outcome: Future[PipeData] | None = None
@@ -109,7 +112,7 @@ class PipeReader:
 
     def _unreadable(self, error: OSError) -> PipeError:
         why = error.strerror or str(error)
-        return PipeError(f"{self._name} cannot be read: {why}", f"what it sends cannot be read: {why}")
+        return PipeError(f"{self._name} cannot be read: {why}", f"cannot be read: {why}")
 
 
 class CommandReader(PipeReader):
@@ -152,7 +155,7 @@ class CommandReader(PipeReader):
         except OSError as error:
             why = error.strerror or str(error)
             message = f"The shell that is to run `{escape(self._command)}` cannot be started: {why}"
-            raise PipeError(message, "the command that makes what is sent cannot be started over there") from error
+            raise PipeError(message, "the command that makes it cannot be started") from error
         os.close(self._write_end)
         self._write_end = -1
 
@@ -163,7 +166,7 @@ class CommandReader(PipeReader):
             words = how_it_ended(code)
             raise PipeError(
                 f"The command `{escape(self._command)}` {words}: what it wrote may be cut short and does not count",
-                f"the command that makes what is sent {words} over there",
+                f"the command that makes it {words}",
                 ExitCode.INTEGRITY,
             )
         return PipeData(data, is_end)

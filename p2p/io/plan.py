@@ -8,7 +8,7 @@ import secrets
 import shlex
 import sys
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2p.core.errors import CallerError
@@ -16,6 +16,8 @@ from p2p.core.introduction import NamePair, Nameplate, Pairing
 from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
 from p2p.core.text import escape
+from p2p.core.transfer.limits import MAX_TEXT
+from p2p.io.remembering import Remembering
 
 OFFER_NAMES = 2
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
@@ -24,9 +26,9 @@ PIPE = "-"  # in the place of a path, or of the folder: standard input, standard
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`names` is (me, friend), or None with a one-time code. `text` is sent instead of `paths`.
+    """`names` is (me, friend), or None with a one-time code. `text` or the output of `command` is sent for `paths`.
 
-    `secret` is None with --no-code.
+    `secret` is None with --no-code, and where `remembering` has the key of a contact.
     """
 
     role: Role
@@ -37,6 +39,8 @@ class Plan:
     server: str | None
     shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
     text: str | None = None
+    command: str | None = None
+    remembering: Remembering = field(default_factory=Remembering)
 
     @property
     def friend(self) -> str:
@@ -46,8 +50,9 @@ class Plan:
     def is_pipe(self) -> bool:
         return self.paths == (PIPE,)
 
-    @property
-    def session_secret(self) -> bytes | None:
+    def session_secret(self, remembering: Remembering) -> bytes | None:
+        if remembering.is_contact:
+            return remembering.secret
         return None if self.secret is None else normalise_secret(self.secret)
 
     def pairing(self, attempt: int) -> Pairing:
@@ -66,13 +71,15 @@ class Plan:
         me, friend = self.names
         verb = "recv" if self.role is Role.SENDER else "send"
         words = [verb, friend, me, *(["PATH"] if verb == "send" else []), *server]
-        if self.secret is None:
+        if self.remembering.wants:
+            words.insert(1, "--remember")
+        if self.secret is None and not self.remembering.is_contact:
             words.append("--no-code")
         return "python -m p2p.peer " + shlex.join(words), self.secret if self.shows_code else None
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
-    """Asks for a code that is missing. Raises CallerError for what is wrong with the options."""
+    """Asks for a code that is missing. Raises CallerError for what is wrong with the options, and ContactsError."""
     code = _given_code(options)
     if options.command == "send":
         return _plan_send(options, code)
@@ -82,27 +89,48 @@ def make_plan(options: argparse.Namespace) -> Plan:
 def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     words: list[str] = options.words
     text: str | None = options.text
-    names, paths = _split_words(words, text)
+    command: str | None = options.from_command
+    instead = "--text TEXT" if text is not None else "--from-command COMMAND" if command is not None else None
+    names, paths = _split_words(words, instead)
     if PIPE in paths and len(paths) > 1:
         raise CallerError(f"{PIPE} stands for standard input, which goes alone: send it by a command of its own")
-    if text is not None and not text:
-        raise CallerError("the text to send is empty")
+    if text is not None and not 0 < len(text.encode("utf-8", "surrogatepass")) <= MAX_TEXT:
+        raise CallerError(f"a text has 1 to {MAX_TEXT:,} bytes: put a longer one into a file")
+    if command is not None and not command.strip():
+        raise CallerError("the command whose output is to be sent is empty")
+    remembering = Remembering.of(names, code=code, no_code=options.no_code, remember=options.remember)
+    nameplate: str | None
+    secret: str | None
     if names is None:
         if options.no_code:
             raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
         nameplate, secret = split_code(code) if code else (None, generate_code(secrets.token_bytes))
     else:
-        nameplate, secret = None, None if options.no_code else code or generate_code(secrets.token_bytes)
+        without = options.no_code or remembering.is_contact
+        nameplate = None
+        secret = None if without else code or generate_code(secrets.token_bytes)
         if secret is not None:
             normalise_secret(secret)
-    return Plan(Role.SENDER, names, nameplate, secret, paths, options.server, shows_code=not code, text=text)
+    return Plan(
+        Role.SENDER,
+        names,
+        nameplate,
+        secret,
+        paths,
+        options.server,
+        shows_code=not code,
+        text=text,
+        command=command,
+        remembering=remembering,
+    )
 
 
-def _split_words(words: list[str], text: str | None) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
-    """The two names, or None, and the paths. Raises CallerError."""
-    if text is not None:
+def _split_words(words: list[str], instead: str | None) -> tuple[tuple[str, str] | None, tuple[str, ...]]:
+    """The two names, or None, and the paths; `instead`: what is sent in their place. Raises CallerError."""
+    if instead is not None:
         if len(words) not in (0, OFFER_NAMES):
-            raise CallerError("send --text takes no PATH: either names, as in send ME FRIEND --text TEXT, or nothing")
+            option = instead.split()[0]
+            raise CallerError(f"send {option} takes no PATH: either names, as in send ME FRIEND {instead}, or nothing")
         return (_names(*words) if words else None), ()
     if not words:
         raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; what to send is missing")
@@ -125,6 +153,8 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
     if len(words) < OFFER_NAMES:
         if options.no_code:
             raise CallerError("--no-code needs names: recv --no-code ME FRIEND")
+        if options.remember:
+            raise CallerError("--remember needs names on both sides: recv --remember ME FRIEND")
         if options.wait:
             raise CallerError("--wait needs names: recv --wait ME FRIEND, for a one-time code is good for one transfer")
         whole = words[0] if words else code or _ask_code("the other side")
@@ -132,10 +162,11 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")
     names = _names(*words)
-    secret = None if options.no_code else code or _ask_code(names[1])
+    remembering = Remembering.of(names, code=code, no_code=options.no_code, remember=options.remember)
+    secret = None if options.no_code or remembering.is_contact else code or _ask_code(names[1])
     if secret is not None:
         normalise_secret(secret)
-    return Plan(Role.RECEIVER, names, None, secret, (), options.server, shows_code=False)
+    return Plan(Role.RECEIVER, names, None, secret, (), options.server, shows_code=False, remembering=remembering)
 
 
 def _names(me: str, friend: str) -> tuple[str, str]:

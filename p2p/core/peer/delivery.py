@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import assert_never
 
+from p2p.core.contacts import exchange as contacts
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, RemoteError, VersionError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
-from p2p.core.transfer.messages import MessageType
+from p2p.core.transfer.messages import CONTACT, MessageType
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
 
@@ -23,10 +26,14 @@ Machine = TransferSender | TransferReceiver
 class Delivery:
     """Composes a channel and a transfer, which may outlive it."""
 
-    def __init__(self, channel: Channel, machine: Machine, now: float, *, goes_on: bool) -> None:
+    def __init__(
+        self, channel: Channel, machine: Machine, now: float, *, goes_on: bool, contact: ContactExchange
+    ) -> None:
         """`goes_on`: the transfer began on another path."""
         self._channel = channel
         self._machine = machine
+        self._contact = contact
+        self._is_greeted = not goes_on  # CONTINUE goes before all else
         self._events: deque[events.PeerEvent] = deque()
         self._unsent: deque[Buffer] = deque()  # more records came of what was read than the path takes at once
         self._linger: float | None = None
@@ -35,6 +42,7 @@ class Delivery:
         self._is_finished = goes_on and isinstance(machine, TransferReceiver) and machine.ended
         self.is_unconfirmed = False
         """Receiver: everything arrived, but whether the sender heard so is not known."""
+        contact.start_path()
         if goes_on:
             machine.go_on()
         elif isinstance(machine, TransferSender):
@@ -142,7 +150,10 @@ class Delivery:
 
     def _take_record(self, record: Buffer, now: float) -> None:
         try:
-            self._machine.handle_record(record)
+            if record and record[0] == CONTACT:
+                self._contact.handle_record(record)
+            else:
+                self._machine.handle_record(record)
         except RemoteError as error:
             self._break_off(error, now)
 
@@ -163,7 +174,13 @@ class Delivery:
             self._channel.send(record, now)
 
     def _next_record(self) -> Buffer | None:
-        return self._unsent.popleft() if self._unsent else self._machine.poll_record()
+        if self._is_greeted and (record := self._contact.poll_record()) is not None:
+            return record
+        if self._unsent:
+            return self._unsent.popleft()
+        if (record := self._machine.poll_record()) is not None:
+            self._is_greeted = True
+        return record
 
     def _close(self, code: ExitCode, reason: str, now: float) -> None:
         self._closed = True
@@ -178,6 +195,16 @@ class Delivery:
         self.fail(Failure(ExitCode.INTEGRITY, message), f"it does not understand what this side sent ({error})", now)
 
     def _take_events(self, now: float) -> None:
+        while (happened := self._contact.poll_event()) is not None:
+            match happened:
+                case contacts.Heard(public):
+                    self._events.append(events.ContactHeard(public))
+                case contacts.Remembered(public):
+                    self._events.append(events.ContactRemembered(public))
+                case contacts.NotRemembered(why, by_peer):
+                    self._events.append(events.ContactNotRemembered(why, by_peer))
+                case _:
+                    assert_never(happened)
         while (event := self._machine.poll_event()) is not None:
             match event:
                 case transfer.Offered(offer):
@@ -188,6 +215,8 @@ class Delivery:
                     self._finish(events.Failed(Failure(*explain.refused_by_peer(code, reason))), now)
                 case transfer.FileSent(path, size, digest, kept):
                     self._events.append(events.FileDone(path, size, digest, None, kept))
+                case transfer.OtherStored(path, saved_as):
+                    self._events.append(events.Renamed(path, saved_as))
                 case transfer.FileStored(path, size, digest, saved_as, kept):
                     self._events.append(events.FileDone(path, size, digest, saved_as, kept))
                 case transfer.NotTransferred(path, reason, code, by_peer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Set
 from typing import assert_never
 
@@ -109,10 +110,47 @@ def rejected(reason: Reason, tries: int, limit: int) -> tuple[ExitCode, str]:
             return ExitCode.USAGE, (
                 "One side uses --no-code and the other a code. Use --no-code on both sides or on none"
             )
+        case Reason.CONTACT_MISMATCH:
+            return ExitCode.USAGE, (
+                "The other side uses the key by which it remembers you, and this side a code, or --no-code. "
+                "If you remember it too, leave the code out; if not, have it run "
+                "`python -m p2p.peer contacts forget` with your name, and then both use a code"
+            )
         case Reason.VERSION:
             return ExitCode.INTERNAL, "The other side speaks another protocol version: please update p2p on both ends"
         case _:
             assert_never(reason)
+
+
+def rejected_contact(reason: Reason, friend: str) -> tuple[ExitCode, str]:
+    """The same where we used the key by which we remember `friend`. Not authenticated: it must not make anybody forget
+    without asking."""
+    match reason:
+        case Reason.WRONG_CODE | Reason.BURNT:
+            return ExitCode.WRONG_CODE, key_not_shared(friend)
+        case Reason.CONTACT_MISMATCH | Reason.MODE_MISMATCH:
+            name = escape(friend)
+            return ExitCode.USAGE, (
+                f"You remember {name}, and used that key, but the other side uses a code, or --no-code. If {name} was "
+                "given a code, leave it out there; "
+                f"if {name} says that it does not remember you (any more), {_forget(friend)}, and then both use a code"
+            )
+        case Reason.VERSION:
+            return rejected(reason, 0, 0)
+        case _:
+            assert_never(reason)
+
+
+def key_not_shared(friend: str) -> str:
+    return (
+        f"The other side does not have the key by which you remember {escape(friend)}: it is somebody else, or has "
+        f"remembered you anew since. Ask {escape(friend)}; if it has, {_forget(friend)}, and then both use a code and "
+        "--remember"
+    )
+
+
+def _forget(friend: str) -> str:
+    return f"run `python -m p2p.peer contacts forget {shlex.quote(escape(friend))}`"
 
 
 def code_burnt(tries: int, *, with_code: bool = True) -> str:
@@ -171,6 +209,11 @@ def damaged(what: str) -> str:
 
 def addresses_changed() -> str:
     return "this machine is on another network"
+
+
+def lost_before_the_yes(why: str, role: Role) -> str:
+    advice = "the command over there has to be run again" if role is Role.SENDER else "run the command again"
+    return f"The connection was lost before anything was sent ({why}); {advice}"
 
 
 def lost_for_good(why: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from p2p.core.address import Address
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import ExitCode, Failure
@@ -40,9 +41,19 @@ class Peer:
     """Inputs, commands, outputs and one deadline; what they mean is decided by the three parts."""
 
     def __init__(
-        self, config: PeerConfig, machine: Machine, random_bytes: Callable[[int], bytes], *, goes_on: bool = False
+        self,
+        config: PeerConfig,
+        machine: Machine,
+        random_bytes: Callable[[int], bytes],
+        *,
+        goes_on: bool = False,
+        contact: ContactExchange | None = None,
     ) -> None:
-        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one."""
+        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one.
+
+        `contact` outlives the path too; without one, this side does not remember the other.
+        """
+        self._contact = contact or ContactExchange()
         self._config = config
         self._goes_on = goes_on
         self._random_bytes = random_bytes
@@ -58,6 +69,7 @@ class Peer:
             scratch=config.scratch,
             stun_servers=config.stun_servers,
             tries=config.tries,
+            is_contact=config.is_contact,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -236,7 +248,7 @@ class Peer:
             self._delivery.send(records, now)
 
     def advance(self, now: float) -> None:
-        """The transfer was told something."""
+        """The transfer, or the exchange of contact keys, was told something."""
         self._advance(now)
 
     # output
@@ -338,7 +350,7 @@ class Peer:
                     idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
                 )
-                self._events.append(events.Connecting(verification))
+                self._events.append(events.Connecting(verification, self._config.is_contact))
                 self._connecting.start(now)
                 self._meeting.ask_relay(now)
                 self._seek_tcp(local, remote)
@@ -368,7 +380,9 @@ class Peer:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
                 self._limit_rate()
-                self._delivery = Delivery(channel, self._machine, now, goes_on=self._goes_on)
+                self._delivery = Delivery(
+                    channel, self._machine, now, goes_on=self._goes_on, contact=self._contact
+                )
             case Improved(path):
                 self._use_path(path, now)
             case NoPath(reason, told):

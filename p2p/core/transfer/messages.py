@@ -70,8 +70,9 @@ class MessageType(IntEnum):
     LEFT_OUT = 19
 
 
+CONTACT: Final = 20  # a record that is not of the transfer (docs/contacts.md)
 UNNUMBERED: Final = frozenset(
-    [MessageType.ABORT, MessageType.KEEPALIVE, MessageType.CONTINUE, MessageType.TAKEN]
+    [MessageType.ABORT, MessageType.KEEPALIVE, MessageType.CONTINUE, MessageType.TAKEN, CONTACT]
 )  # all others are counted, and sent again on the next path (docs/transfer.md)
 
 
