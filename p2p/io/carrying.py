@@ -19,7 +19,7 @@ from p2p.io.journal import Journal, Node, Row
 from p2p.io.links import Links
 from p2p.io.naming import component
 from p2p.io.parts import Found, Gate, Part, Parts
-from p2p.io.storage_errors import FATAL, Unstorable, problem, storage_error
+from p2p.io.storage_errors import Unstorable, fatal_cause, problem, storage_error
 from p2p.io.taken import Names, Policy
 
 _NO_DIRECTORY_SYNC = frozenset([errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
@@ -334,10 +334,8 @@ class Carrier:
         """Raises StorageError if the next file would fare no better."""
         if isinstance(error, Unstorable):
             return
-        root = self._folders.root.fd
-        is_gone = error.errno == errno.ENOENT and not os.fstat(root).st_nlink
-        if error.errno in FATAL or is_gone:
-            raise storage_error(error, self._path, path) from error
+        if (fatal := fatal_cause(error, self._folders.root.fd)) is not None:
+            raise storage_error(fatal, self._path, path) from error
 
     def _discard(self, part: Part | None) -> None:
         if part is None:
