@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from receiving_stage import GUARD, Line
 from storing import snapshot, tick
 
-from p2p.core.errors import RemoteError
+from p2p.core.errors import ExitCode, RemoteError
 from p2p.core.transfer import events
 from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.limits import MAX_ANNOUNCED
@@ -137,7 +137,7 @@ KINDS = [*["folder", "leave", "whole"] * 2, "symlink", "hardlink", "orphan", "pa
 STEPS = st.tuples(st.sampled_from(KINDS), NAMES, MODES, TIMES, TARGETS)
 
 
-@settings(max_examples=60)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS, max_size=40), cut=st.integers(1, 10), policy=st.sampled_from(Policy))
 def test_hostile_jobs(steps: list[tuple[Any, ...]], cut: int, policy: Policy) -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -176,7 +176,7 @@ MESSAGE: st.SearchStrategy[Message] = st.one_of(
     st.builds(Same, NUMBERS, st.just(0), st.just(5)),
     st.builds(FileEnd, NUMBERS, CONTENTS.map(lambda content: blake3(content).digest())),
     st.builds(Totals, st.just(10**9), st.sampled_from([0, 2**40]), st.booleans()),
-    st.builds(LeftOut, NUMBERS, st.just("why")),
+    st.builds(LeftOut, NUMBERS, st.just(ExitCode.STORAGE), st.just("why")),
     st.builds(Finish, NUMBERS, st.just(bytes(32))),
 )
 
@@ -210,7 +210,7 @@ class Guessing:
         return message
 
 
-@settings(max_examples=60)
+@settings(max_examples=120)
 @given(
     said=st.lists(st.tuples(MESSAGE, st.integers(0, 6).map(bool)), max_size=25),
     policy=st.sampled_from(Policy),
