@@ -130,7 +130,7 @@ class Checker:
 
 
 class Extents:
-    """Where a file has bytes on the disk, asked in ascending order."""
+    """Where a file has bytes on the disk, asked in ascending order. Moves the position of the descriptor."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd

@@ -64,7 +64,7 @@ class Journal:
     """
 
     def __init__(self, file: Path, place: Place, lock: int, on_damage: Callable[[Path], None]) -> None:
-        """Opens the file, or begins it if it is empty. Raises sqlite3.Error, VersionMismatch.
+        """Opens the file, or begins it if it is empty. Raises sqlite3.Error, OSError, VersionMismatch.
 
         `lock` is the descriptor that keeps other programs away, owned from now on.
         """
