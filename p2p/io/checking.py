@@ -20,7 +20,7 @@ from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
 from p2p.io.worker import Worker
 
 READ: Final = 2**20  # bytes; reads of 4, 8 and 16 MiB are no faster
-# Bytes from which on BLAKE3 is shared among processors. Of a chunk in memory, with two busy ones, 0.7 to 1.0 GB/s became
+# Bytes from which on BLAKE3 is shared among processors. A chunk in memory, with two busy ones: 0.7 to 1.0 GB/s became
 # 1.2 to 2.2; from a disk of 0.9 GB/s it is the same.
 SHARED: Final = 2**18
 
