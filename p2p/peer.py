@@ -1,19 +1,25 @@
-"""`python -m p2p.peer send|recv|doctor`: sending files from one machine straight to another, and what is in its way."""
+"""`python -m p2p.peer send|recv|contacts|doctor`: files straight to another machine, and what is in the way."""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from typing import NoReturn
 
 from p2p import __version__
+from p2p.core.amount import parse_rate
 from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
 DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
-SEND_USAGE = "send [options] ME FRIEND PATH...  |  send [options] PATH"
+SEND_USAGE = (
+    "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
+    "  |  send [options] [ME FRIEND] --from-command COMMAND"
+)
 RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
+RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
 NAMES_OR_CODE = """\
 With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
 
@@ -26,11 +32,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     _open_missing_streams()
     try:
-        options = _parser().parse_args(arguments)
+        options = build_parser().parse_args(arguments)
         if options.command == "doctor":
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
             return int(doctor.run(options))
+        if options.command == "contacts":
+            from p2p.io import contacts_command  # noqa: PLC0415
+
+            return int(contacts_command.run(options))
+        if options.command in ("completion", "man"):
+            return _print(options)
         from p2p.io.run import run  # noqa: PLC0415
 
         return int(run(options))
@@ -48,21 +60,43 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERNAL
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="send | recv | doctor")
+    names = "send | recv | contacts | doctor | completion | man"
+    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
-    send = commands.add_parser("send", help="send files", usage=f"python -m p2p.peer {SEND_USAGE}",
+    send = commands.add_parser("send", help="send files and folders", usage=f"python -m p2p.peer {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    send.add_argument("words", nargs="+", metavar="ME FRIEND PATH... | PATH", help="two names and files, or one file")
+    send.add_argument("words", nargs="*", metavar="ME FRIEND PATH... | PATH",
+                      help="two names and files or folders, or one file or folder; - is standard input")
+    instead = send.add_mutually_exclusive_group()
+    instead.add_argument("--text", metavar="TEXT", help="send this text instead of files")
+    instead.add_argument("--from-command", metavar="COMMAND",
+                         help="send what this command of the shell writes, and fail if it fails")
+    send.add_argument("--exclude", metavar="PATTERN", action="append", default=[],
+                      help="leave out what matches, by the rules of .gitignore; may be repeated")
+    send.add_argument("--exclude-from", metavar="FILE", action="append", default=[],
+                      help="read such patterns from FILE, one a line; may be repeated")
+    send.add_argument("--once", action="store_true", help="end when the other side says no, rather than wait again")
     _add_common(send)
 
-    recv = commands.add_parser("recv", help="receive files", usage=f"python -m p2p.peer {RECV_USAGE}",
+    recv = commands.add_parser("recv", help="receive what is sent", usage=f"python -m p2p.peer {RECV_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
     recv.add_argument("words", nargs="*", metavar="ME FRIEND | CODE", help="names, or the code (asked for if missing)")
-    recv.add_argument("--out", metavar="DIR", default=".", help="where to put what arrives (default: here)")
+    recv.add_argument("--out", metavar="DIR", help="where to put what arrives (default: here); - is standard output")
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
+    taken = recv.add_mutually_exclusive_group()
+    for policy, words in (("rename", "store it under another name (the default)"), ("overwrite", "replace it"),
+                          ("skip", "leave it if it is the same, else as with --rename")):
+        taken.add_argument(f"--{policy}", dest="policy", action="store_const", const=policy,
+                           help=f"when a file's name is taken: {words}")
+    recv.add_argument("--discard", action="store_true",
+                      help="forget what interrupted runs left in DIR; without names or a code do nothing else")
+    recv.add_argument("--accept-from", metavar="NAME[:LIMIT]", action="append", default=[],
+                      help="take up to LIMIT bytes (500M, 2G) from the contact NAME without asking, and nothing else; "
+                           "may be repeated")
+    recv.add_argument("--wait", action="store_true", help="wait for the next transfer after each one; needs names")
     _add_common(recv)
 
     doctor = commands.add_parser("doctor", help="say what network this is, what will work from it, and what would help",
@@ -72,7 +106,35 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--lifetime", action="store_true",
                         help="measure as well how long the router keeps an unused port: up to five minutes")
     _add_talk(doctor)
+
+    contacts = commands.add_parser("contacts", help="say with whom no code is needed, or forget somebody",
+                                   epilog="Two become contacts by a transfer with a code and --remember on both sides.")
+    contacts.add_argument("action", choices=("list", "forget"), metavar="list | forget")
+    contacts.add_argument("name", nargs="?", metavar="NAME", help="with forget: the friend's name")
+    contacts.add_argument("--json", action="store_true", help="with list: one contact a line, as JSON")
+
+    completion = commands.add_parser("completion", help="print the script that makes a shell complete p2p",
+                                     epilog='for bash: eval "$(p2p completion bash)" in ~/.bashrc')
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "names"), metavar="bash | zsh | fish",
+                            help="the shell that is to read it")
+    manual = commands.add_parser("man", help="print a manual page, for man -l -")
+    manual.add_argument("page", nargs="?", choices=("p2p", "p2p-server"), default="p2p", metavar="p2p | p2p-server",
+                        help="which one (default: p2p)")
     return parser
+
+
+def _print(options: argparse.Namespace) -> int:
+    """What this program says of itself, for other programs."""
+    if options.command == "man":
+        from p2p.io import man  # noqa: PLC0415
+
+        text = man.of_program(options.page, build_parser())
+    else:
+        from p2p.io import completion  # noqa: PLC0415
+
+        text = completion.answer(options.shell, build_parser())
+    sys.stdout.write(text)
+    return ExitCode.DONE
 
 
 def _add_network(parser: argparse.ArgumentParser, without: str) -> None:
@@ -98,8 +160,18 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--code-file", metavar="FILE", help="read the code from the first line of FILE")
     code.add_argument("--no-code", action="store_true",
                       help="encrypt without proving who is there; both sides must say so, names only")
+    parser.add_argument("--remember", action="store_true",
+                        help="with names and a code, on both sides: later transfers between the two need no code")
     parser.add_argument("--timeout", metavar="SECONDS", type=_seconds,
                         help="give up if the other side has not come by then (default: wait)")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="send: say what would go; recv: show what is offered and say no")
+    parser.add_argument("--limit-rate", metavar="RATE", type=_rate,
+                        help="no more than so many bytes a second, as in 500k or 2.5M; the lower of both sides holds")
+    parser.add_argument("--qr", action="store_true",
+                        help="show the other side's command as a QR code as well, on a terminal")
+    parser.add_argument("--reconnect", metavar="SECONDS", type=_patience, default=RECONNECT_PATIENCE,
+                        help="look for a lost other side for so long (default: 15 minutes; 0: not at all)")
     parser.add_argument("--idle-timeout", metavar="SECONDS", type=_idle_seconds, default=IDLE_TIMEOUT,
                         help=f"give up a connection after so much silence (default: {IDLE_TIMEOUT:.0f})")
     _add_talk(parser)
@@ -115,6 +187,17 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _patience(text: str) -> float:
+    return 0.0 if text == "0" else _seconds(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        return parse_rate(text)
+    except CallerError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _idle_seconds(text: str) -> float:
     value = _seconds(text)
     if value < MIN_IDLE_TIMEOUT:
@@ -126,10 +209,16 @@ def _idle_seconds(text: str) -> float:
 
 
 def _open_missing_streams() -> None:
-    """Whoever started us may have closed them (`2>&-`); Python then has None there."""
+    """Whoever started us may have closed them (`2>&-`); Python then has None there.
+
+    What a stream's encoding cannot say becomes a question mark.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  (for as long as the program runs)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m p2p.server",
         description="Introduces two peers to each other. It sees their names and public addresses, never their files.",
@@ -85,6 +85,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     level = parser.add_mutually_exclusive_group()
     level.add_argument("--verbose", action="store_true", help="log more, and peers' addresses in full")
     level.add_argument("--quiet", action="store_true", help="log warnings and errors only")
+    return parser
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.alternate_port is None and options.port == LAST_PORT:
         parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
 import os
 import queue
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 
 GUARD = 60.0  # seconds after which a program that should have ended is killed and the test fails
 CODE = "amber-walnut-tiger"
 ROOT = Path(__file__).parents[1]
+STATE = tempfile.mkdtemp(prefix="p2p-tests-")  # where the programs remember things, instead of the tester's own folder
+atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 Spawn = Callable[..., "subprocess.Popen[Any]"]
+Found = TypeVar("Found")
 
 
 class Program:
@@ -30,6 +36,7 @@ class Program:
 
     def __init__(self, spawn: Spawn, arguments: Sequence[str], *, cwd: Path | None = None, **kwargs: Any) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | {"PYTHONPATH": str(ROOT)}
+        environment |= {"XDG_STATE_HOME": STATE, "XDG_DATA_HOME": STATE}
         environment |= kwargs.pop("env", {})
         self.process = spawn(
             [sys.executable, *arguments],
@@ -61,17 +68,24 @@ class Program:
 
     def wait_for(self, pattern: str, guard: float = GUARD) -> re.Match[str]:
         """Waits until stderr or stdout shows the pattern."""
+        return self._wait(lambda: re.search(pattern, self.err) or re.search(pattern, self.out), repr(pattern), guard)
+
+    def wait_for_events(self, name: str, count: int = 1, guard: float = GUARD) -> None:
+        """Waits until --json printed so many of them."""
+        words = f'"event": "{name}"'
+        self._wait(lambda: self.out.count(words) >= count or None, f"{count} events {name}", guard)
+
+    def _wait(self, look: Callable[[], Found | None], what: str, guard: float) -> Found:
         while True:
-            found = re.search(pattern, self.err) or re.search(pattern, self.out)
-            if found:
+            if (found := look()) is not None:
                 return found
             try:
                 self._news.get(timeout=guard)
             except queue.Empty:
-                raise AssertionError(f"no {pattern!r} within {guard} s in:\n{self.err}{self.out}") from None
+                raise AssertionError(f"no {what} within {guard} s in:\n{self.err}{self.out}") from None
             if self.process.poll() is not None and not any(t.is_alive() for t in self._threads):
-                found = re.search(pattern, self.err) or re.search(pattern, self.out)
-                assert found, f"ended without {pattern!r}:\n{self.err}{self.out}"
+                found = look()
+                assert found is not None, f"ended without {what}:\n{self.err}{self.out}"
                 return found
 
     def finish(self, guard: float = GUARD) -> int:
@@ -101,6 +115,9 @@ class Program:
 
     def event(self, name: str) -> dict[str, Any]:
         return next(event for event in self.events if event["event"] == name)
+
+    def events_named(self, name: str) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == name]
 
 
 class Stage:
@@ -182,3 +199,25 @@ def hash_of(path: Path) -> str:
 def left_over(directory: Path) -> list[str]:
     """Temporary files that should not be there any more."""
     return [path.name for path in directory.iterdir() if path.name.startswith(".p2p-")]
+
+
+Node = tuple[str, int, object]  # kind, permission bits, and what else has to be equal
+
+
+def tree_of(root: Path) -> dict[str, Node]:
+    """All below `root`, itself too: what has to be the same on both sides. Names are bytes, shown as text."""
+    found: dict[str, Node] = {}
+    linked: dict[tuple[int, int], str] = {}
+    for folder, folders, files in os.walk(root):
+        for name in [".", *folders, *files]:
+            path = Path(folder) / name
+            status = path.lstat()
+            key = os.path.relpath(path, root)
+            if path.is_symlink():
+                found[key] = ("link", 0, os.readlink(path))
+            elif path.is_dir():
+                found[key] = ("folder", status.st_mode & 0o777, status.st_mtime_ns)
+            else:
+                same = linked.setdefault((status.st_dev, status.st_ino), key)
+                found[key] = ("file", status.st_mode & 0o777, (hash_of(path), status.st_mtime_ns, same))
+    return found

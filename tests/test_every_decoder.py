@@ -21,8 +21,10 @@ from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session import messages as session
 from p2p.core.stun import messages as stun
 from p2p.core.transfer import messages as transfer
+from p2p.core.transfer.entries import decode_entry
 from p2p.core.transport import frames, packets
 from p2p.core.transport.tcp import TcpChannel, TcpKeys
+from p2p.core.wire import Reader
 
 KEY = bytes(32)
 DECODERS: dict[str, Callable[[bytes], object]] = {
@@ -45,11 +47,13 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "data packet": packets.decode_data,
     "data burst": lambda data: packets.decode_burst(data, 100),
     "transfer": transfer.decode,
+    "entry of a transfer": lambda data: decode_entry(Reader(data)),
 }
 # prefixes that lead deep into each decoder
 STARTS = [
     b"\x01\x01\x00\x0c!\x12\xa4B" + bytes(12), b"\x00\x01\x00\x08!\x12\xa4B" + bytes(12),
     b"", b"p2p\x01", b"lan\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04",
+    b"\x01\x02\x00\x01" + bytes(36), b"\x02\x03\x01\xa4" + bytes(16), b"\x0f" + bytes(8),
     b"\x06", b"\x01\x07", b"\0\x81\0\0", b"\x02\x81\0\0", b"HTTP/1.1 200 OK\r\nLOCATION:", b"<a>", b"<!DOCTYPE a ",
 ]  # fmt: skip
 

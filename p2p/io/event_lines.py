@@ -1,4 +1,4 @@
-"""The events of --json: one a line on stdout, for programs."""
+"""The events of --json: one a line on stdout, for programs (docs/json.md)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import Protocol, TextIO
 
+from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.messages import Offer
 from p2p.core.transport.events import Stats
+from p2p.io.summary import is_renamed
+from p2p.io.walk import Renamed
 
 PROGRESS_INTERVAL = 1.0  # seconds between two progress events
 
@@ -21,7 +26,6 @@ _NAMES = {
     events.PeerFound: "peer_found",
     events.PeerGone: "peer_gone",
     events.OfferSent: "offer_sent",
-    events.TransferStarted: "started",
 }
 
 
@@ -40,8 +44,8 @@ class EventLines:
         self._next_progress = 0.0
         self.are_lost = False
 
-    def write(self, event: events.PeerEvent, total: int, seconds: float, transport: Stats | None) -> None:
-        """The last three stand in the event `done`: bytes, time since the receiver said yes, what the UDP path saw."""
+    def write(self, event: events.PeerEvent) -> None:
+        """Done has a method of its own."""
         match event:
             case events.WaitingForPeer(pairing, mapped):
                 command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
@@ -60,19 +64,49 @@ class EventLines:
                 self._write({"event": "path", **path})
             case events.PathMoved(address):
                 self._write({"event": "moved", "address": str(address)})
-            case events.Offered(entries, offered):
-                files = [{"name": entry.name, "size": entry.size} for entry in entries]
-                self._write({"event": "offer", "files": files, "total": offered})
-            case events.FileDone(entry, digest, saved_as):
-                done = {"name": entry.name, "size": entry.size, "blake3": digest.hex(), "saved_as": saved_as}
+            case events.PathLost(why):
+                self._write({"event": "path_lost", "why": why})
+            case events.Offered(offer):
+                self._write({"event": "offer", **_offer(offer)})
+            case events.TransferStarted(goes_on):
+                self._write({"event": "started", "goes_on": goes_on})
+            case events.FileDone(path, size, digest, saved_as, kept):
+                done = {"path": path, "size": size, "blake3": digest.hex(), "saved_as": saved_as, "kept": kept}
                 self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
-            case events.Done(digest):
-                done = {"blake3": digest.hex(), "total": total, "seconds": round(seconds, 3)}
-                self._write({"event": "done", **done, "transport": _transport(transport)})
+                if is_renamed(event):
+                    self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
+            case events.Renamed(path, saved_as):
+                self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
+            case events.NotTransferred(path, reason, code, by_peer):
+                problem = {"path": path, "reason": reason, "code": int(code), "by_peer": by_peer}
+                self._write({"event": "problem", **problem}, flush=False)
+            case events.ContactRemembered():
+                self._write({"event": "remembered"})
+            case events.ContactNotRemembered(why, by_peer):
+                self._write({"event": "not_remembered", "why": why.name.lower(), "by_peer": by_peer})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
+            case events.ContactHeard():
+                pass  # what becomes of it is told
+            case events.Done():
+                raise TypeError("write_done is for that one")
             case _:
                 self._write({"event": _NAMES[type(event)]})
+
+    def write_done(
+        self, done: events.Done, progress: Progress, problems: int, seconds: float, transport: Stats | None
+    ) -> None:
+        """`seconds` since the receiver said yes; `transport`: what the UDP path saw."""
+        counts = {"total": progress.done, "files": progress.files, "kept": progress.kept, "problems": problems}
+        end = {"blake3": done.digest.hex(), **counts, "code": int(done.exit_code), "seconds": round(seconds, 3)}
+        self._write({"event": "done", **end, "transport": _transport(transport)})
+
+    def write_refused(self, failure: Failure) -> None:
+        """The other side said no or left, and this one waits again."""
+        self._write({"event": "refused", "code": int(failure.code), "message": failure.message})
+
+    def write_text(self, text: str) -> None:
+        self._write({"event": "text", "text": text})
 
     def tick(self, progress: Progress, bytes_per_second: float, now: float) -> None:
         """Sends off what waits, and says now and then how far it is."""
@@ -82,18 +116,37 @@ class EventLines:
             self._lose_output()
         if progress.done and now >= self._next_progress:
             self._next_progress = now + PROGRESS_INTERVAL
+            counts = {"bytes": progress.done, "total": progress.total, "kept": progress.kept}
+            files = {"files": progress.files, "files_total": progress.files_total}
             rate = round(bytes_per_second)
-            self._write({"event": "progress", "bytes": progress.done, "total": progress.total, "rate": rate})
+            self._write({"event": "progress", **counts, **files, "rate": rate, "path": progress.path})
+
+    def write_repaired(self, notes: Sequence[Renamed]) -> None:
+        """Names that could not be sent as they are."""
+        for note in notes:
+            self._write({"event": "renamed", "path": note.path, "saved_as": note.sent_as})
 
     def _write(self, event: dict[str, object], *, flush: bool = True) -> None:
         try:
-            print(json.dumps(event), flush=flush)
+            print_event(event, flush=flush)
         except OSError:
             self._lose_output()
 
     def _lose_output(self) -> None:
         self.are_lost = True
         redirect_to_nowhere(sys.stdout)
+
+
+def print_event(event: dict[str, object], *, flush: bool = True) -> None:
+    """Raises OSError."""
+    print(json.dumps(event), flush=flush)
+
+
+def _offer(offer: Offer) -> dict[str, object]:
+    roots = [{"name": root.name, "kind": root.kind.name.lower(), "size": root.size} for root in offer.shown]
+    totals = offer.totals
+    counts = {"files": totals.files, "total": totals.size, "counted": totals.is_final}
+    return {"kind": offer.kind.name.lower(), "roots": roots, "roots_total": offer.roots, **counts}
 
 
 def _transport(stats: Stats | None) -> dict[str, object] | None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import selectors
-import signal
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from p2p.core.address import Address
 from p2p.core.datagram import MULTICAST, Transmit
@@ -17,24 +15,25 @@ from p2p.core.peer import events
 from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
+from p2p.io.interrupts import Interrupts
 from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
 from p2p.io.surroundings import Surroundings
 from p2p.io.tcp import TcpHub
 from p2p.io.udp import SendResult
-from p2p.io.worker import Worker
 
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
 READS_A_TURN = 4  # batches read from the UDP socket in one turn
-SAME_INTERRUPT = 0.5  # seconds in which a second signal is the first one again: wrappers pass on what the terminal sent
-INTERRUPTED_HERE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; nothing half-done was kept")
-INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, before anything was sent or received")
+INTERRUPTED_HERE = Failure(
+    ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; the same two commands go on with what has arrived"
+)
+INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, while nothing was being sent or received")
 TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
 
 
 class PeerLoop:
-    """Runs one peer to its end. It never knows what a message means."""
+    """Runs one peer to its end, which is the end of one path. It never knows what a message means."""
 
     def __init__(
         self,
@@ -43,7 +42,7 @@ class PeerLoop:
         sockets: UdpSockets,
         tcp: TcpHub,
         end: End,
-        worker: Worker,
+        interrupts: Interrupts,
         selector: selectors.BaseSelector,
         on_event: Callable[[events.PeerEvent, float], None],
         on_tick: Callable[[float], None],
@@ -51,18 +50,20 @@ class PeerLoop:
         impatience: Failure | None = None,
         groups: MulticastGroups | None = None,
         surroundings: Surroundings | None = None,
+        ticks_at_once: bool = False,
     ) -> None:
         """`patience`: seconds to wait for the other side before giving up; None: for ever.
 
         `impatience` is how that ends, when there is a better reason than that nobody came. `groups`: where to look for
-        the other side without a server. `surroundings`: what is watched besides.
+        the other side without a server. `surroundings`: what is watched besides. `ticks_at_once`: `on_tick` is called
+        before there is a path as well.
         """
         self._peer = peer
         self._sockets = sockets
         sockets.on_readable = self._receive
         self._tcp = tcp
         self._end = end
-        self._worker = worker
+        self._interrupts = interrupts
         self._selector = selector
         self._on_event = on_event
         self._on_tick = on_tick
@@ -71,9 +72,8 @@ class PeerLoop:
         self._groups = groups
         self._surroundings = surroundings
         self._deadline: float | None = None
-        self._next_tick: float | None = None  # from the yes on; before it, nothing moves that we would have to look at
+        self._next_tick: float | None = time.monotonic() if ticks_at_once else None
         self._unsent: Transmit | None = None
-        self._interrupted_at: float | None = None
         self._is_stopping = False
         tcp.on_connected = lambda connection: peer.handle_connected(connection, time.monotonic())
         tcp.on_accepted = lambda connection, source: peer.handle_accepted(connection, source, time.monotonic())
@@ -82,12 +82,11 @@ class PeerLoop:
             connection, time.monotonic(), refused=error == errno.ECONNREFUSED
         )
 
-    def run(self) -> ExitCode:
-        """Returns how it ended. Raises KeyboardInterrupt at the second Ctrl-C."""
-        self._selector.register(self._worker.fileno(), selectors.EVENT_READ, self._collect)
+    def run(self) -> None:
+        """Until the peer is over. Raises KeyboardInterrupt at the second Ctrl-C."""
         if self._groups is not None:
             self._groups.watch(self._receive_from_group)
-        with self._signals(), contextlib.closing(self._sockets):
+        with contextlib.closing(self._sockets):
             now = time.monotonic()
             if self._patience is not None:
                 self._deadline = now + self._patience
@@ -97,7 +96,6 @@ class PeerLoop:
             while not (self._peer.is_over and not self._tcp.is_flushing):
                 self._turn()
         self._report(time.monotonic())
-        return self._peer.failure.code if self._peer.failure else ExitCode.DONE
 
     def _turn(self) -> None:
         now = time.monotonic()
@@ -173,16 +171,13 @@ class PeerLoop:
     def _receive_from_group(self, data: bytes, source: Address) -> None:
         self._peer.handle_datagram(data, 0, source, time.monotonic(), MULTICAST)
 
-    def _collect(self, _: int) -> None:
-        self._worker.handle_readable()
-
     def _report(self, now: float) -> None:
         while (event := self._peer.poll_event()) is not None:
             if isinstance(event, events.Connecting):
                 self._deadline = None
                 if self._groups is not None:
                     self._groups.close()
-            elif isinstance(event, events.TransferStarted):
+            elif isinstance(event, events.PathChosen):  # before it, nothing moves that one would look at
                 self._next_tick = now
             self._on_event(event, now)
         if self._next_tick is not None and now >= self._next_tick:
@@ -209,41 +204,7 @@ class PeerLoop:
                 self._peer.fail(self._impatience, "it gave up waiting", now)
             elif self._patience is not None:
                 self._peer.give_up(self._patience, now)
-        if self._interrupted_at is not None and not self._is_stopping:
+        if self._interrupts.is_asked and not self._is_stopping:
             self._is_stopping = True
             failure = INTERRUPTED_HERE if self._peer.has_met else INTERRUPTED_ALONE
             self._peer.fail(failure, TOLD_INTERRUPTED, now)
-
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGINT, SIGTERM and a terminal that is closed end the run in order; a second signal ends it at once."""
-        reader, writer = socket.socketpair()
-        for end in (reader, writer):
-            end.setblocking(False)
-
-        def note(_: int, __: object) -> None:
-            now = time.monotonic()
-            if self._interrupted_at is None:
-                self._interrupted_at = now
-            elif now >= self._interrupted_at + SAME_INTERRUPT:
-                raise KeyboardInterrupt
-
-        def drain(_: int) -> None:
-            with contextlib.suppress(BlockingIOError):
-                reader.recv(64)
-
-        wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup wants us to outlive the terminal
-            numbers.append(signal.SIGHUP)
-        handlers = {number: signal.signal(number, note) for number in numbers}
-        self._selector.register(reader, selectors.EVENT_READ, drain)
-        try:
-            yield
-        finally:
-            self._selector.unregister(reader)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-            signal.set_wakeup_fd(wakeup)
-            reader.close()
-            writer.close()

@@ -1,7 +1,11 @@
-"""Giving a file a name that nobody has, atomically: never over another file, never half."""
+"""Giving a file a name in a folder, atomically: never half, and over another file only where that is wanted.
+
+Folders are descriptors, and every name passes `component`: no path is ever resolved.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -9,32 +13,52 @@ from functools import cache
 from typing import Any
 
 RENAME_NOREPLACE = 1  # renameat2(2)
+MAX_NAME = 255  # bytes; NAME_MAX
 
 _NO_RENAMEAT2 = frozenset([errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
 # Of open with O_TMPFILE: a file system, or a kernel, that has no files without a name.
 _NO_NAMELESS = frozenset([errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EACCES, errno.EPERM])
 
 
-def rename_exclusively(old: str, new: str, directory: int) -> None:
-    """Renames within the directory; raises FileExistsError if `new` exists, whatever it is.
+def component(name: str) -> bytes:
+    """A name as the kernel takes it. Raises OSError for what is not exactly one component."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:  # a locale that lacks these letters: written as the rest of the world writes them
+        encoded = name.encode("utf-8", "replace")
+    if encoded in (b"", b".", b"..") or b"/" in encoded or b"\0" in encoded:
+        raise OSError(errno.EINVAL, "that is no name")
+    if len(encoded) > MAX_NAME:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    return encoded
+
+
+def rename_exclusively(old: str, new: str, directory: int, into: int | None = None) -> None:
+    """Renames, `into` another folder if that is given; raises FileExistsError if `new` exists, whatever it is.
 
     renameat2 serves FAT and SMB, which have no hard links; link and unlink serve NFS, which has no flags to rename.
     """
-    rename, new_bytes = _renameat2(), _encoded(new)
+    into = directory if into is None else into
+    rename, old_bytes, new_bytes = _renameat2(), component(old), component(new)
     if rename is not None:
-        if rename(directory, os.fsencode(old), directory, new_bytes, RENAME_NOREPLACE) == 0:
+        if rename(directory, old_bytes, into, new_bytes, RENAME_NOREPLACE) == 0:
             return
         code = ctypes.get_errno()
         if code not in _NO_RENAMEAT2:
             raise OSError(code, os.strerror(code))
-    os.link(old, new_bytes, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    os.unlink(old, dir_fd=directory)
+    os.link(old_bytes, new_bytes, src_dir_fd=directory, dst_dir_fd=into, follow_symlinks=False)
+    os.unlink(old_bytes, dir_fd=directory)
+
+
+def rename_over(old: str, new: str, directory: int, into: int) -> None:
+    """Takes the place of what bears `new`. Raises IsADirectoryError if that is a folder."""
+    os.rename(component(old), component(new), src_dir_fd=directory, dst_dir_fd=into)
 
 
 def open_nameless(directory: int) -> int | None:
     """A descriptor of a file in the directory that has no name yet and is gone with it; None where there are none."""
     try:
-        return os.open(".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        return os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600, dir_fd=directory)
     except AttributeError:  # no Linux
         return None
     except OSError as error:
@@ -45,19 +69,29 @@ def open_nameless(directory: int) -> int | None:
 
 def can_name(fd: int) -> bool:
     """Whether `name_exclusively` works: it needs /proc."""
-    return os.path.lexists(f"/proc/self/fd/{fd}")
+    return os.path.lexists(_magic(fd))
 
 
 def name_exclusively(fd: int, name: str, directory: int) -> None:
-    """Names a nameless file; raises FileExistsError if `name` exists, whatever it is."""
-    os.link(f"/proc/self/fd/{fd}", _encoded(name), dst_dir_fd=directory, follow_symlinks=True)
+    """Gives a nameless file its name, or another file one more; raises FileExistsError if `name` exists."""
+    os.link(_magic(fd), component(name), dst_dir_fd=directory, follow_symlinks=True)
 
 
-def _encoded(name: str) -> bytes:
-    try:
-        return os.fsencode(name)
-    except UnicodeEncodeError:  # a locale that lacks these letters: written as the rest of the world writes them
-        return name.encode("utf-8")
+def open_itself(name: str, directory: int) -> int:
+    """A descriptor of what bears the name, a symbolic link too, good for nothing but to say which inode is meant."""
+    flags = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(component(name), flags, dir_fd=directory)
+
+
+def set_time(fd: int, mtime_ns: int) -> None:
+    """Of what `open_itself` opened; nothing where the file system, or a kernel without /proc, cannot."""
+    with contextlib.suppress(OSError, OverflowError):
+        os.utime(_magic(fd), ns=(mtime_ns, mtime_ns))
+
+
+def _magic(fd: int) -> str:
+    """Leads to the very inode, whatever its names are by now: no path of ours is resolved (proc(5))."""
+    return f"/proc/self/fd/{fd}"
 
 
 @cache

@@ -1,89 +1,77 @@
-"""Sets one run of `send` or `recv` up from its options, and runs it."""
+"""Sets one run of `send` or `recv` up from its options, and lives through its transfers."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
-import secrets
 import selectors
-import shlex
 import sys
 import time
-import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from p2p.core.address import Address
 from p2p.core.errors import CallerError, ExitCode, Failure
-from p2p.core.introduction import NamePair, Nameplate, Pairing
+from p2p.core.introduction import Pairing
 from p2p.core.peer import events
-from p2p.core.peer.config import PeerConfig
+from p2p.core.peer.acceptance import Acceptance
 from p2p.core.peer.peer import Peer
 from p2p.core.role import Role
-from p2p.core.session.codes import generate_code, generate_nameplate, normalise_secret, split_code
 from p2p.core.text import escape
-from p2p.io.ends import NOT_ASKED, SAID_NO, End, ReceivingEnd, SendingEnd, decide
-from p2p.io.files import Destination, FileError, Source, open_sources
-from p2p.io.interfaces import local_addresses
-from p2p.io.loop import PeerLoop
+from p2p.core.transfer.events import Progress
+from p2p.core.transfer.messages import Offer
+from p2p.io import state
+from p2p.io.attempts import Settings, Wish
+from p2p.io.contacts import ContactsError
+from p2p.io.crossing import Crossing
+from p2p.io.ends import NOT_ASKED, SAID_NO
+from p2p.io.interrupts import Interrupts
+from p2p.io.journal import Journals
 from p2p.io.memory import keep_freed_memory
-from p2p.io.multicast import MulticastGroups
+from p2p.io.pipes import CommandReader, PipeError
+from p2p.io.plan import PIPE, Plan, make_plan
+from p2p.io.preview import preview
+from p2p.io.question import Question
 from p2p.io.resolve import resolve, resolve_stun
 from p2p.io.screen import Screen
-from p2p.io.sockets import UdpSockets
-from p2p.io.surroundings import Surroundings
-from p2p.io.tcp import TcpHub
-from p2p.io.udp import UdpSocket
-from p2p.io.worker import Worker
+from p2p.io.sending import SendingEnd
+from p2p.io.sources import SourceError
+from p2p.io.summary import Repaired
+from p2p.io.taking import TakingEnd
+from p2p.io.visits import Exclude
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
-OFFER_NAMES = 2
-LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
-LOOPBACK = Address("127.0.0.1", 0)
+REFUSED_PATIENCE = 60.0  # seconds for the person there to start again, after a no that was a slip of the finger
+COUNT_PATIENCE = 1.0  # seconds in which all is counted, as a rule, so that the offer can say how much it is
+LOOKED = Failure(ExitCode.REFUSED, "Dry run: nothing was taken, and nothing written")
+# With --wait, ends after which nothing better can be waited for.
+_FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_CODE, ExitCode.INTERNAL)
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the command line asks for. `names` is (me, friend), or None with a one-time code."""
-
-    role: Role
-    names: tuple[str, str] | None
-    nameplate: str | None
-    secret: str | None
-    paths: tuple[str, ...]
-    server: str | None
-    shows_code: bool = True  # a code that was given is known to both, and may be a secret that no log is to hold
-
-    @property
-    def friend(self) -> str:
-        return escape(self.names[1]) if self.names else "the other side"
-
-    def pairing(self, attempt: int) -> Pairing:
-        if self.names:
-            return NamePair(*self.names)
-        if self.server is None:
-            attempt += LOCAL_ATTEMPT
-        return Nameplate(self.nameplate or generate_nameplate(secrets.token_bytes, attempt))
-
-    def invitation(self, nameplate: str | None) -> tuple[str, str | None]:
-        """The other side's command, and the code to be told beside it."""
-        server = [] if self.server is None else ["--server", self.server]
-        if self.names is None:
-            words = ["recv", f"{nameplate}-{self.secret}" if self.shows_code else "CODE", *server]
-            return "python -m p2p.peer " + shlex.join(words), None
-        me, friend = self.names
-        verb = "recv" if self.role is Role.SENDER else "send"
-        words = [verb, friend, me, *(["PATH"] if verb == "send" else []), *server]
-        if self.secret is None:
-            words.append("--no-code")
-        return "python -m p2p.peer " + shlex.join(words), self.secret if self.shows_code else None
+# A contact's key cannot be guessed, and a stranger in the friend's seat is to end nobody's wait.
+_FINAL_OF_CONTACT = (ExitCode.CANCELLED, ExitCode.NO_PEER, ExitCode.INTERNAL)
+STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth of a second of computing each
 
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
-    plan = _plan(options)
+    if options.command == "recv" and options.discard and _discard(options):
+        return ExitCode.DONE
+    try:
+        plan = make_plan(options)
+    except ContactsError as error:
+        print(f"{error}.", file=sys.stderr)
+        return error.failure.code
+    acceptance = Acceptance.parse(getattr(options, "accept_from", []))
+    if acceptance and (plan.names is None or options.yes):
+        raise CallerError("--accept-from is for names, as in recv --wait ME FRIEND, and not together with --yes")
+    if getattr(options, "out", None) == PIPE and options.json:
+        raise CallerError("--json and --out - both want standard output: choose one")
+    patterns = _patterns(options)
     servers = [] if plan.server is None else resolve(plan.server)
+    yes = getattr(options, "yes", False) or bool(acceptance)
     screen = Screen(
         plan.role,
         plan.friend,
@@ -91,243 +79,295 @@ def run(options: argparse.Namespace) -> ExitCode:
         as_json=options.json,
         quiet=options.quiet,
         verbose=options.verbose,
-        is_asked=plan.role is Role.RECEIVER and not options.yes and sys.stdin.isatty(),
+        is_asked=plan.role is Role.RECEIVER and not yes and sys.stdin.isatty(),
+        shows_qr=options.qr,
     )
     if not servers and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
+    if options.dry_run and plan.role is Role.SENDER:
+        return _preview(plan, patterns, screen, options)
     keep_freed_memory()
-    with contextlib.ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-        worker = Worker()
-        stack.callback(worker.close)
-        sources: list[Source] = []
-        refusal: FileError | None = None
-        end: End
-        receiving: ReceivingEnd | None = None
-        if plan.role is Role.SENDER:
-            try:
-                sources = open_sources(plan.paths)
-            except FileError as error:
-                return _stop(screen, error.failure.code, error.failure.message)
-            end = SendingEnd(sources)
-            screen.prepare(sum(source.entry.size for source in sources))
-        else:
-            try:
-                receiving = ReceivingEnd(Destination(options.out), worker)
-            except FileError as error:
-                refusal = error
-                screen.say(f"{error.failure.message}. Telling {plan.friend}, if there ...")
-            end = receiving or SendingEnd(())
-        stack.callback(end.close)
-        udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
-        tcp = TcpHub(selector)
-        stack.callback(tcp.close_all)
-        groups: MulticastGroups | None = None
-        if not servers:
-            groups = stack.enter_context(contextlib.closing(MulticastGroups(selector, time.monotonic())))
-            if not groups.is_on_a_network:
-                screen.say("This machine is on no network. Waiting for one ...")
-        sockets = UdpSockets(selector, udp)
-        hosts = local_addresses(servers) or local_addresses([LOOPBACK])
-        config = PeerConfig(
-            role=plan.role,
-            servers=servers,
-            next_pairing=plan.pairing,
-            secret=None if plan.secret is None else normalise_secret(plan.secret),
-            udp_candidates=[Address(host, udp.address.port) for host in hosts],
-            tcp_candidates=[Address(host, tcp.port) for host in hosts],
-            udp_port=udp.address.port,
-            scratch=sockets.open_scratch() if servers else {},
-            stun_servers=resolve_stun(options.stun) if servers else (),
-            entries=[source.entry for source in sources],
-            takes_relay=not options.no_relay,
-            idle_timeout=options.idle_timeout,
-        )
-        peer = Peer(config, secrets.token_bytes)
-        end_of_output = Failure(ExitCode.STORAGE, "Stopped, because the events of --json can no longer be written")
-        question = Question(peer, selector, screen, yes=getattr(options, "yes", False))
-
-        def stop_without_output(now: float) -> None:
-            if screen.output_is_gone:
-                peer.fail(end_of_output, "its program was stopped", now)
-
-        def on_event(event: events.PeerEvent, now: float) -> None:
-            if isinstance(event, events.Failed):
-                question.drop()
-            if isinstance(event, events.Done) and peer.udp is not None:
-                screen.note_transport(peer.udp.connection.stats)
-            screen.handle_event(event, now)
-            stop_without_output(now)
-            if isinstance(event, events.Offered):
-                if receiving is None:
-                    assert refusal is not None
-                    peer.refuse(refusal.failure, refusal.public, now)
-                elif decide(peer, receiving, event.entries, now):
-                    question.ask(now)
-            if isinstance(event, events.Done | events.Failed) and peer.udp is not None:
-                screen.show_transport(peer.udp.connection.stats)
-
-        def on_tick(now: float) -> None:
-            screen.tick(peer.machine.progress, now)
-            stop_without_output(now)
-
-        surroundings: Surroundings | None = None
-        if servers:
-            surroundings = Surroundings(
-                peer,
-                selector,
-                servers,
-                udp_port=udp.address.port,
-                tcp_port=tcp.port,
-                now=time.monotonic(),
-                note=screen.note,
-            )
-            stack.callback(surroundings.close)
-        loop = PeerLoop(
-            peer,
-            sockets=sockets,
-            surroundings=surroundings,
-            tcp=tcp,
-            end=end,
-            worker=worker,
-            selector=selector,
-            on_event=on_event,
-            on_tick=on_tick,
-            patience=TELLING_PATIENCE if refusal is not None else options.timeout,
-            impatience=refusal.failure if refusal is not None else None,
-            groups=groups,
-        )
+    settings = Settings(
+        plan.role,
+        servers,
+        resolve_stun(options.stun) if servers else (),
+        takes_relay=not options.no_relay,
+        idle_timeout=options.idle_timeout,
+        rate_limit=options.limit_rate or math.inf,
+    )
+    with selectors.DefaultSelector() as selector, Interrupts(selector) as interrupts:
+        one = _Run(options, plan, settings, screen=screen, selector=selector, interrupts=interrupts)
+        one.acceptance = acceptance
+        if plan.remembering.note is not None:
+            screen.say(plan.remembering.note)
         try:
-            code = loop.run()
+            return one.send(patterns) if plan.role is Role.SENDER else one.receive()
         finally:
             screen.stop()
-        return refusal.failure.code if refusal is not None else code
 
 
-class Question:
-    """Asks the person whether to take the offer, without keeping the loop waiting."""
+class _Run:
+    """The transfers of one command."""
 
-    def __init__(self, peer: Peer, selector: selectors.BaseSelector, screen: Screen, *, yes: bool) -> None:
-        self._peer = peer
-        self._selector = selector
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        plan: Plan,
+        settings: Settings,
+        *,
+        screen: Screen,
+        selector: selectors.BaseSelector,
+        interrupts: Interrupts,
+    ) -> None:
+        self._options = options
+        self._plan = plan
+        self._settings = settings
         self._screen = screen
-        self._yes = yes
-        self._asking = False
+        self._selector = selector
+        self._interrupts = interrupts
+        self._question = Question(selector, screen)
+        self._remembering = plan.remembering
+        self._wish = self._wish_for(plan.pairing, patience=options.timeout)
+        self.acceptance = Acceptance([])
 
-    def ask(self, now: float) -> None:
-        if self._yes:
-            self._peer.accept(now)
+    # sending
+
+    def send(self, patterns: list[str]) -> ExitCode:
+        """Once, and again after a no, for as long as somebody may have meant a yes."""
+        token = state.token(self._plan.names, self._plan.paths, patterns, self._screen.note)
+        while True:
+            try:
+                end = self._open_source(patterns, token)
+            except (SourceError, PipeError) as error:
+                return _stop(self._screen, error.failure.code, error.failure.message)
+            with contextlib.closing(end):
+                self._count(end)
+                self._screen.begin(partial(_repaired, end))
+                crossing = self._crossing(end, self._hear_no)
+                crossing.run(self._wish)
+            if crossing.code is not None:
+                return crossing.code
+            assert crossing.failure is not None, "it is done or has failed"
+            if not self._waits_again(crossing, crossing.failure):
+                return crossing.failure.code
+            self._remembering = self._remembering.again()
+            self._wish = self._wish_for(
+                partial(_same, crossing.pairing) if crossing.pairing is not None else self._plan.pairing,
+                tries=crossing.tries,
+                patience=min(REFUSED_PATIENCE, self._options.timeout or math.inf),
+                impatience=self._wish.impatience or crossing.failure,
+            )
+
+    def _open_source(self, patterns: list[str], token: bytes) -> SendingEnd:
+        """Raises SourceError, PipeError."""
+        if self._plan.text is not None:
+            return SendingEnd.of_text(self._plan.text, token, self._selector)
+        if self._plan.command is not None:
+            reader = CommandReader(self._plan.command)
+            return SendingEnd.of_reader(reader, "output", token, self._selector)
+        if self._plan.is_pipe:
+            return SendingEnd.of_pipe(sys.stdin.fileno(), "stdin", token, self._selector)
+        return SendingEnd.of_tree(self._plan.paths, Exclude(patterns), token, self._selector)
+
+    def _count(self, end: SendingEnd) -> None:
+        """Waits until the offer can say how much it is, if that is soon."""
+        until = time.monotonic() + COUNT_PATIENCE
+        while not end.is_counted and not self._interrupts.is_asked and (left := until - time.monotonic()) > 0:
+            for key, mask in self._selector.select(left):
+                key.data(mask)
+        if not end.is_counted:
+            self._screen.say("Counting what is to be sent, meanwhile ...")
+
+    def _hear_no(self, crossing: Crossing, failure: Failure) -> None:
+        if self._waits_again(crossing, failure):
+            self._screen.say_refused(failure, min(REFUSED_PATIENCE, self._options.timeout or math.inf))
+        else:
+            self._screen.handle_event(events.Failed(failure), 0.0)
+
+    def _waits_again(self, crossing: Crossing, failure: Failure) -> bool:
+        """Whether the other side said no, or left, before anything was sent."""
+        is_theirs = failure.code in (ExitCode.REFUSED, ExitCode.STORAGE, ExitCode.INTERRUPTED)
+        is_over = crossing.has_begun or self._interrupts.is_asked or self._screen.output_is_gone
+        return is_theirs and not is_over and not self._options.once and failure is not self._wish.impatience
+
+    # receiving
+
+    def receive(self) -> ExitCode:
+        """One transfer, or with --wait one after the other."""
+        last: ExitCode | None = None
+        while True:
+            self._screen.begin()
+            end = self._open_target()
+            if end.refusal is not None:
+                self._screen.say(f"{end.refusal.message}. Telling {self._plan.friend}, if there ...")
+                self._wish = replace(self._wish, patience=TELLING_PATIENCE, impatience=end.refusal)
+            with contextlib.closing(end):
+                crossing = self._crossing(end, self._show_failed)
+                crossing.run(self._wish)
+            code = self._end_of(crossing, end)
+            if not self._options.wait or end.refusal is not None or self._interrupts.is_asked:
+                return code
+            is_contact = self._remembering.is_contact
+            if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
+                return last if code is ExitCode.NO_PEER and last is not None else code
+            last = code
+            if is_contact and code in _FINAL:
+                self._pause()
+            self._remembering = self._remembering.again()
+            self._wish = self._wish_for(self._plan.pairing, tries=crossing.tries, patience=self._options.timeout)
+            self._screen.say("")
+
+    def _open_target(self) -> TakingEnd:
+        folder = state.state_folder(self._screen.note)
+        end = TakingEnd(
+            self._options.out or ".",
+            self._options.policy or "rename",
+            None if folder is None else Journals(folder),
+            self._selector,
+            on_text=self._screen.show_text,
+        )
+        end.machine.rate_limit = self._options.limit_rate or math.inf
+        return end
+
+    def _decide(self, crossing: Crossing, peer: Peer, offer: Offer, now: float) -> None:
+        assert isinstance(crossing.end, TakingEnd), "a sender is offered nothing"
+        refused = crossing.end.handle_offer(offer)
+        if refused is not None:
+            peer.refuse(*refused, now)
+        elif self._options.dry_run:
+            peer.refuse(LOOKED, "the person there wanted to see what it is, and takes nothing (--dry-run)", now)
+        elif self.acceptance:
+            assert self._plan.names is not None
+            no = self.acceptance.decide(self._plan.names[1], offer, is_contact=self._remembering.is_contact)
+            if no is None:
+                self._accept(crossing, peer, offer, now)
+            else:
+                peer.refuse(no.failure, no.told, now)
+        elif self._options.yes:
+            self._accept(crossing, peer, offer, now)
         elif not sys.stdin.isatty():
-            self._peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
+            peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
         else:
-            _forget_typed_ahead()
-            self._screen.ask("Take it? [y/N] ")
-            self._asking = True
-            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._answer)
 
-    def drop(self) -> None:
-        if self._asking:
-            self._asking = False
-            self._selector.unregister(sys.stdin.fileno())
-            self._screen.ask("\n")
+            def answer(is_yes: bool, now: float) -> None:
+                if is_yes:
+                    self._accept(crossing, peer, offer, now)
+                else:
+                    peer.refuse(SAID_NO, "the person there said no", now)
 
-    def _answer(self, _: int) -> None:
-        answer = os.read(sys.stdin.fileno(), 1024).decode(errors="replace").strip().casefold()
-        self._asking = False
-        self._selector.unregister(sys.stdin.fileno())
-        now = time.monotonic()
-        if answer in ("y", "yes"):
-            self._peer.accept(now)
-        elif answer not in ("", "n", "no"):
-            self._screen.ask("Please type y or n: ")
-            self._asking = True
-            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._answer)
+            self._question.ask(answer)
+
+    def _accept(self, crossing: Crossing, peer: Peer, offer: Offer, now: float) -> None:
+        assert isinstance(crossing.end, TakingEnd), "a sender takes nothing"
+        crossing.end.accept(offer, peer, now)
+        if peer.failure is None:
+            crossing.start(now, goes_on=crossing.end.machine.answers)
+
+    def _show_failed(self, _: Crossing, failure: Failure) -> None:
+        self._question.drop()
+        if failure is LOOKED:
+            self._screen.say_looked(failure)
         else:
-            self._peer.refuse(SAID_NO, "the person there said no", now)
+            self._screen.handle_event(events.Failed(failure), 0.0)
+
+    def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
+        if end.regret is not None and crossing.code is not ExitCode.DONE:
+            self._screen.say(f"{end.regret}.")
+        if crossing.code is not None:
+            return crossing.code
+        assert crossing.failure is not None, "it is done or has failed"
+        return ExitCode.DONE if crossing.failure is LOOKED else crossing.failure.code
+
+    def _watch(self, peer: Peer, progress: Progress, now: float) -> None:
+        """What was taken without a question stays within its limit."""
+        if self.acceptance and self._plan.names is not None:
+            no = self.acceptance.watch(self._plan.names[1], progress)
+            if no is not None:
+                peer.fail(no.failure, no.told, now)
+
+    def _pause(self) -> None:
+        """A stranger has come in the friend's place, and may come again at once."""
+        until = time.monotonic() + STRANGER_PAUSE
+        while not self._interrupts.is_asked and (left := until - time.monotonic()) > 0:
+            for key, mask in self._selector.select(left):
+                key.data(mask)
+
+    # both
+
+    def _wish_for(
+        self,
+        next_pairing: Callable[[int], Pairing],
+        *,
+        tries: int = 0,
+        patience: float | None = None,
+        impatience: Failure | None = None,
+    ) -> Wish:
+        secret = self._plan.session_secret(self._remembering)
+        return Wish(
+            next_pairing, secret, tries, patience, impatience, is_contact=self._remembering.is_contact
+        )
+
+    def _crossing(self, end: SendingEnd | TakingEnd, on_failed: Callable[[Crossing, Failure], None]) -> Crossing:
+        def tick(peer: Peer, now: float) -> None:
+            self._watch(peer, end.machine.progress, now)
+            self._screen.tick(end.machine.progress, end.checked if isinstance(end, TakingEnd) else (0, 0), now)
+
+        return Crossing(
+            self._settings,
+            end.machine,
+            end,
+            selector=self._selector,
+            interrupts=self._interrupts,
+            screen=self._screen,
+            reconnect=self._options.reconnect,
+            remembering=self._remembering,
+            on_offer=self._decide,
+            on_failed=on_failed,
+            on_tick=tick,
+        )
 
 
-def _forget_typed_ahead() -> None:
-    """An Enter of a while ago is no answer to what is asked now."""
+def _same(pairing: Pairing, _: int) -> Pairing:
+    return pairing
+
+
+def _repaired(end: SendingEnd) -> Repaired:
+    return end.notes, end.notes_count
+
+
+def _preview(plan: Plan, patterns: list[str], screen: Screen, options: argparse.Namespace) -> ExitCode:
+    if not plan.paths or plan.is_pipe:
+        raise CallerError("--dry-run looks at files and folders; what a text or a pipe holds shows when it is sent")
     try:
-        import termios  # noqa: PLC0415  (absent on Windows)
-    except ImportError:
-        return
-    with contextlib.suppress(termios.error):
-        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        return preview(plan.paths, patterns, as_json=options.json, quiet=options.quiet)
+    except SourceError as error:
+        return _stop(screen, error.failure.code, error.failure.message)
 
 
-def _plan(options: argparse.Namespace) -> Plan:
-    code = _given_code(options)
-    if options.command == "send":
-        return _plan_send(options, code)
-    return _plan_recv(options, code)
+def _discard(options: argparse.Namespace) -> bool:
+    """Forgets what earlier runs left in the folder. Returns whether that was all that was wanted."""
+    folder = state.state_folder(lambda text: print(text, file=sys.stderr))
+    out = Path(options.out or ".")
+    count = Journals(folder).discard(out) if folder is not None else 0
+    runs = {0: "No interrupted run has left", 1: "Forgot what 1 interrupted run left"}
+    if not options.quiet:
+        said = runs.get(count, f"Forgot what {count} interrupted runs left")
+        print(f"{said}{' anything' if not count else ''} in {escape(str(out))}.", file=sys.stderr)
+    is_code_given = options.code_file is not None or options.code != os.environ.get("P2P_CODE")
+    return not options.words and not is_code_given
 
 
-def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
-    words: list[str] = options.words
-    if len(words) == 1:
-        if options.no_code:
-            raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
-        if code:
-            return Plan(Role.SENDER, None, *split_code(code), tuple(words), options.server, shows_code=False)
-        return Plan(Role.SENDER, None, None, generate_code(secrets.token_bytes), tuple(words), options.server)
-    if len(words) == OFFER_NAMES:
-        raise CallerError("send takes ME FRIEND PATH..., or one PATH alone; a file to send seems to be missing")
-    me, friend, *paths = words
-    if os.path.isfile(me) and os.path.isfile(friend):
-        raise CallerError(f"{me} and {friend} are files: several files need names, as in send ME FRIEND {me} {friend}")
-    me, friend = _names(me, friend)
-    secret = None if options.no_code else code or generate_code(secrets.token_bytes)
-    if secret is not None:
-        normalise_secret(secret)
-    return Plan(Role.SENDER, (me, friend), None, secret, tuple(paths), options.server, shows_code=not code)
-
-
-def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
-    words: list[str] = options.words
-    if len(words) < OFFER_NAMES:
-        if options.no_code:
-            raise CallerError("--no-code needs names: recv --no-code ME FRIEND")
-        whole = words[0] if words else code or _ask_code("the other side")
-        return Plan(Role.RECEIVER, None, *split_code(whole), (), options.server, shows_code=False)
-    if len(words) != OFFER_NAMES:
-        raise CallerError("recv takes ME FRIEND, or a CODE")
-    me, friend = _names(*words)
-    secret = None if options.no_code else code or _ask_code(friend)
-    if secret is not None:
-        normalise_secret(secret)
-    return Plan(Role.RECEIVER, (me, friend), None, secret, (), options.server, shows_code=False)
-
-
-def _names(me: str, friend: str) -> tuple[str, str]:
-    """One spelling for what looks the same, whatever keyboard it was typed on. Raises CallerError for bad names."""
-    pair = NamePair(unicodedata.normalize("NFC", me), unicodedata.normalize("NFC", friend))
-    return pair.me, pair.friend
-
-
-def _given_code(options: argparse.Namespace) -> str | None:
-    if options.no_code:
-        return None
-    if options.code_file is not None:
+def _patterns(options: argparse.Namespace) -> list[str]:
+    """Those of the options, then those of the files. Raises CallerError."""
+    if options.command != "send":
+        return []
+    patterns: list[str] = [*options.exclude]
+    for name in options.exclude_from:
         try:
-            lines = Path(options.code_file).read_text(encoding="utf-8").splitlines()
+            patterns += Path(name).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise CallerError(f"cannot read the code from {options.code_file}: {error}") from error
-        if not lines or not lines[0].strip():
-            raise CallerError(f"there is no code in {options.code_file}")
-        return lines[0].strip()
-    code: str | None = options.code or None
-    return code
-
-
-def _ask_code(friend: str) -> str:
-    if not sys.stdin.isatty():
-        raise CallerError("no code given: pass --code, --code-file or P2P_CODE, or --no-code on both sides")
-    print(f"The code that {escape(friend)}'s screen shows: ", end="", file=sys.stderr, flush=True)
-    try:
-        return sys.stdin.readline().strip()
-    except UnicodeDecodeError:
-        raise CallerError("that is not text") from None
+            raise CallerError(f"cannot read patterns from {name}: {error}") from error
+    return patterns
 
 
 def _stop(screen: Screen, code: ExitCode, message: str) -> ExitCode:

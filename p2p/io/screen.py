@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
-from p2p.core.transfer.messages import Entry
+from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
+from p2p.io.offer_words import counts, everything, thing
+from p2p.io.outlets import printable
+from p2p.io.qr import lines_for
+from p2p.io.status_line import Rate, StatusLine, plain_line
+from p2p.io.summary import Repaired, Summary, is_passed_on, is_renamed
+from p2p.io.words import clock, duration, files, rate, size
 
-if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
-
-RATE_WINDOW = 3.0  # seconds over which the rate is averaged
-PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no bar can be drawn
+PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
 SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
-SHOWN_FILES = 8  # files of an offer that are listed one by one
+SHOWN_FILES = 8  # things of an offer, and files that were saved, that are listed one by one
+NOTHING_YET = Progress(0, 0, 0, 0, 0, False, "")
 
 
 class Screen:
@@ -41,8 +40,12 @@ class Screen:
         quiet: bool,
         verbose: bool,
         is_asked: bool,
+        shows_qr: bool = False,
     ) -> None:
-        """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are."""
+        """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are.
+
+        `shows_qr`: the other side's command as a picture too.
+        """
         self._role = role
         self._friend = friend
         self._invitation = invitation
@@ -50,18 +53,26 @@ class Screen:
         self._quiet = quiet
         self._verbose = verbose
         self._is_asked = is_asked
-        self._has_bar = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._shows_qr = shows_qr
+        self._status = StatusLine(sys.stderr) if StatusLine.fits(sys.stderr) and not quiet else None
         self._has_server = True
-        self._total = 0
-        self._saved = 0  # files
-        self._rate = Rate()
-        self._bar: Bar | None = None
-        self._task: TaskID | None = None
-        self._next_plain = 0.0
-        self._started: float | None = None
+        self._question = ""
         self._path: events.PathChosen | None = None
-        self._complete_at: float | None = None
         self._transport: Stats | None = None
+        self.is_reconnecting = False
+        """Whether the two look for each other again: how they do that is said in one line and not in ten."""
+        self.begin()
+
+    def begin(self, repaired: Callable[[], Repaired] = lambda: ((), 0)) -> None:
+        """A transfer is ahead: nothing of an earlier one counts. `repaired`: names that cannot be sent as they are."""
+        self._summary = Summary()
+        self._repaired = repaired
+        self._saved = self._said = 0  # files, and those of them that were named
+        self._rate = Rate()
+        self._started: float | None = None
+        self._next_plain = 0.0
+        self._complete_at: float | None = None
+        self._offered: Totals | None = None
 
     @property
     def output_is_gone(self) -> bool:
@@ -73,12 +84,24 @@ class Screen:
             self._print(text)
 
     def ask(self, question: str) -> None:
-        """Leaves the cursor behind the question."""
+        """Leaves the cursor behind the question, which stands until `end_question`."""
+        self._question = question
         self._print(question, end="")
 
-    def handle_event(self, event: events.PeerEvent, now: float) -> None:
+    def end_question(self, *, is_answered: bool) -> None:
+        self._question = ""
+        if not is_answered:
+            self._print("")
+
+    def handle_event(self, event: events.PeerEvent, now: float, progress: Progress = NOTHING_YET) -> None:
+        """`progress` is needed with Done alone."""
+        if self.is_reconnecting and isinstance(event, _OF_A_MEETING):
+            return
+        if isinstance(event, events.Done):
+            self._finish(event, progress, now)
+            return
         if self._lines is not None:
-            self._lines.write(event, self._total, self._elapsed(now), self._transport)
+            self._lines.write(event)
         match event:
             case events.ServerSilent(seconds, ever, refused):
                 self._say_silent(seconds, ever, refused)
@@ -98,45 +121,84 @@ class Screen:
             case events.PeerGone():
                 self.say(f"{self._friend} went away again. Still waiting ...")
             case events.PeerSilent(seconds):
-                self.say(
-                    f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ..."
-                )
+                self.say(f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ...")
+            case events.CodeRejected(_, _, True):
+                self.say(f"Somebody came as {self._friend} without the remembered key. Still waiting ...")
             case events.CodeRejected(tries, limit):
                 self.say(f"Somebody tried a wrong code ({tries} of {limit} tries used up). Still waiting ...")
-            case events.Connecting(verification):
-                self._say_connecting(verification)
+            case events.Connecting(verification, is_contact):
+                self._say_connecting(verification, is_contact=is_contact)
             case events.PathChosen(_, address, _, description):
                 self._path = event
-                self.say(f"Connected: {description}.")
+                self.say(f"Connected{' again' if self.is_reconnecting else ''}: {description}.")
                 self.note(f"the other end is {address}")
             case events.PathMoved(address):
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
+            case events.PathLost(why):
+                self._take_status_away()
+                self.say(
+                    f"The connection was lost ({why}). Looking for {self._friend} again. "
+                    "If the program there has ended, press Ctrl-C, and run both commands again ..."
+                )
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
-            case events.Offered(entries, total):
-                self._list(entries, total)
-            case events.TransferStarted():
-                self._start(now)
-            case events.FileDone(entry, digest, saved_as):
-                self._say_file(entry.name, digest, saved_as)
-            case events.Done(digest):
-                self._finish(digest, now)
+            case events.Offered(offer):
+                self._show_offer(offer)
+            case events.TransferStarted(goes_on):
+                self._start(now, goes_on=goes_on)
+            case events.FileDone():
+                self._say_file(event)
+            case events.Renamed(path, saved_as):
+                self._summary.add_renamed(path, saved_as)
+            case events.NotTransferred():
+                self._summary.add_problem(event)
             case events.Failed(failure):
                 self.stop()
-                self._print(failure.message + ("" if failure.message.endswith((".", "!")) else "."))
+                self._say_summary()
+                self._print(_sentence(failure.message))
 
-    def tick(self, progress: Progress, now: float) -> None:
-        """Shows how far it is; called ten times a second."""
-        if self._started is None:
+    def say_refused(self, failure: Failure, patience: float) -> None:
+        """The other side said no, or left before anything was sent; we wait again for so many seconds."""
+        self.stop()
+        if self._lines is not None:
+            self._lines.write_refused(failure)
+        self.say(f"{_sentence(failure.message)} Waiting {duration(patience)} more, should it come again ...")
+
+    def say_looked(self, failure: Failure) -> None:
+        """We said no ourselves, because this is a dry run."""
+        self.stop()
+        if self._lines is not None:
+            self._lines.write_refused(failure)
+        self.say(_sentence(failure.message))
+
+    def show_text(self, text: str) -> None:
+        """What the other side wrote to us, on stdout."""
+        self._take_status_away()
+        if self._lines is not None:
+            self._lines.write_text(text)
             return
-        self._rate.add(now, progress.done)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=progress.done)
-        elif now >= self._next_plain and progress.done < progress.total:
-            self._next_plain = now + PLAIN_INTERVAL
-            self.say(f"  {_line(progress, self._rate.bytes_per_second)}")
-        if progress.done < progress.total:
+        try:
+            print(printable(text), flush=True)
+        except OSError:
+            redirect_to_nowhere(sys.stdout)
+
+    def tick(self, progress: Progress, checked: tuple[int, int], now: float) -> None:
+        """Shows how far it is; called ten times a second. `checked`: bytes compared here, and bytes to compare."""
+        if self._started is None:
+            self._recount(progress)
+            return
+        self._rate.add(now, progress.done - progress.kept)
+        is_across = progress.total is not None and progress.is_final and progress.done >= progress.total
+        if checked[0] < checked[1]:
+            share = 100 * checked[0] // checked[1]
+            self._show(f"Comparing what is here already: {share} % of {size(checked[1])}", now)
+        elif not is_across:
             self._complete_at = None
+            if self._status is not None:
+                self._draw(progress)
+            elif now >= self._next_plain:
+                self._next_plain = now + PLAIN_INTERVAL
+                self.say(f"  {plain_line(progress, self._rate.bytes_per_second)}")
         elif self._complete_at is None:
             self._complete_at = now
         elif now >= self._complete_at + SETTLING:
@@ -146,16 +208,14 @@ class Screen:
         if self._lines is not None:
             self._lines.tick(progress, self._rate.bytes_per_second, now)
 
-    def stop(self) -> None:
-        """Takes the progress bar away."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.stop()
-            self._bar = None
-        self._started = None
+    def show_looking(self, left: float, now: float) -> None:
+        """While the two look for each other again, for `left` seconds more."""
+        self._show(f"Looking for {self._friend} again, for {clock(max(0.0, left))} more", now)
 
-    def prepare(self, total: int) -> None:
-        self._total = total
+    def stop(self) -> None:
+        """Nothing is under way any more."""
+        self._take_status_away()
+        self._started = None
 
     def note_transport(self, stats: Stats) -> None:
         """What the reliable UDP saw of the network, for the last event of --json."""
@@ -168,6 +228,10 @@ class Screen:
             f"RTT {stats.smoothed_rtt * 1000:.1f} ms (least {stats.min_rtt * 1000:.1f}), "
             f"datagrams of {stats.datagram_size} B, {stats.packets_sent} sent, {share:.2%} retransmitted"
         )
+
+    def note(self, text: str) -> None:
+        if self._verbose:
+            self.say(f"  {text}")
 
     # sentences
 
@@ -185,67 +249,91 @@ class Screen:
         network = "" if has_server else " (on this network)"
         if self._role is Role.SENDER:
             self._say_needed(f"On {self._friend}'s machine{network}, run:\n\n    {command}\n")
+            if self._shows_qr and (picture := lines_for(command, sys.stderr)) is not None:
+                self._say_needed("\n".join(picture))
             if code:
                 self._say_needed(f"and give {self._friend} this code when it asks:  {code}\n")
         where = "" if has_server else " on this network, without a server"
         self.say(f"Waiting for {self._friend}{where} (Ctrl-C stops) ...")
 
-    def _say_connecting(self, verification: str | None) -> None:
+    def _say_connecting(self, verification: str | None, *, is_contact: bool) -> None:
         if verification is not None:
             self._say_needed(
                 "WARNING: without a code nothing proves who the other side is. "
                 f"Both screens must show the same words:  {verification}"
             )
+        elif is_contact:
+            self.say(f"It is {self._friend}: the remembered key is right.")
         else:
             self.say(f"The code is right: it is {self._friend}.")
         everywhere = "a direct path (same network first, then through both routers)"
         self.say(f"Looking for {everywhere if self._has_server else 'a path on this network'} ...")
 
-    def _list(self, entries: Sequence[Entry], total: int) -> None:
+    def _show_offer(self, offer: Offer) -> None:
+        self._offered = offer.totals
         say = self._print if self._is_asked else self.say
-        for entry in entries[:SHOWN_FILES]:
-            say(f"  {escape(entry.name)}  ({size(entry.size)})")
-        if len(entries) > SHOWN_FILES:
-            say(f"  and {len(entries) - SHOWN_FILES} more")
-        say(f"{self._friend} wants to send {_files(len(entries))}, {size(total)}.")
-        self._total = total
+        for root in offer.shown[:SHOWN_FILES] if offer.kind is not OfferKind.TEXT else ():
+            say(f"  {thing(root)}")
+        if offer.roots > SHOWN_FILES:
+            say(f"  and {offer.roots - SHOWN_FILES:,} more")
+        say(f"{self._friend} wants to send {everything(offer)}.")
 
-    def _start(self, now: float) -> None:
+    def _recount(self, progress: Progress) -> None:
+        """The offer was made before everything was counted."""
+        if self._offered is None or self._offered.is_final or not progress.is_final:
+            return
+        self._offered = Totals(progress.files_total, progress.total, is_final=True)
+        counted = f"It is all counted now: {counts(self._offered)}."
+        if self._question:
+            self._print(f"\n{counted}\n{self._question}", end="")
+        else:
+            self.say(counted)
+
+    def _start(self, now: float, *, goes_on: bool) -> None:
         self._started = now
         self._rate = Rate()
         if self._role is Role.SENDER:
             self.say(f"{self._friend} accepted.")
+        if goes_on:
+            whose = f"{self._friend} has" if self._role is Role.SENDER else "There is"
+            self.say(f"{whose} something of it already, from a run that was interrupted. What is the same stays ...")
         self._next_plain = now + PLAIN_INTERVAL
-        if self._has_bar and not self._quiet:
-            self._bar = _new_bar()
-            self._task = self._bar.add_task("", total=max(self._total, 1))
-            self._bar.start()
 
-    def _say_file(self, name: str, digest: bytes, saved_as: str | None) -> None:
-        if saved_as is not None:
+    def _say_file(self, done: events.FileDone) -> None:
+        if done.saved_as is not None and not is_passed_on(done):
             self._saved += 1
-            renamed = f" (a file {escape(name)} was there already)" if saved_as != name else ""
-            if renamed or self._saved <= SHOWN_FILES:
-                self.say(f"Saved {escape(saved_as)}{renamed}")
-        self.note(f"{escape(name)}: blake3 {digest.hex()}")
+            is_alone = "/" not in done.path  # below a folder, all that a person wants to read is that it arrived
+            if is_alone and self._saved <= SHOWN_FILES:
+                there = f" (a file {escape(done.path)} was there already)" if is_renamed(done) else ""
+                self.say(f"Saved {escape(done.saved_as)}{there}")
+                self._said += 1
+            elif is_renamed(done):
+                self._summary.add_renamed(done.path, done.saved_as)
+        if self._verbose:
+            self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
-    def _finish(self, digest: bytes, now: float) -> None:
-        seconds = max(self._elapsed(now), 1e-3)
+    def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
+        seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)
+        self._summary.count_problems(done.missed)
+        if self._lines is not None:
+            self._lines.write_repaired(self._repaired()[0])
+            self._lines.write_done(done, progress, self._summary.problems, seconds, self._transport)
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
-        path = self._path.description.partition(" (")[0] if self._path else ""
-        if self._saved > SHOWN_FILES:
-            self.say(f"Saved {_files(self._saved)}.")
-        self.say(f"{verb} {size(self._total)} in {seconds:.1f} s ({rate(self._total / seconds)}) by {path}; {end}.")
-        self.say(f"blake3 {digest.hex()}")
+        path = f" by {self._path.description.partition(' (')[0]}" if self._path else ""
+        crossed = progress.done - progress.kept
+        kept = f" {size(progress.kept)} were there already." if progress.kept else ""
+        if self._saved > self._said:
+            self.say(f"Saved {files(self._saved)}.")
+        self.say(f"{verb} {size(crossed)} in {seconds:.1f} s ({rate(crossed / seconds)}){path}; {end}.{kept}")
+        self.say(f"blake3 {done.digest.hex()}")
+        self._say_summary()
 
-    def _elapsed(self, now: float) -> float:
-        """Seconds since the receiver said yes."""
-        return now - self._started if self._started is not None else 0.0
-
-    def note(self, text: str) -> None:
-        if self._verbose:
-            self.say(f"  {text}")
+    def _say_summary(self) -> None:
+        self._summary.repaired = self._repaired()
+        for line in self._summary.lines(is_sender=self._role is Role.SENDER):
+            (self._print if self._summary.problems else self.say)(line)
+        self._summary = Summary()
 
     def _say_needed(self, text: str) -> None:
         """Without it the two persons cannot go on, or would trust too much; --json says it on stdout."""
@@ -254,78 +342,51 @@ class Screen:
         else:
             self.say(text)
 
-    def _print(self, text: str, end: str = "\n") -> None:
+    # the stream
+
+    def _show(self, text: str, now: float) -> None:
+        """In the place of the progress."""
+        if self._status is None:
+            if now >= self._next_plain:
+                self._next_plain = now + PLAIN_INTERVAL
+                self.say(f"  {text} ...")
+            return
         try:
-            if self._bar is not None:
-                self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True, end=end)
-            else:
-                print(text, end=end, file=sys.stderr, flush=True)
+            self._status.show_words(text)
+        except OSError:
+            redirect_to_nowhere(sys.stderr)
+
+    def _draw(self, progress: Progress) -> None:
+        assert self._status is not None
+        path = _KINDS[self._path.kind] if self._path else ""
+        try:
+            self._status.show_progress(progress, self._rate.bytes_per_second, path)
+        except OSError:
+            redirect_to_nowhere(sys.stderr)
+
+    def _take_status_away(self) -> None:
+        if self._status is not None:
+            self._status.take_away()
+
+    def _print(self, text: str, end: str = "\n") -> None:
+        self._take_status_away()
+        try:
+            print(text, end=end, file=sys.stderr, flush=True)
         except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
             redirect_to_nowhere(sys.stderr)
 
-class Rate:
-    """Bytes per second over the last few seconds."""
 
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int]] = deque()
-
-    def add(self, now: float, done: int) -> None:
-        self._samples.append((now, done))
-        while self._samples[0][0] < now - RATE_WINDOW and len(self._samples) > 2:
-            self._samples.popleft()
-
-    @property
-    def bytes_per_second(self) -> float:
-        if len(self._samples) < 2:
-            return 0.0
-        (first, from_done), (last, to_done) = self._samples[0], self._samples[-1]
-        return (to_done - from_done) / (last - first) if last > first else 0.0
+_KINDS = {events.PathKind.TCP: "direct TCP", events.PathKind.UDP: "direct UDP", events.PathKind.RELAY: "relay"}
+_OF_A_MEETING = (
+    events.WaitingForPeer
+    | events.SeatTaken
+    | events.PeerFound
+    | events.PeerGone
+    | events.PeerSilent
+    | events.CodeRejected
+    | events.Connecting
+)
 
 
-def size(count: int) -> str:
-    """Decimal units, as rates have them: 1.5 MB."""
-    if count < 1000:
-        return f"{count} B"
-    units = ("kB", "MB", "GB", "TB", "PB")
-    power = next((p for p in range(1, len(units)) if count / 1000**p < 999.5), len(units))
-    return f"{count / 1000**power:.3g} {units[power - 1]}"
-
-
-def rate(bytes_per_second: float) -> str:
-    return f"{size(round(bytes_per_second))}/s"
-
-
-def _files(count: int) -> str:
-    return "1 file" if count == 1 else f"{count} files"
-
-
-def _line(progress: Progress, bytes_per_second: float) -> str:
-    left = (progress.total - progress.done) / bytes_per_second if bytes_per_second else None
-    when = f"{left:.0f} s left" if left is not None else "nothing moves"
-    share = f"{100 * progress.done // progress.total} %"
-    return f"{share}, {size(progress.done)} of {size(progress.total)}, {rate(bytes_per_second)}, {when}"
-
-
-def _new_bar() -> Bar:
-    """Imported here, because a run that fails early, or has no terminal, need not wait for it."""
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskProgressColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    return Progress(
-        BarColumn(bar_width=None),
-        TaskProgressColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        console=Console(stderr=True),
-        transient=True,
-        redirect_stdout=False,  # rich would send the events of --json to stderr
-        redirect_stderr=False,
-    )
+def _sentence(text: str) -> str:
+    return text + ("" if text.endswith((".", "!")) else ".")

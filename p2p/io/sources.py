@@ -1,21 +1,26 @@
-"""Files that are sent: what may be offered, and how a change in the meantime is seen."""
+"""What is sent: what the person named, its files as they were found, and how a change in the meantime is seen."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, P2PError
 from p2p.core.text import escape
-from p2p.core.transfer.limits import MAX_FILES
-from p2p.core.transfer.messages import Entry
+from p2p.core.transfer.entries import Kind
+from p2p.core.transfer.limits import MAX_HOLE
+from p2p.core.transfer.messages import Root
 from p2p.core.transfer.names import numbered, portable_component
+from p2p.core.transfer.sender import Unreadable
 
 PathLike = str | os.PathLike[str]
+
+BLOCK: Final = 512  # bytes of one of st_blocks; stat(2)
 
 
 class FileError(P2PError):
@@ -32,54 +37,119 @@ class FileError(P2PError):
 
 
 class SourceError(FileError):
-    """A file to send is missing, unreadable, no plain file (STORAGE), or has changed since the offer (INTEGRITY)."""
+    """Something to send is missing, unreadable or nothing that can be sent (STORAGE), or has changed (INTEGRITY)."""
+
+    def __init__(self, path: str, name: str, trouble: Trouble) -> None:
+        public = f"{escape(name)} {trouble.what}"
+        super().__init__(f"{escape(path)} {trouble}", public, trouble.exit_code)
+        self.trouble = trouble
+
+    @property
+    def unreadable(self) -> Unreadable:
+        """The same for the transfer, which knows the path and goes on without it."""
+        return Unreadable(self.code, str(self.trouble))
 
 
-def open_sources(paths: Sequence[PathLike]) -> list[Source]:
-    """The files to offer, in order, with names that are distinct. Raises SourceError for the first that cannot be sent.
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong with a thing and what to do about it: the predicate of a sentence that begins with its path."""
 
-    Each is opened once to see that it can be read and closed again: thousands of files need one descriptor.
+    what: str
+    advice: str
+    exit_code: ExitCode = ExitCode.STORAGE
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.advice}"
+
+    @classmethod
+    def of(cls, error: OSError) -> Trouble:
+        what, advice = {
+            errno.ENOENT: ("does not exist", "check the name"),
+            errno.ENOTDIR: ("does not exist", "check the name"),
+            errno.EACCES: ("cannot be read by this user", "check its permissions"),
+            errno.EPERM: ("cannot be read by this user", "check its permissions"),
+            errno.EMFILE: ("cannot be opened: too many open files", "raise the limit with ulimit -n"),
+        }.get(error.errno or 0, (f"cannot be read: {error.strerror}", "check the disk"))
+        return cls(what, advice)
+
+    @classmethod
+    def changed(cls, how: str) -> Trouble:
+        advice = "send it again when nothing writes to it"
+        return cls(f"{how} while it was being sent", advice, ExitCode.INTEGRITY)
+
+
+SIZELESS: Final = Trouble("does not tell its size", "copy it and send the copy")  # as files in /proc are
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A file or a folder that the person named. A symbolic link is followed: it was named."""
+
+    path: str
+    name: str
+    status: os.stat_result
+
+    @property
+    def is_folder(self) -> bool:
+        return stat.S_ISDIR(self.status.st_mode)
+
+    @property
+    def root(self) -> Root:
+        if self.is_folder:
+            return Root(Kind.FOLDER, self.name, 0)
+        return Root(Kind.FILE, self.name, self.status.st_size)
+
+
+def look_up(paths: Sequence[PathLike]) -> list[Named]:
+    """What is named by `paths`, with names to send that are distinct. Raises SourceError for the first that is no use.
+
+    Each is opened once to see that it can be read, and closed again.
     """
-    if len(paths) > MAX_FILES:
-        advice = f"{len(paths)} files are too many for one transfer, {MAX_FILES} is the limit: pack them first"
-        raise SourceError(advice, "too many files")
     taken: dict[str, int] = {}
-    sources = []
-    for number, path in enumerate(paths):
+    named = []
+    for path in map(os.fspath, paths):
         name = _distinct(portable_component(os.path.basename(os.path.abspath(path))), taken)
-        sources.append(Source(path, number, name))
-    return sources
+        try:
+            status = _look_at(path, name)
+        except OSError as error:
+            raise SourceError(path, name, Trouble.of(error)) from error
+        except ValueError as error:  # a NUL
+            raise SourceError(path, name, Trouble("is no file name", "check the name")) from error
+        named.append(Named(path, name, status))
+    return named
+
+
+class Readable(Protocol):
+    """The content of one file, as SendingEnd reads it."""
+
+    number: int
+
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None: ...
+    def read_whole(self) -> bytes: ...
+    def hole_at(self, offset: int) -> int: ...
+    def close(self) -> None: ...
 
 
 class Source:
-    """A file that is sent, as it was when it was offered."""
+    """A file that is sent, as it was when it was found. All but `close` raise SourceError when it is that no more."""
 
-    def __init__(self, path: PathLike, file: int, name: str) -> None:
-        """A symbolic link is followed: the person named it. Raises SourceError."""
-        self.path = os.fspath(path)
+    __slots__ = ("_fd", "_follows", "_is_sparse", "_status", "number", "path", "size")
+
+    def __init__(self, number: int, path: str, status: os.stat_result, *, follows: bool = False) -> None:
+        """`number` is that of its entry. `follows`: the path was named by the person, and may be a link."""
+        self.number = number
+        self.path = path
+        self.size = status.st_size
+        self._status = status
+        self._is_sparse = status.st_blocks * BLOCK < status.st_size
+        self._follows = follows
         self._fd = -1
-        with self._explained(name):
-            fd, status = self._open_regular(name)
-            try:
-                sizeless = status.st_size == 0 and os.read(fd, 1) != b""
-            finally:
-                os.close(fd)
-        if sizeless:  # as files in /proc are
-            what = "does not tell its size"
-            raise SourceError(f"{escape(self.path)} {what}: copy it and send the copy", f"{escape(name)} {what}")
-        self._identity = _identity(status)
-        mtime_ns = max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
-        self.entry = Entry(file, status.st_size, mtime_ns, stat.S_IMODE(status.st_mode) & 0o777, name)
 
     def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
-        """Fills the buffers with the bytes from `offset` on by one preadv. Opens at the first, closes after the last.
-
-        Raises SourceError when the file is not what was offered.
-        """
-        with self._explained(self.entry.name):
+        """Fills the buffers with the bytes from `offset` on by one preadv. Opens at the first, closes at the end."""
+        try:
             if self._fd < 0:
-                self._fd, _ = self._open_regular(self.entry.name)
-                self._require_unchanged()
+                self._open()
             missing = sum(map(len, buffers))
             end = offset + missing
             while missing:
@@ -89,70 +159,134 @@ class Source:
                 missing -= count
                 if missing:
                     buffers = behind(buffers, count)
-            if end >= self.entry.size:
-                self._require_unchanged()
-                self.close()
+            if end >= self.size:
+                self._finish()
+        except (OSError, SourceError) as error:
+            raise self._explain(error) from error
 
     def read_whole(self) -> bytes:
-        """The content of a small file. Raises SourceError when it is not what was offered."""
-        content = bytearray(self.entry.size)
-        self.read_into([memoryview(content)], 0)
-        return bytes(content)
+        """The content of a small file."""
+        try:
+            if self._fd < 0:
+                self._open()
+            content = bytearray()
+            while piece := os.pread(self._fd, self.size + 1 - len(content), len(content)):
+                content += piece
+                if len(content) >= max(1, self.size):
+                    break
+            self._require_unchanged(os.fstat(self._fd))
+            if len(content) < self.size:
+                raise self._changed("became shorter")
+            if len(content) > self.size:  # and yet the size that was found
+                raise self._error(SIZELESS if not self.size else Trouble.changed("grew"))
+            self.close()
+            return bytes(content)
+        except (OSError, SourceError) as error:
+            raise self._explain(error) from error
+
+    def hole_at(self, offset: int) -> int:
+        """How many bytes from `offset` on have no place on the disk and are zero: MAX_HOLE at most. 0 in most files."""
+        if not self._is_sparse:
+            return 0
+        try:
+            if self._fd < 0:
+                self._open()
+            length = min(_next_data(self._fd, offset, self.size) - offset, MAX_HOLE)
+            if 0 < length == self.size - offset:
+                self._finish()
+            return max(0, length)
+        except (OSError, SourceError) as error:
+            raise self._explain(error) from error
 
     def close(self) -> None:
+        """It is opened again when it is read again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
-    def _open_regular(self, name: str) -> tuple[int, os.stat_result]:
-        """Looks before it opens: opening a pipe waits for a writer, and opening a device may move a tape."""
-        path = escape(self.path)
-        kind = _kind(os.stat(self.path).st_mode)
-        if kind is None:
-            fd = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            status = os.fstat(fd)
-            kind = _kind(status.st_mode)
-            if kind is None:
-                return fd, status
-            os.close(fd)
-        advice = (
-            "pack it first, for example: tar czf NAME.tar.gz " + path if kind == "a folder" else "send a plain file"
-        )
-        raise SourceError(f"{path} is {kind}, not a file: {advice}", f"{escape(name)} is not a plain file")
+    def _open(self) -> None:
+        try:
+            self._open_at(self.path, None)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            folder = _open_folder_of(self.path)
+            try:
+                self._open_at(os.path.basename(self.path), folder)
+            finally:
+                os.close(folder)
 
-    def _require_unchanged(self) -> None:
-        now = _identity(os.fstat(self._fd))
-        if now != self._identity:
-            size = now[2] - self._identity[2]
-            raise self._changed("became shorter" if size < 0 else "grew" if size > 0 else "was changed")
+    def _open_at(self, path: str, folder: int | None) -> None:
+        """Looks before it opens: opening a pipe waits for a writer, and opening a device may move a tape."""
+        self._require_unchanged(os.stat(path, dir_fd=folder, follow_symlinks=self._follows))
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if self._follows else os.O_NOFOLLOW)
+        self._fd = os.open(path, flags, dir_fd=folder)
+        self._require_unchanged(os.fstat(self._fd))
+
+    def _finish(self) -> None:
+        self._require_unchanged(os.fstat(self._fd))
+        self.close()
+
+    def _require_unchanged(self, now: os.stat_result) -> None:
+        before = self._status
+        if now.st_size == before.st_size and now.st_mtime_ns == before.st_mtime_ns:
+            if (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev):
+                return
+            raise self._changed("was replaced")
+        if (kind := kind_of(now.st_mode)) is not None:
+            raise self._changed(f"became {kind}")
+        size = now.st_size - before.st_size
+        raise self._changed("became shorter" if size < 0 else "grew" if size > 0 else "was changed")
 
     def _changed(self, how: str) -> SourceError:
-        what = f"{how} while it was being sent"
-        return SourceError(
-            f"{escape(self.path)} {what}: send it again when nothing writes to it",
-            f"{escape(self.entry.name)} {what}",
-            ExitCode.INTEGRITY,
-        )
+        return self._error(Trouble.changed(how))
 
-    @contextlib.contextmanager
-    def _explained(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            self.close()
-            what, advice = {
-                errno.ENOENT: ("does not exist", "check the name"),
-                errno.ENOTDIR: ("does not exist", "check the name"),
-                errno.EACCES: ("cannot be read by this user", "check its permissions"),
-                errno.EPERM: ("cannot be read by this user", "check its permissions"),
-                errno.EMFILE: ("cannot be opened: too many open files", "raise the limit with ulimit -n"),
-            }.get(error.errno or 0, (f"cannot be read: {error.strerror}", "check the disk"))
-            raise SourceError(f"{escape(self.path)} {what}: {advice}", f"{escape(name)} {what}") from error
-        except (SourceError, ValueError) as error:  # ValueError: a path with a NUL
-            self.close()
-            if isinstance(error, SourceError):
-                raise
-            raise SourceError(f"{escape(self.path)} is no file name", "unusable file name") from error
+    def _error(self, trouble: Trouble) -> SourceError:
+        return SourceError(self.path, os.path.basename(self.path), trouble)
+
+    def _explain(self, error: OSError | SourceError) -> SourceError:
+        self.close()
+        if isinstance(error, SourceError):
+            return error
+        if error.errno == errno.ELOOP and not self._follows:
+            return self._changed("became a link")
+        return self._error(Trouble.of(error))
+
+
+class Text:
+    """A text that is sent instead of a file."""
+
+    def __init__(self, number: int, content: bytes) -> None:
+        self.number = number
+        self.content = content
+
+    def read_into(self, buffers: Sequence[memoryview], offset: int) -> None:
+        for buffer in buffers:
+            buffer[:] = self.content[offset : offset + len(buffer)]
+            offset += len(buffer)
+
+    def read_whole(self) -> bytes:
+        return self.content
+
+    def hole_at(self, offset: int) -> int:  # noqa: ARG002
+        return 0
+
+    def close(self) -> None:
+        pass
+
+
+def kind_of(mode: int) -> str | None:
+    """None for a regular file, else what it is, in words."""
+    if stat.S_ISREG(mode):
+        return None
+    return {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFSOCK: "a socket",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFLNK: "a link",
+    }.get(stat.S_IFMT(mode), "something special")
 
 
 def behind(buffers: Sequence[Buffer], count: int) -> list[memoryview]:
@@ -165,21 +299,45 @@ def behind(buffers: Sequence[Buffer], count: int) -> list[memoryview]:
     return left
 
 
-def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _look_at(path: str, name: str) -> os.stat_result:
+    """Raises SourceError for what is no file or folder, or tells no size; OSError, ValueError."""
+    kind = kind_of(os.stat(path).st_mode)
+    if kind in (None, "a folder"):
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(fd)
+            kind = kind_of(status.st_mode)
+            if kind is None and status.st_size == 0 and os.read(fd, 1):
+                raise SourceError(path, name, SIZELESS)
+        finally:
+            os.close(fd)
+        if kind in (None, "a folder"):
+            return status
+    raise SourceError(path, name, Trouble(f"is {kind}, not a file or folder", "send a plain file or a folder"))
 
 
-def _kind(mode: int) -> str | None:
-    """None for a regular file, else what it is, in words."""
-    if stat.S_ISREG(mode):
-        return None
-    return {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFIFO: "a named pipe",
-        stat.S_IFSOCK: "a socket",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-    }.get(stat.S_IFMT(mode), "something special")
+def _open_folder_of(path: str) -> int:
+    """The folder that a path of more than PATH_MAX bytes ends in, which no call takes as a whole."""
+    folder = os.open("/" if path.startswith("/") else ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in filter(None, path.split("/")[:-1]):
+        outer = folder
+        try:
+            folder = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=outer)
+        finally:
+            os.close(outer)
+    return folder
+
+
+def _next_data(fd: int, offset: int, size: int) -> int:
+    """Where the first byte at or behind `offset` lies that has a place on the disk; `size` if there is none."""
+    try:
+        return min(size, os.lseek(fd, offset, os.SEEK_DATA))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return size
+        if error.errno == errno.EINVAL:  # a file system that cannot tell
+            return offset
+        raise
 
 
 def _distinct(name: str, taken: dict[str, int]) -> str:

@@ -15,7 +15,8 @@ FAREWELL = 0.05  # seconds in which a router that we may have left has to close 
 
 
 class Surroundings:
-    """Tells the peer when one of the two changes. `note` is told in words, for --verbose."""
+    """Tells the peer when one of the two changes. `note` is told in words, for --verbose; `on_change`: the addresses
+    are others now."""
 
     def __init__(
         self,
@@ -27,11 +28,13 @@ class Surroundings:
         tcp_port: int,
         now: float,
         note: Callable[[str], None],
+        on_change: Callable[[float], None] = lambda _: None,
     ) -> None:
         self._peer = peer
         self._servers = servers
         self._udp_port, self._tcp_port = udp_port, tcp_port
         self._note = note
+        self._on_change = on_change
         self._seen: str | None = None
         self._watch = InterfaceWatch(lambda _, now: self._tell_addresses(now), now)
         self._selector = selector
@@ -92,3 +95,4 @@ class Surroundings:
         hosts = local_addresses(self._servers)
         udp = [Address(host, self._udp_port) for host in hosts]
         self._peer.handle_addresses(udp, [Address(host, self._tcp_port) for host in hosts], now)
+        self._on_change(now)

@@ -44,6 +44,10 @@ class Worker:
         """Calls whose callback has not run yet."""
         return self._pending
 
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
+
     def fileno(self) -> int:
         """Readable when `handle_readable` has something to do."""
         return self._receiver.fileno()

@@ -1,24 +1,138 @@
-"""What the screen says where no bar can be drawn, in virtual time."""
+"""What the screen says where no line can be written over, in virtual time."""
 
 from __future__ import annotations
 
 import pytest
 
+from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.role import Role
+from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
 from p2p.io.screen import Screen
+from p2p.io.walk import Renamed
+
+CHUNK = 100_000
+
+
+def screen_of(role: Role = Role.SENDER, *, as_json: bool = False) -> Screen:
+    return Screen(
+        role, "bob", lambda _: ("", None), as_json=as_json, quiet=False, verbose=False, is_asked=False
+    )
+
+
+def progress(done: int, total: int | None = 40_000_000, *, kept: int = 0, is_final: bool = True) -> Progress:
+    return Progress(done, kept, 0, total, 1, is_final, "file")
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    screen = Screen(
-        Role.SENDER, "bob", lambda _: ("", None), as_json=False, quiet=False, verbose=False, is_asked=False
-    )
-    screen.handle_event(events.TransferStarted(), 0.0)
+    screen = screen_of()
+    screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
     for tenth in range(306):
-        screen.tick(Progress(min(tenth, 200) * 100_000, 40_000_000, 0), tenth / 10)
+        screen.tick(progress(min(tenth, 200) * CHUNK), (0, 0), tenth / 10)
     assert capsys.readouterr().err.splitlines()[1:] == [
         "  25 %, 10 MB of 40 MB, 1 MB/s, 30 s left",
         "  50 %, 20 MB of 40 MB, 1 MB/s, 20 s left",
         "  50 %, 20 MB of 40 MB, 0 B/s, nothing moves",
     ]
+
+
+def test_comparing_and_the_wait_for_the_disk_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of(Role.RECEIVER)
+    screen.handle_event(events.TransferStarted(goes_on=True), 0.0)
+    screen.tick(progress(0), (30_000_000, 40_000_000), 10.0)
+    for second in (20.0, 21.5, 30.0):
+        screen.tick(progress(40_000_000), (40_000_000, 40_000_000), second)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  Comparing what is here already: 75 % of 40 MB ...",
+        "Everything is across; waiting until it is safe on this machine's disk ...",
+    ]
+
+
+def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was there already goes by at the speed of a disk, and says nothing of the rest."""
+    screen = screen_of()
+    screen.handle_event(events.TransferStarted(goes_on=True), 0.0)
+    for second in range(11):
+        screen.tick(progress(second * 2_000_000, kept=second * 1_000_000), (0, 0), float(second))
+    assert "50 %, 20 MB of 40 MB, 1 MB/s" in capsys.readouterr().err
+
+
+def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offer:
+    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in names[:16])
+    return Offer(kind, bytes(16), totals, len(names), shown)
+
+
+@pytest.mark.parametrize(
+    ("totals", "kind", "words"),
+    [
+        (Totals(1204, 3_400_000_000, True), OfferKind.TREE, "1,204 files, 3.4 GB."),
+        (Totals(900, 1_000, False), OfferKind.TREE, "at least 900 files, 1 kB (still counting)."),
+        (Totals(0, 0, False), OfferKind.TREE, "more than is counted yet."),
+        (Totals(0, 0, True), OfferKind.TREE, "no files, but folders or links."),
+        (Totals(1, None, True), OfferKind.PIPE, "what a program writes, without a size beforehand."),
+        (Totals(1, 12, True), OfferKind.TEXT, "a text of 12 B."),
+    ],
+)
+def test_an_offer_says_what_and_how_much(
+    capsys: pytest.CaptureFixture[str], totals: Totals, kind: OfferKind, words: str
+) -> None:
+    screen_of(Role.RECEIVER).handle_event(events.Offered(offer("photos/", totals=totals, kind=kind)), 0.0)
+    shown = [] if kind is OfferKind.TEXT else ["  photos/"]
+    assert capsys.readouterr().err.splitlines() == [*shown, f"bob wants to send {words}"]
+
+
+def test_an_offer_that_is_counted_later_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of(Role.RECEIVER)
+    screen.handle_event(events.Offered(offer("photos/", totals=Totals(9, 9, False))), 0.0)
+    screen.ask("Take it? [y/N] ")
+    capsys.readouterr()
+    for now in (1.0, 2.0):
+        screen.tick(Progress(0, 0, 0, 3_000, 12, True, ""), (0, 0), now)
+    assert capsys.readouterr().err == "\nIt is all counted now: 12 files, 3 kB.\nTake it? [y/N] "
+
+
+def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = offer(*(f"evil\x1b[2J{number}" for number in range(20)), totals=Totals(20, 100, True))
+    screen_of(Role.RECEIVER).handle_event(events.Offered(shown), 0.0)
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "  and 12 more\n" in said
+
+
+def test_the_end_lists_what_went_otherwise_and_counts_it(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of()
+    screen.begin(lambda: ([Renamed("tree/a\nb", "a_b")], 1))
+    screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
+    for number in range(30):
+        problem = events.NotTransferred(f"tree/{number}", "cannot be read", ExitCode.STORAGE, by_peer=False)
+        screen.handle_event(problem, 1.0)
+    done = events.Done(bytes(32), ExitCode.STORAGE, 5000)
+    screen.handle_event(done, 2.0, Progress(3_000, 1_000, 7, 3_000, 7, True, ""))
+    lines = capsys.readouterr().err.splitlines()[1:]
+    assert lines[0] == "Sent 2 kB in 2.0 s (1 kB/s); verified by the other side. 1 kB were there already."
+    assert lines[2:4] == ["Sent under another name: 1 thing.", r"  tree/a\x0ab as a_b"]
+    assert lines[4:6] == ["Not everything arrived: 5,000 things left out.", "  tree/0: cannot be read"]
+    assert lines[-2:] == ["  tree/19: cannot be read", "  and 4,980 more"]
+
+
+def test_while_the_two_look_for_each_other_again_only_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of()
+    screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
+    screen.handle_event(events.PathLost("nothing came for 12 seconds"), 1.0)
+    screen.is_reconnecting = True
+    for event in (events.PeerFound(), events.Connecting(None), events.PeerGone()):
+        screen.handle_event(event, 2.0)
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "The connection was lost (nothing came for 12 seconds). Looking for bob again. "
+        "If the program there has ended, press Ctrl-C, and run both commands again ..."
+    ]
+
+
+def test_a_refusal_says_that_the_wait_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = screen_of(as_json=True)
+    screen.say_refused(Failure(ExitCode.REFUSED, "The other side refused: no"), 60.0)
+    told = capsys.readouterr()
+    assert "refused: no. Waiting 60 seconds more" in told.err
+    assert told.out == '{"event": "refused", "code": 5, "message": "The other side refused: no"}\n'

@@ -7,6 +7,7 @@ import os
 import pty
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from harness import CODE, Program, Stage, hash_of, make_file, stage
 
 
 @pytest.fixture(scope="module")
-def programs():
+def programs() -> Iterator[Stage]:
     with stage() as made:
         yield made
 
@@ -96,11 +97,15 @@ def test_file_names_cannot_paint_the_screen(programs: Stage, tmp_path: Path) -> 
 
 
 def ask(
-    programs: Stage, tmp_path: Path, answers: list[tuple[str, str]], code: str | None = CODE
+    programs: Stage,
+    tmp_path: Path,
+    answers: list[tuple[str, str]],
+    code: str | None = CODE,
+    words: tuple[str, ...] = ("bob", "alice"),
 ) -> tuple[Program, int]:
     """Runs recv on a terminal and types the answers when the questions come. Returns it and what the screen showed."""
     ours, theirs = pty.openpty()
-    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", stdin=theirs, code=code)
+    receiver = programs.recv(*words, "--out", tmp_path / "out", stdin=theirs, code=code)
     os.close(theirs)
     for question, answer in answers:
         receiver.wait_for(question)
@@ -120,16 +125,52 @@ def test_the_person_is_asked_for_the_code_and_for_the_yes(programs: Stage, tmp_p
 
 def test_no_means_no_on_both_screens(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
-    sender = programs.send("alice", "bob", tmp_path / "file")
+    sender = programs.send("alice", "bob", tmp_path / "file", "--once")
     _, end = ask(programs, tmp_path, [(r"Take it\?", "n")])
     assert (sender.finish(), end) == (5, 5)
     assert "said no" in sender.err
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def test_a_no_may_become_a_yes_under_the_same_code(programs: Stage, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "file", 1000)
+    sender = programs.send(tmp_path / "file", "--json", code=None)
+    sender.wait_for('"event": "waiting"')
+    code = shlex.split(sender.event("waiting")["command"])[4]
+    _, end = ask(programs, tmp_path, [(r"Take it\?", "n")], words=(code,), code=None)
+    sender.wait_for('"event": "refused"')
+    _, again = ask(programs, tmp_path, [(r"Take it\?", "y")], words=(code,), code=None)
+    assert (end, again, sender.finish()) == (5, 0, 0), sender.err
+    assert hash_of(tmp_path / "out" / "file") == digest
+    assert sender.event("refused")["code"] == 5
+    assert "the person there said no" in sender.event("refused")["message"]
+
+
+def test_wrong_tries_are_counted_through_a_no(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file", "--json")
+    for number in (1, 2):
+        assert programs.recv("bob", "alice", "--yes", code="tiger-walnut-amber").finish() == 4
+        sender.wait_for(f'"tries": {number}')
+        if number == 1:
+            programs.recv("bob", "alice", "--out", tmp_path / "out").finish()  # has nobody to ask
+            sender.wait_for('"event": "refused"')
+    assert programs.recv("bob", "alice", "--yes", code="tiger-walnut-amber").finish() == 4
+    assert sender.finish() == 4
+    assert "3 wrong tries were made" in sender.err
+
+
+def test_a_no_that_stays_one_ends_with_the_first_reason(programs: Stage, tmp_path: Path) -> None:
+    make_file(tmp_path / "file", 1000)
+    sender = programs.send("alice", "bob", tmp_path / "file", "--timeout", "2")
+    receiver = programs.recv("bob", "alice", "--out", tmp_path / "out")
+    assert (sender.finish(), receiver.finish()) == (5, 2), sender.err + receiver.err
+    assert "nobody is there to be asked" in sender.err.strip().splitlines()[-1]
+
+
 def test_nobody_to_ask_is_a_refusal_that_says_what_to_pass(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
-    sender = programs.send("alice", "bob", tmp_path / "file")
+    sender = programs.send("alice", "bob", tmp_path / "file", "--once")
     receiver = programs.recv("bob", "alice", "--out", tmp_path / "out")
     assert (sender.finish(), receiver.finish()) == (5, 2), sender.err + receiver.err
     assert "--yes" in receiver.err
@@ -138,7 +179,7 @@ def test_nobody_to_ask_is_a_refusal_that_says_what_to_pass(programs: Stage, tmp_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["send", "alice", "bob"], "a file to send seems to be missing"),
+        (["send", "alice", "bob"], "seems to be missing"),
         (["send", "alice", "alice", "f"], "both names are the same"),
         (["recv", "7-amber"], "a code is a number and 3 words"),
         (["recv", "a", "b", "c"], "recv takes ME FRIEND, or a CODE"),

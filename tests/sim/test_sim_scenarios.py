@@ -134,7 +134,7 @@ def test_the_relay_outlives_a_restart_of_the_server(left: str) -> None:
     sender, receiver = world.sender({"file": content}), world.receiver()
     sender.start()
     receiver.start()
-    world.network.run(lambda: sender.peer.machine.progress.done > 2_000_000, 60.0)
+    world.network.run(lambda: sender.machine.progress.done > 2_000_000, 60.0)
     world.server.stop()
     world.network.after(2.0, world.server.restart)
     world.run(sender, receiver, limit=120.0)

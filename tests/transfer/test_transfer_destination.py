@@ -11,33 +11,19 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from storing import Store, announce, begin, entry, finish, in_pieces, names, problems, whole
 
-from p2p.core.errors import CallerError, ExitCode
-from p2p.core.transfer.messages import Entry
+from p2p.core.errors import ExitCode
+from p2p.core.transfer.events import Announced, Whole
 from p2p.core.transfer.names import is_temporary
-from p2p.io import files, naming
-from p2p.io.files import Destination, StorageError
+from p2p.io import contents, naming
+from p2p.io.destination import Destination, StorageError
+from p2p.io.jobs import Discard, Finish, Job, Problem, Stored
 
-
-def entry(name: str = "a.txt", size: int = 3, mode: int = 0o644, mtime_ns: int = 10**18) -> Entry:
-    return Entry(0, size, mtime_ns, mode, name)
-
-
-class Store(Protocol):
-    def __call__(self, destination: Destination, offered: Entry, content: bytes = b"abc") -> str: ...
-
-
-def in_pieces(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
-    part = destination.open(offered)
-    part.write(0, [content])
-    return destination.finish([part])[0]
-
-
-def whole(destination: Destination, offered: Entry, content: bytes = b"abc") -> str:
-    return destination.store([(offered, content)])[0]
+ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+PLAIN_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 @pytest.fixture(params=["in pieces", "whole", "whole, where no file is without a name"])
@@ -45,19 +31,18 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> St
     if request.param == "in pieces":
         return in_pieces
     if request.param != "whole":
-        monkeypatch.setattr(files, "open_nameless", lambda _: None)
+        monkeypatch.setattr(contents, "open_nameless", lambda _: None)
     return whole
 
 
 def test_a_file_gets_its_name_only_at_the_end(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
-        part = destination.open(entry())
-        part.write(0, [b"ab"])
+        part = begin(destination, entry(), b"ab")
         [temporary] = tmp_path.iterdir()
         assert is_temporary(temporary.name)
         assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
         part.write(2, [memoryview(b"c")])
-        assert destination.finish([part]) == ["a.txt"]
+        assert finish(destination, part) == ["a.txt"]
         assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_bytes() == b"abc"
 
@@ -78,7 +63,7 @@ def test_permission_bits_and_time(tmp_path: Path, store: Store, mode: int, umask
     before = os.umask(umask)
     try:
         with Destination(tmp_path) as destination:
-            store(destination, entry(mode=mode, mtime_ns=1_234_567_890_987_654_321))
+            store(destination, entry(mode=mode, mtime_ns=1_234_567_890_987_654_321), b"abc")
     finally:
         assert os.umask(before) == umask, "the umask was changed on the way"
     status = (tmp_path / "a.txt").stat()
@@ -89,7 +74,7 @@ def test_permission_bits_and_time(tmp_path: Path, store: Store, mode: int, umask
 @pytest.mark.parametrize("mtime_ns", [-(2**63), -1, 0, 2**63 - 1])
 def test_strange_times_do_no_harm(tmp_path: Path, store: Store, mtime_ns: int) -> None:
     with Destination(tmp_path) as destination:
-        assert store(destination, entry(mtime_ns=mtime_ns)) == "a.txt"
+        assert store(destination, entry(mtime_ns=mtime_ns), b"abc") == "a.txt"
 
 
 @pytest.mark.parametrize("with_renameat2", [True, False])
@@ -103,8 +88,8 @@ def test_taken_names_are_numbered_whatever_takes_them(
     (tmp_path / "a (2).txt").symlink_to("nowhere")
     (tmp_path / "a (3).txt").symlink_to("/etc/passwd")
     with Destination(tmp_path) as destination:
-        assert store(destination, entry()) == "a (4).txt"
-        assert store(destination, entry()) == "a (5).txt"
+        assert store(destination, entry(), b"abc") == "a (4).txt"
+        assert store(destination, entry(), b"abc") == "a (5).txt"
     assert (tmp_path / "a.txt").read_bytes() == b"mine"
     assert (tmp_path / "a (2).txt").is_symlink()
     assert not (tmp_path / "nowhere").exists()
@@ -114,17 +99,14 @@ def test_taken_names_are_numbered_whatever_takes_them(
 
 RACER = """
 import sys
-from p2p.core.transfer.messages import Entry
-from p2p.io.files import Destination
+from p2p.io.destination import Destination
+from storing import begin, entry, finish
 with Destination(sys.argv[1]) as destination:
-    parts = []
-    for number in range(100):
-        parts.append(destination.open(Entry(0, 4, 0, 0o644, "a.txt")))
-        parts[-1].write(0, [sys.argv[2].encode() + b"%03d" % number])
+    parts = [begin(destination, entry(size=4), sys.argv[2].encode() + b"%03d" % number) for number in range(100)]
     print("ready", flush=True)
     sys.stdin.readline()
     for part in parts:
-        print(destination.finish([part])[0], flush=True)
+        print(finish(destination, part, size=4)[0], flush=True)
 """
 
 
@@ -132,7 +114,11 @@ def test_two_processes_that_want_the_same_names(tmp_path: Path) -> None:
     """Both begin at once; every content ends under exactly one name, the one that was said."""
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, tmp_path, letter], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", RACER, tmp_path, letter],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         for letter in "xy"
     ]
@@ -156,8 +142,8 @@ def test_close_removes_what_is_unfinished(tmp_path: Path, store: Store) -> None:
     before = len(os.listdir("/proc/self/fd"))
     destination = Destination(tmp_path)
     for name in ("a", "b", "c"):
-        destination.open(entry(name)).write(0, [b"abc"])
-    store(destination, entry("kept"))
+        begin(destination, entry(name), b"abc")
+    store(destination, entry("kept"), b"abc")
     destination.close()
     destination.close()
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
@@ -167,7 +153,7 @@ def test_close_removes_what_is_unfinished(tmp_path: Path, store: Store) -> None:
 def test_an_exception_removes_what_is_unfinished(tmp_path: Path) -> None:
     def interrupted() -> None:
         with Destination(tmp_path) as destination:
-            destination.open(entry()).write(0, [b"abc"])
+            begin(destination, entry(), b"abc")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -187,13 +173,12 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(os, "fsync", slow_sync)
     destination = Destination(tmp_path)
-    part = destination.open(entry())
-    part.write(0, [b"abc"])
+    part = begin(destination, entry(), b"abc")
     failures: list[StorageError] = []
 
     def finish() -> None:
         try:
-            destination.finish([part])
+            finish(destination, part)
         except StorageError as error:
             failures.append(error)
 
@@ -210,19 +195,19 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_missing_directory_is_made_and_unmade_if_it_served_nothing(tmp_path: Path, store: Store) -> None:
     inbox = tmp_path / "deep" / "inbox"
     with Destination(inbox) as destination:
-        destination.open(entry()).write(0, [b"abc"])
+        begin(destination, entry(), b"abc")
     assert list(tmp_path.iterdir()) == []
     with Destination(inbox) as destination:
-        store(destination, entry())
+        store(destination, entry(), b"abc")
     assert (inbox / "a.txt").read_bytes() == b"abc"
 
 
 KILLED = """
-import os, signal, sys
-from p2p.core.transfer.messages import Entry
-from p2p.io.files import Destination
+import sys
+from p2p.io.destination import Destination
+from storing import begin, entry
 destination = Destination(sys.argv[1])
-destination.open(Entry(0, 9, 0, 0o644, "a.txt")).write(0, [b"half"])
+begin(destination, entry(size=9), b"half")
 print("ready", flush=True)
 sys.stdin.readline()
 """
@@ -230,7 +215,9 @@ sys.stdin.readline()
 
 def test_leftovers_of_a_killed_run_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, tmp_path]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as process:
         assert process.stdout is not None
         process.stdout.readline()
         with Destination(tmp_path) as destination:
@@ -257,22 +244,20 @@ def test_temporary_names_are_never_reused_or_followed(tmp_path: Path) -> None:
         (inbox / (".p2p-" + "01" * 8 + ".part")).symlink_to(victim)
         (inbox / (".p2p-" + "02" * 8 + ".part")).hardlink_to(victim)
         for _ in range(2):
-            with pytest.raises(StorageError):
-                destination.open(entry())
-        part = destination.open(entry())
-        part.write(0, [b"abc"])
-        destination.finish([part])
+            with pytest.raises(FileExistsError):
+                begin(destination, entry(), b"abc")
+        part = begin(destination, entry(), b"abc")
+        finish(destination, part)
     assert victim.read_bytes() == b"precious"
 
 
 def test_a_link_in_place_of_the_temporary_file_is_not_named(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
-        part = destination.open(entry())
-        part.write(0, [b"abc"])
+        part = begin(destination, entry(), b"abc")
         (tmp_path / part.temporary).unlink()
         (tmp_path / part.temporary).symlink_to("/etc/passwd")
-        with pytest.raises(StorageError, match="took the place"):
-            destination.finish([part])
+        outcomes = destination.carry_out([Finish(part.number, part, 3, b"", must_verify=False)])
+        assert problems(outcomes) == ["a.txt cannot be stored: something else took its place meanwhile"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -283,30 +268,34 @@ def test_a_directory_that_is_exchanged_for_a_link_gets_nothing(tmp_path: Path, s
     with Destination(inbox) as destination:
         inbox.rename(tmp_path / "moved")
         inbox.symlink_to(elsewhere)
-        store(destination, entry())
+        store(destination, entry(), b"abc")
     assert list(elsewhere.iterdir()) == []
     assert (tmp_path / "moved" / "a.txt").exists()
 
 
-def test_a_directory_that_is_removed_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("when", ["before the file", "before its name"])
+def test_a_directory_that_is_removed_is_said(tmp_path: Path, when: str) -> None:
     inbox = tmp_path / "inbox"
     with Destination(inbox) as destination:
+        number = announce(destination, entry())
+        jobs = [Whole(number, b"abc", b"")]
+        if when == "before its name":
+            part = destination.open(number, "a.txt")
+            part.write(0, [b"abc"])
+            (inbox / part.temporary).unlink()
+            jobs = [Finish(number, part, 3, b"", must_verify=False)]
         inbox.rmdir()
         with pytest.raises(StorageError, match="removed by someone else"):
-            destination.open(entry())
+            destination.carry_out(jobs)
 
 
 def test_no_room(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         status = os.statvfs(tmp_path)
-        free = status.f_bavail * status.f_frsize
-        destination.reserve([1000, 0])
+        destination.require_room(1000)
         with pytest.raises(StorageError, match=r"not enough space in .*: needed .*B, free .*B; free some") as caught:
-            destination.reserve([2 * free])
+            destination.require_room(2 * status.f_bavail * status.f_frsize)
         assert str(tmp_path) not in caught.value.public
-        destination.reserve([free // 2 + free // 8])
-        with pytest.raises(StorageError, match="not enough space"):
-            destination.reserve([free // 2 + free // 8])  # fits the disk, but not beside what was promised
 
 
 @pytest.mark.parametrize(
@@ -330,39 +319,46 @@ def test_what_is_no_directory(tmp_path: Path, make: Callable[[Path], None], word
 def test_a_directory_that_may_not_be_written(public_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
     inbox = public_path / "inbox"
     inbox.mkdir(mode=0o555)
-    script = "from p2p.io.files import Destination; import sys; Destination(sys.argv[1])"
+    script = "from p2p.io.destination import Destination; import sys; Destination(sys.argv[1])"
     stderr = as_nobody(script, inbox)
     assert f"in {inbox}: this user may not write there; choose another folder with --out" in stderr
     assert list(inbox.iterdir()) == []
 
 
-def test_a_file_beyond_the_limit(tmp_path: Path) -> None:
+def test_a_file_beyond_the_limit_is_a_problem_of_its_own(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with Destination(tmp_path) as destination:
-        part = destination.open(entry())
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        part = begin(destination, entry(), b"abc")
+        small, large = announce(destination, entry("small")), announce(destination, entry("large", 1001))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
         try:
-            with pytest.raises(StorageError, match="larger than"):
-                # the kernel writes 38,560 bytes of it and reports no error
-                part.write(61_440, [bytes(30_000), bytes(31_440)])
+            with pytest.raises(OSError, match="File too large") as caught:
+                part.write(800, [bytes(100), bytes(200)])  # the kernel writes 200 bytes of it and reports no error
+            assert destination.explain(caught.value, "a.txt") is None
+            outcomes = destination.carry_out([Whole(small, b"abc", b""), Whole(large, bytes(1001), b"")])
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(tmp_path.iterdir()) == []
+            signal.signal(signal.SIGXFSZ, before)
+        too_large = "large cannot be stored: the file is larger than that file system, or ulimit -f, allows"
+        assert problems(outcomes) == [too_large]
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
 FULL = """
 import os, sys
-from p2p.core.transfer.messages import Entry
-from p2p.io.files import Destination, StorageError
+from p2p.io.destination import Destination
+from storing import begin, entry
 os.chdir(sys.argv[1])
 with Destination("inbox") as destination:
-    part = destination.open(Entry(0, 10**7, 0, 0o644, "a.txt"))
+    part = begin(destination, entry(size=10**7))
     try:
         for piece in range(1000):
             part.write(piece * 61440, [bytes(61440)])
-    except StorageError as error:
-        print(error)
-        print(error.public)
+    except OSError as error:
+        failure = destination.explain(error, "a.txt")
+        print(failure)
+        print(failure.public)
 print(os.listdir("inbox") if os.path.exists("inbox") else "gone")
 """
 
@@ -373,7 +369,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
         pytest.skip("a small file system cannot be mounted: needs root with CAP_SYS_ADMIN")
     mount = f"mount -t tmpfs -o {options} none {tmp_path} && exec \"$0\" -c '{FULL}' {tmp_path}"
     command = ["unshare", "--mount", "sh", "-c", mount, sys.executable]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT)
     if options == "size=1m":
         here = f"cannot store a.txt in {tmp_path}/inbox: the disk is full; free some space"
         assert here in result.stdout
@@ -382,74 +378,97 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
         assert ("read-only" if options == "ro" else "the disk is full") in result.stderr
 
 
-def test_a_full_device(tmp_path: Path) -> None:
+def test_a_disk_that_fails_ends_it_all(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
-        part = destination.open(entry())
-        full = os.open("/dev/full", os.O_WRONLY)
+        part = begin(destination, entry(), b"abc")
+        full = os.open("/dev/full", os.O_RDWR)
         os.dup2(full, part.fd)
         os.close(full)
-        with pytest.raises(StorageError, match="the disk is full"):
+        with pytest.raises(OSError, match="No space") as caught:
             part.write(0, [b"abc"])
+        failure = destination.explain(caught.value, "a.txt")
+        assert failure is not None
+        assert "the disk is full" in str(failure)
 
 
 def test_many_files_in_groups(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         for start in range(0, 5000, 100):
-            parts = [destination.open(entry(f"{number}", size=0)) for number in range(start, start + 100)]
-            assert destination.finish(parts) == [f"{number}" for number in range(start, start + 100)]
+            parts = [begin(destination, entry(f"{number}", size=0)) for number in range(start, start + 100)]
+            assert finish(destination, *parts, size=0) == [f"{number}" for number in range(start, start + 100)]
     assert len(list(tmp_path.iterdir())) == 5000
 
 
-def test_a_part_is_finished_once(tmp_path: Path) -> None:
+def test_what_was_dropped_gets_no_name(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
-        part = destination.open(entry())
-        destination.finish([part])
-        assert part.final_name == "a.txt"
-        with pytest.raises(CallerError):
-            destination.finish([part])
+        part = begin(destination, entry(), b"abc")
+        assert destination.carry_out([Discard(part.number, part)]) == []
+        assert destination.carry_out([Finish(part.number, part, 3, b"", must_verify=False)]) == []
+        assert destination.carry_out([Whole(part.number, b"abc", b"")]) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("has_renameat2", [True, False])
 def test_a_name_that_the_locale_cannot_spell(tmp_path: Path, has_renameat2: bool) -> None:
     program = f"""
-from pathlib import Path
-from p2p.core.transfer.messages import Entry
-from p2p.io import files, naming
+from p2p.io import naming
+from p2p.io.destination import Destination
+from storing import entry, in_pieces
 if not {has_renameat2}:
     naming._renameat2 = lambda: None
-with files.Destination({os.fspath(tmp_path)!r}) as destination:
-    print([ascii(destination.finish([destination.open(Entry(0, 0, 0, 0o644, chr(0x1f600)))])) for _ in range(2)])
+with Destination({os.fspath(tmp_path)!r}) as destination:
+    print([ascii(in_pieces(destination, entry(chr(0x1f600)))) for _ in range(2)])
 """
-    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, env=ENVIRONMENT | PLAIN_LOCALE, timeout=60)
     assert sorted(os.listdir(tmp_path)) == ["\U0001f600", "\U0001f600 (1)"]
 
 
 def test_small_files_go_to_the_disk_together(tmp_path: Path) -> None:
+    many = {f"{number}.txt": b"%03d" % number for number in range(100)}
     with Destination(tmp_path) as destination:
-        many = [(entry(f"{number}.txt", mtime_ns=number), b"%03d" % number) for number in range(100)]
-        assert destination.store(many) == [each.name for each, _ in many]
-        assert destination.store(many[:2]) == ["0 (1).txt", "1 (1).txt"]
-    assert all((tmp_path / each.name).read_bytes() == content for each, content in many)
+        jobs: list[Job] = []
+        for number, (name, content) in enumerate(many.items()):
+            jobs.append(Announced(number, None, name, entry(name)))
+            jobs.append(Whole(number, content, b""))
+        assert names(destination.carry_out(jobs)) == list(many)
+        assert names(destination.carry_out(jobs[:4])) == ["0 (1).txt", "1 (1).txt"]
+    assert all((tmp_path / name).read_bytes() == content for name, content in many.items())
     assert len(list(tmp_path.iterdir())) == 102
-
-
-def test_a_small_file_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with Destination(tmp_path) as destination, pytest.raises(StorageError, match="larger than"):
-            destination.store([(entry("small"), b"abc"), (entry("large", 1001), bytes(1001))])
-        assert list(tmp_path.iterdir()) == []
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def test_nothing_is_stored_after_the_end(tmp_path: Path) -> None:
     destination = Destination(tmp_path)
+    number = announce(destination, entry())
+    destination.stop()
+    with pytest.raises(StorageError, match="ended"):
+        destination.carry_out([Whole(number, b"abc", b"")])
     destination.close()
     with pytest.raises(StorageError, match="ended"):
-        destination.store([(entry(), b"abc")])
+        destination.carry_out([Whole(number, b"abc", b"")])
     assert list(tmp_path.iterdir()) == []
+
+
+NOT_ALLOWED = """
+import sys
+from p2p.core.transfer.entries import File, Folder
+from p2p.core.transfer.events import Announced, MakeFolder, Whole
+from p2p.io.destination import Destination, Policy
+with Destination(sys.argv[1], policy=Policy.OVERWRITE) as destination:
+    outcomes = destination.carry_out([
+        MakeFolder(0, None, Folder("locked", 0o755, 0)),
+        Announced(1, 0, "locked/a", File("a", 0o644, 0, 3)),
+        Announced(2, None, "good", File("good", 0o644, 0, 3)),
+        Whole(1, b"abc", b""),
+        Whole(2, b"abc", b""),
+    ])
+    print(*outcomes, file=sys.stderr)
+"""
+
+
+def test_a_folder_that_may_not_be_written_is_a_problem_of_its_own(
+    public_path: Path, as_nobody: Callable[[str, Path], str]
+) -> None:
+    public_path.chmod(0o777)
+    (public_path / "locked").mkdir(mode=0o555)
+    words = "locked/a cannot be stored: this user may not write there"
+    assert as_nobody(NOT_ALLOWED, public_path) == f"{Stored(2, 'good')} {Problem(1, words)}\n"

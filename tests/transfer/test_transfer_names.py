@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePosixPath, PureWindowsPath
+import random
+import shutil
+import tempfile
+from itertools import product
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2p.core.errors import RemoteError
@@ -16,6 +20,7 @@ from p2p.core.transfer.names import (
     numbered,
     portable_component,
     safe_name,
+    stays_inside,
     temporary_name,
 )
 
@@ -35,6 +40,7 @@ NASTY = st.lists(
     "name",
     [
         *["", "/etc/passwd", "..", "../x", "a/../b", "a//b", "a/", ".", "./a", "a/.", "a\0b", "C:\\x", "c:/x", "C:"],
+        *["a/b", "/", "//", "folder/file"],
         *["\\\\server\\x", "\\x", "..\\x", "a\\..\\b", "x" * 256, "ü" * 128, "/".join("a" * 33), "a/" * 2100 + "a"],
     ],
 )
@@ -49,7 +55,6 @@ def test_traps_are_the_other_sides_fault(name: str) -> None:
         ("photo.jpg", "photo.jpg"),
         (".bashrc", ".bashrc"),
         ("Grüße – 日本.txt", "Grüße – 日本.txt"),
-        ("folder/file", "folder/file"),
         ("12:30:45.png", "12_30_45.png"),
         ("a\nb\x1b[2J", "a_b_[2J"),
         ("a\\b", "a_b"),
@@ -128,3 +133,94 @@ def test_temporary_names_are_recognised() -> None:
     assert temporary_name(bytes(8)) == ".p2p-0000000000000000.part"
     assert is_temporary(temporary_name(b"\xff" * 8))
     assert not is_temporary(".p2p-notes.txt")
+
+
+# Links.
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        *["", "/", "/etc", "..", "../x", "../../x", "x/..", "x/../y", "./../x", "x//../..", "\0", "a\0b", "a\\b"],
+        *["..\\x", "C:", "C:\\x", "c:/x", "x" * 4096, "../" * 64 + "x", "//server/x"],
+    ],
+)
+def test_links_that_lead_out_of_the_root_of_the_tree(target: str) -> None:
+    assert not stays_inside(target, 0)
+
+
+@pytest.mark.parametrize("target", ["x", "x/y", ".", "./x", "x/", "x//y", "...", "..x", "x..", "-", "ü", "x" * 4095])
+def test_links_that_stay(target: str) -> None:
+    assert stays_inside(target, 0)
+
+
+def test_a_link_climbs_as_far_as_it_lies_deep() -> None:
+    for depth, up in product(range(6), range(8)):
+        assert stays_inside("../" * up + "x", depth) == (up <= depth)
+        assert stays_inside("/".join([".."] * up) or ".", depth) == (up <= depth)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32))
+def test_no_chain_of_allowed_links_leads_out_of_a_real_tree(seed: int) -> None:
+    """Whatever trees and targets: what the system makes of any path through them lies in the tree."""
+    rng = random.Random(seed)
+    outside = Path(tempfile.mkdtemp()).resolve()
+    try:
+        tree = outside / "tree"
+        tree.mkdir()
+        (outside / "a").mkdir()  # what a link that climbs too far would find
+        folders, made = [tree], []
+        for _ in range(rng.randint(2, 12)):
+            parent = rng.choice(folders)
+            thing = parent / rng.choice("abcd")
+            if os.path.lexists(thing):
+                continue
+            if rng.random() < 0.4:
+                thing.mkdir()
+                folders.append(thing)
+                continue
+            components = [rng.choice(["..", "..", ".", "", "a", "b", "c", "d"]) for _ in range(rng.randint(1, 6))]
+            target = "/".join(components)
+            if stays_inside(target, len(parent.relative_to(tree).parts)):
+                os.symlink(target, thing)
+                made.append(thing)
+        for link in made:
+            for below in ("", "/a", "/b/c", "/a/b/c/d"):
+                real = Path(os.path.realpath(f"{link}{below}"))
+                assert real == tree or tree in real.parents, f"{link} -> {os.readlink(link)}"
+    finally:
+        shutil.rmtree(outside)
+
+
+def test_what_allowed_links_reach_all_small_trees() -> None:
+    """Exhaustively: every pair of links of up to three components in a tree of three folders."""
+    words = ["..", "a", "l", "m"]
+    targets = ["/".join(each) for length in (1, 2, 3) for each in product(words, repeat=length)]
+    outside = Path(tempfile.mkdtemp()).resolve()
+    try:
+        tree = outside / "t"
+        (tree / "a" / "a").mkdir(parents=True)
+        places = [tree, tree / "a", tree / "a" / "a"]
+        allowed = [
+            (place / name, target)
+            for place, name in zip(places, ("l", "m", "l"), strict=True)
+            for target in targets
+            if stays_inside(target, len(place.relative_to(tree).parts))
+        ]
+        first = [each for each in allowed if each[0].parent != tree]
+        checked = 0
+        for (one, to), (two, too) in product(first[::3], allowed[::2]):
+            if one == two:
+                continue
+            os.symlink(to, one)
+            os.symlink(too, two)
+            for link in (one, two):
+                real = Path(os.path.realpath(link))
+                assert real == tree or tree in real.parents, (one, to, two, too)
+                checked += 1
+            one.unlink()
+            two.unlink()
+        assert checked > 500
+    finally:
+        shutil.rmtree(outside)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +13,8 @@ from p2p.core.transfer.messages import Abort, Keepalive, encode
 from p2p.core.transport import events as udp
 from p2p.core.transport.connection import Connection
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
-from p2p.core.transport.tcp import TcpChannel
+from p2p.core.transport.tcp import MAX_RECORD, TcpChannel
+from p2p.core.transport.throttle import Throttle
 
 MAX_UNREAD = 64  # records, 4 MB, that wait for a slow disk; on TCP nothing but the socket's own window holds the rest
 
@@ -63,6 +65,19 @@ class Channel(Protocol):
     def handle_timeout(self, now: float) -> None: ...
     def poll_timeout(self) -> float | None: ...
     def close(self, code: ExitCode, reason: str, now: float) -> None: ...
+    def drop(self, now: float) -> None:
+        """Gives this path up, for another one."""
+
+    @property
+    def heard_at(self) -> float:
+        """When something came from the other side last."""
+        ...
+
+    @property
+    def tells_delivery(self) -> bool:
+        """Whether `is_delivered` is the other side's word."""
+        ...
+
     @property
     def is_delivered(self) -> bool:
         """Whether closing now cuts off nothing that was said."""
@@ -75,6 +90,8 @@ class Channel(Protocol):
 
 class UdpLink:
     """A connection over UDP."""
+
+    tells_delivery = True
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -101,9 +118,15 @@ class UdpLink:
     def rtt(self) -> float | None:
         return self._connection.stats.smoothed_rtt
 
+    @property
+    def heard_at(self) -> float:
+        return self._connection.heard_at
+
     def poll_end(self) -> ChannelEnd | None:
         while (event := self._connection.poll_event()) is not None:
             match event:
+                case udp.Closed(ExitCode.INTERRUPTED, "", by_peer) if by_peer:
+                    return Vanished()
                 case udp.Closed(exit_code, reason, by_peer) if by_peer:
                     return Ended(exit_code, reason)
                 case udp.IdleTimedOut(silence):
@@ -121,6 +144,9 @@ class UdpLink:
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         self._connection.close(int(code), reason, now)
 
+    def drop(self, now: float) -> None:
+        self._connection.close(ExitCode.INTERRUPTED, "", now)
+
     def handle_datagram(self, data: Buffer, segment_size: int, source: Address, now: float) -> None:
         self._connection.handle_datagram(data, segment_size, source, now)
 
@@ -131,6 +157,8 @@ class UdpLink:
 class TcpLink:
     """An authenticated TCP connection with keep-alives and an idle time-out."""
 
+    tells_delivery = False
+
     def __init__(self, channel: TcpChannel, now: float, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self._channel = channel
         self._idle_timeout = idle_timeout
@@ -139,7 +167,7 @@ class TcpLink:
         self._end: ChannelEnd | None = None
         self._closed = False
         self.wants_close = False
-        self.room = channel.room
+        self._throttle = Throttle()
         self.poll_record = channel.poll_record
 
     @property
@@ -159,9 +187,22 @@ class TcpLink:
     def rtt(self) -> float | None:
         return None
 
+    def limit_rate(self, limit: float) -> None:
+        """No more than so many bytes of records a second from now on."""
+        self._throttle.set_limit(limit)
+
+    def room(self) -> int:
+        room = self._channel.room()
+        return room if self._throttle.limit == math.inf else min(room, self._throttle.records(MAX_RECORD))
+
+    @property
+    def heard_at(self) -> float:
+        return self._last_received
+
     def send(self, plaintext: Buffer, now: float) -> None:
         self._last_sent = now
         self._channel.send(plaintext)
+        self._throttle.on_sent(len(plaintext), now)
 
     def poll_end(self) -> ChannelEnd | None:
         end, self._end = self._end, None
@@ -185,6 +226,7 @@ class TcpLink:
     def handle_timeout(self, now: float) -> None:
         if self._closed:
             return
+        self._throttle.handle_timeout(now)
         if self.is_full:
             self._last_received = now  # the silence is ours
         if now >= self._last_received + self._idle_timeout:
@@ -197,7 +239,9 @@ class TcpLink:
     def poll_timeout(self) -> float | None:
         if self._closed:
             return None
-        return min(self._last_received + self._idle_timeout, self._last_sent + KEEPALIVE_INTERVAL)
+        silence = min(self._last_received + self._idle_timeout, self._last_sent + KEEPALIVE_INTERVAL)
+        held_until = self._throttle.poll_timeout()
+        return silence if held_until is None else min(silence, held_until)
 
     def close(self, code: ExitCode, reason: str, now: float) -> None:
         """Says why, if there is a why; the caller then flushes and closes the connection."""
@@ -208,6 +252,9 @@ class TcpLink:
         self._last_sent = now
         self._closed = True
         self.wants_close = True
+
+    def drop(self, now: float) -> None:
+        self.close(ExitCode.DONE, "", now)
 
     def poll_output(self) -> list[Buffer]:
         return self._channel.poll_output()

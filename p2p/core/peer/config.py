@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,8 +20,11 @@ class PeerConfig:
     Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
     `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
 
-    `secret` None means --no-code. `receive_window` counts records of 62 KiB.
+    `secret` None means --no-code. `is_contact`: it is no code, but what two who remember each other have in common; a
+    meeting after a path was lost is none of a contact. `receive_window` counts records of 62 KiB.
+    `tries`: wrong codes that were tried before, against the same secret.
     `takes_relay`: whether the server may forward what finds no direct path.
+    `rate_limit`: bytes a second that we send at most, on any path; the other side may ask for less.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
     """
 
@@ -34,5 +38,8 @@ class PeerConfig:
     scratch: Mapping[int, int] = field(default_factory=dict)
     stun_servers: Sequence[Address] = ()
     takes_relay: bool = True
+    tries: int = 0
     receive_window: int = 512
     idle_timeout: float = IDLE_TIMEOUT
+    rate_limit: float = math.inf
+    is_contact: bool = False

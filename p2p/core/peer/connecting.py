@@ -109,7 +109,9 @@ class Connecting:
         self._punch_failed = False
         self._over = False
         self._relay_refusal = self._relay_refusal_told = "the server has not offered to forward"
-        self._relay_rate = math.inf  # bytes a second of ours
+        self._relay_rate = math.inf  # bytes a second of ours, where the server forwards
+        self._rate_limit = math.inf  # bytes a second on any path: what the two people want
+        self._link: TcpLink | None = None
         self._is_relayed = False  # the path that was chosen; a better one is still looked for
         self._events: deque[ConnectingEvent] = deque()
 
@@ -132,10 +134,14 @@ class Connecting:
     def relay(self, local: int, address: Address, rate: int, now: float) -> None:
         """The server forwards what goes by that socket to that address; `rate` as in RelayOpen."""
         self._relay_rate = RELAY_SHARE * rate if rate else math.inf
-        if self._punched is not None and self._punched[1].kind is Kind.RELAYED:
-            self._punched[0].limit_rate(self._relay_rate)
+        self._limit()
         self._agent.relay(local, address, now)
         self._advance(now)
+
+    def limit_rate(self, limit: float) -> None:
+        """No more than so many bytes a second from now on, whatever the path."""
+        self._rate_limit = limit
+        self._limit()
 
     def relay_refused(self, why: str, told: str) -> None:
         """There is, or will be, no relay; why as half a sentence, for us and for the other side."""
@@ -275,8 +281,8 @@ class Connecting:
         if self._punched is not None:  # a relay first, and now what is better
             connection = self._punched[0]
             connection.move_to(selected.address, selected.local, selected.rtt)
-            self._limit(connection, selected)
             self._punched = (connection, selected)
+            self._limit()
             if self._over and self._is_relayed:
                 self._is_relayed = selected.kind is Kind.RELAYED
                 self._events.append(Improved(self._path(selected)))
@@ -291,14 +297,22 @@ class Connecting:
             random_bytes=self._random_bytes,
             local=selected.local,
         )
-        self._limit(connection, selected)
         self._punched = (connection, selected)
+        self._limit()
         while self._early:
             connection.handle_datagram(*self._early.popleft(), now)
 
-    def _limit(self, connection: Connection, selected: punch.Selected) -> None:
-        """The server drops what is above a pair's rate, without a queue: no controller could tell that from loss."""
-        connection.limit_rate(self._relay_rate if selected.kind is Kind.RELAYED else math.inf)
+    def _limit(self) -> None:
+        """The one place that decides how fast we may be: as the people want, and as the server forwards.
+
+        It drops what is above a pair's rate, without a queue: no controller could tell that from loss.
+        """
+        if self._link is not None:
+            self._link.limit_rate(self._rate_limit)
+        if self._punched is not None:
+            connection, selected = self._punched
+            is_relayed = selected.kind is Kind.RELAYED
+            connection.limit_rate(min(self._rate_limit, self._relay_rate) if is_relayed else self._rate_limit)
 
     def _choose(self, now: float) -> None:
         tcp = self._lan.poll_authenticated() if self._role is Role.SENDER else self._lan.poll_first_record()
@@ -331,7 +345,9 @@ class Connecting:
         self._over = True
         channel, address = self._lan.take(number)
         path = PathChosen(PathKind.TCP, address, None, explain.tcp_path(address))
-        self._events.append(Chosen(TcpLink(channel, now, self._idle_timeout), path, number))
+        self._link = TcpLink(channel, now, self._idle_timeout)
+        self._limit()
+        self._events.append(Chosen(self._link, path, number))
 
     def _choose_udp(self, connection: Connection, selected: punch.Selected) -> None:
         self._over = True

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from typing import assert_never
 
+from p2p.core.contacts import exchange as contacts
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, RemoteError, VersionError
 from p2p.core.peer import events, explain
 from p2p.core.peer.channel import Channel, Damaged, Ended, Lost, Vanished
 from p2p.core.transfer import events as transfer
+from p2p.core.transfer.messages import CONTACT, MessageType
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
 
@@ -22,14 +26,23 @@ Machine = TransferSender | TransferReceiver
 class Delivery:
     """Composes a channel and a transfer, which may outlive it."""
 
-    def __init__(self, channel: Channel, machine: Machine, now: float, *, goes_on: bool) -> None:
+    def __init__(
+        self, channel: Channel, machine: Machine, now: float, *, goes_on: bool, contact: ContactExchange
+    ) -> None:
         """`goes_on`: the transfer began on another path."""
         self._channel = channel
         self._machine = machine
+        self._contact = contact
+        self._is_greeted = not goes_on  # CONTINUE goes before all else
         self._events: deque[events.PeerEvent] = deque()
+        self._unsent: deque[Buffer] = deque()  # more records came of what was read than the path takes at once
         self._linger: float | None = None
         self._ended = False
         self._closed = False
+        self._is_finished = goes_on and isinstance(machine, TransferReceiver) and machine.ended
+        self.is_unconfirmed = False
+        """Receiver: everything arrived, but whether the sender heard so is not known."""
+        contact.start_path()
         if goes_on:
             machine.go_on()
         elif isinstance(machine, TransferSender):
@@ -40,6 +53,16 @@ class Delivery:
     @property
     def is_over(self) -> bool:
         return self._ended and self._channel.is_over
+
+    @property
+    def is_confirming(self) -> bool:
+        """Receiver: all that is left is to tell the sender once more that everything arrived, on another path."""
+        return self._is_finished
+
+    @property
+    def heard_at(self) -> float:
+        """When something came from the other side last."""
+        return self._channel.heard_at
 
     # command
 
@@ -58,13 +81,18 @@ class Delivery:
             self._events.append(events.Failed(failure))
             self._close(failure.code, told, now)
 
+    def lose(self, why: str, now: float) -> None:
+        """Gives the path up; the transfer may go on over another one."""
+        if not self._ended:
+            self._lose(why, now)
+
     # input
 
     def handle_timeout(self, now: float) -> None:
         if (at := self._channel.poll_timeout()) is not None and at <= now:
             self._channel.handle_timeout(now)
         if self._linger is not None and self._linger <= now:
-            if self._channel.is_delivered:
+            if self._is_heard:
                 self._linger = None
                 self._close(ExitCode.DONE, "", now)
             else:
@@ -72,19 +100,19 @@ class Delivery:
         self.advance(now)
 
     def send(self, records: Sequence[Buffer], now: float) -> None:
-        """Records that the machine made of what was read."""
+        """Records that the machine made of what was read. Their buffers may be used again afterwards."""
         if not self._closed:
             for record in records:
-                self._channel.send(record, now)
+                if self._unsent or not self._channel.room():
+                    self._unsent.append(bytes(record))
+                else:
+                    self._channel.send(record, now)
             self._send_control(now)  # the end of a file follows its last piece at once
 
     def advance(self, now: float) -> None:
         """Moves records and events between the channel and the machine. To be called after every input to either."""
         while self._takes_record() and (record := self._channel.poll_record()) is not None:
-            try:
-                self._machine.handle_record(record)
-            except RemoteError as error:
-                self._break_off(error, now)
+            self._take_record(record, now)
         self._take_events(now)
         self._send_control(now)
         self._take_events(now)
@@ -99,7 +127,7 @@ class Delivery:
         self._send_control(now)
         if self._ended or not isinstance(self._machine, TransferSender):
             return None
-        return self._machine.poll_wanted(self._channel.room())
+        return self._machine.poll_wanted(0 if self._unsent else self._channel.room())
 
     def poll_event(self) -> events.PeerEvent | None:
         return self._events.popleft() if self._events else None
@@ -110,13 +138,49 @@ class Delivery:
 
     # inside
 
+    @property
+    def _has_finished(self) -> bool:
+        return self._is_finished or (isinstance(self._machine, TransferReceiver) and self._machine.is_finished)
+
     def _takes_record(self) -> bool:
         """Back-pressure: a receiver whose disk lags behind leaves records where they are."""
-        return not self._ended and (isinstance(self._machine, TransferSender) or self._machine.ready)
+        if isinstance(self._machine, TransferSender):
+            return not self._ended
+        return self._machine.is_finished or (not self._ended and self._machine.ready)
+
+    def _take_record(self, record: Buffer, now: float) -> None:
+        try:
+            if record and record[0] == CONTACT:
+                self._contact.handle_record(record)
+            else:
+                self._machine.handle_record(record)
+        except RemoteError as error:
+            self._break_off(error, now)
+
+    @property
+    def _is_heard(self) -> bool:
+        """Whether the other side knows our last word: by its own, where the path does not vouch for it."""
+        if not self._channel.is_delivered:
+            return False
+        is_told = self._channel.tells_delivery or not isinstance(self._machine, TransferReceiver)
+        return is_told or not self._has_finished or self._is_confirmed
+
+    @property
+    def _is_confirmed(self) -> bool:
+        return isinstance(self._machine, TransferReceiver) and self._machine.is_confirmed
 
     def _send_control(self, now: float) -> None:
-        while not self._closed and self._channel.room() and (record := self._machine.poll_record()) is not None:
+        while not self._closed and self._channel.room() and (record := self._next_record()) is not None:
             self._channel.send(record, now)
+
+    def _next_record(self) -> Buffer | None:
+        if self._is_greeted and (record := self._contact.poll_record()) is not None:
+            return record
+        if self._unsent:
+            return self._unsent.popleft()
+        if (record := self._machine.poll_record()) is not None:
+            self._is_greeted = True
+        return record
 
     def _close(self, code: ExitCode, reason: str, now: float) -> None:
         self._closed = True
@@ -131,6 +195,16 @@ class Delivery:
         self.fail(Failure(ExitCode.INTEGRITY, message), f"it does not understand what this side sent ({error})", now)
 
     def _take_events(self, now: float) -> None:
+        while (happened := self._contact.poll_event()) is not None:
+            match happened:
+                case contacts.Heard(public):
+                    self._events.append(events.ContactHeard(public))
+                case contacts.Remembered(public):
+                    self._events.append(events.ContactRemembered(public))
+                case contacts.NotRemembered(why, by_peer):
+                    self._events.append(events.ContactNotRemembered(why, by_peer))
+                case _:
+                    assert_never(happened)
         while (event := self._machine.poll_event()) is not None:
             match event:
                 case transfer.Offered(offer):
@@ -141,18 +215,21 @@ class Delivery:
                     self._finish(events.Failed(Failure(*explain.refused_by_peer(code, reason))), now)
                 case transfer.FileSent(path, size, digest, kept):
                     self._events.append(events.FileDone(path, size, digest, None, kept))
+                case transfer.OtherStored(path, saved_as):
+                    self._events.append(events.Renamed(path, saved_as))
                 case transfer.FileStored(path, size, digest, saved_as, kept):
                     self._events.append(events.FileDone(path, size, digest, saved_as, kept))
                 case transfer.NotTransferred(path, reason, code, by_peer):
                     self._events.append(events.NotTransferred(path, reason, code, by_peer))
-                case transfer.Finished(digest, code):
-                    self._take_finished(events.Done(digest, code), now)
+                case transfer.Finished(digest, code, missed):
+                    self._take_finished(events.Done(digest, code, missed), now)
                 case transfer.Aborted(code, reason, by_peer):
                     self._handle_abort(code, reason, by_peer, now)
 
     def _take_finished(self, done: events.Done, now: float) -> None:
         """The sender has the last word, so that the receiver's FINISHED is never cut off by its own close."""
         if isinstance(self._machine, TransferSender):
+            self._send_control(now)  # that it has taken FINISHED
             self._finish(done, now)
         else:
             self._ended = True
@@ -176,22 +253,32 @@ class Delivery:
         if end is None:
             return
         self._linger = None
-        if self._ended:
+        if self._ended or self._is_finished:
+            self.is_unconfirmed = self._has_finished and not isinstance(end, Ended) and not self._is_confirmed
+            self._ended = True
             self._close(ExitCode.DONE, "", now)
             return
         match end:
             case Ended(code, reason):
                 self.fail(Failure(*explain.told(code, reason)), "", now)
             case Vanished():
-                self._lose(explain.connection_closed(), now)
+                if (abort := self._last_word()) is None:
+                    self._lose(explain.connection_closed(), now)
+                else:
+                    self._take_record(abort, now)
+                    self._take_events(now)
             case Lost(silence):
                 self._lose(explain.path_lost(silence), now)
             case Damaged(what):
-                words = f"The connection was broken off: {what}. Run both commands again"
-                self.fail(Failure(ExitCode.INTEGRITY, words), "", now)
+                self._lose(explain.damaged(what), now)
+
+    def _last_word(self) -> Buffer | None:
+        """An ABORT behind records that waited for a slow disk: who said it does not come back."""
+        records = iter(self._channel.poll_record, None)
+        return next((record for record in records if record[0] == MessageType.ABORT), None)
 
     def _lose(self, why: str, now: float) -> None:
         """The machine stays as it is: it may go on elsewhere."""
-        self._ended = True
+        self._ended = self._closed = True
         self._events.append(events.PathLost(why))
-        self._close(ExitCode.DONE, "", now)
+        self._channel.drop(now)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from p2p.core.address import Address
+from p2p.core.contacts.messages import Why
 from p2p.core.datagram import MAIN
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.introduction import Pairing
@@ -58,17 +59,25 @@ class PeerSilent:
 
 @dataclass(frozen=True, slots=True)
 class CodeRejected:
-    """Somebody tried a wrong code; `tries` of `limit` are used up. We go on waiting."""
+    """Somebody tried a wrong code, or, `is_contact`, came without the key by which we remember the friend.
+
+    `tries` of `limit` are used up. We go on waiting.
+    """
 
     tries: int
     limit: int
+    is_contact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
-    """Keys are agreed on, a path is being looked for. `verification` is set with --no-code."""
+    """Keys are agreed on, a path is being looked for. `verification` is set with --no-code.
+
+    `is_contact`: the key by which the two remember each other proved the other side, and no code.
+    """
 
     verification: str | None
+    is_contact: bool = False
 
 
 class PathKind(Enum):
@@ -132,10 +141,18 @@ class FileDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Renamed:
+    """Receiver: a folder or a link bears another name than it was sent under; that one was taken."""
+
+    path: str
+    saved_as: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotTransferred:
     """One thing did not cross; the rest goes on. When `by_peer`, both texts are foreign: escape them.
 
-    `path` is empty where the reason names the thing.
+    `path` is empty where the reason names the thing. Only the first MAX_LISTED are told; `Done` has the number.
     """
 
     path: str
@@ -145,15 +162,38 @@ class NotTransferred:
 
 
 @dataclass(frozen=True, slots=True)
+class ContactHeard:
+    """The other side wants to remember us, and so do we: its key, to be stored (ContactExchange.handle_held)."""
+
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContactRemembered:
+    """Both sides hold the keys: no code is needed between the two from now on."""
+
+    public: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ContactNotRemembered:
+    """One of the two does not remember the other; `by_peer`: the other side said so."""
+
+    why: Why
+    by_peer: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """Everything that could arrive did, and was verified.
 
     `digest` is over everything (the file's own, if there is one file); `exit_code` DONE, or the gravest of what did
-    not cross.
+    not cross; `missed`: how many things that were.
     """
 
     digest: bytes
     exit_code: ExitCode
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +226,11 @@ PeerEvent = (
     | OfferSent
     | TransferStarted
     | FileDone
+    | Renamed
     | NotTransferred
+    | ContactHeard
+    | ContactRemembered
+    | ContactNotRemembered
     | PathLost
     | Done
     | Failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Set
 from typing import assert_never
 
@@ -109,10 +110,47 @@ def rejected(reason: Reason, tries: int, limit: int) -> tuple[ExitCode, str]:
             return ExitCode.USAGE, (
                 "One side uses --no-code and the other a code. Use --no-code on both sides or on none"
             )
+        case Reason.CONTACT_MISMATCH:
+            return ExitCode.USAGE, (
+                "The other side uses the key by which it remembers you, and this side a code, or --no-code. "
+                "If you remember it too, leave the code out; if not, have it run "
+                "`python -m p2p.peer contacts forget` with your name, and then both use a code"
+            )
         case Reason.VERSION:
             return ExitCode.INTERNAL, "The other side speaks another protocol version: please update p2p on both ends"
         case _:
             assert_never(reason)
+
+
+def rejected_contact(reason: Reason, friend: str) -> tuple[ExitCode, str]:
+    """The same where we used the key by which we remember `friend`. Not authenticated: it must not make anybody forget
+    without asking."""
+    match reason:
+        case Reason.WRONG_CODE | Reason.BURNT:
+            return ExitCode.WRONG_CODE, key_not_shared(friend)
+        case Reason.CONTACT_MISMATCH | Reason.MODE_MISMATCH:
+            name = escape(friend)
+            return ExitCode.USAGE, (
+                f"You remember {name}, and used that key, but the other side uses a code, or --no-code. If {name} was "
+                "given a code, leave it out there; "
+                f"if {name} says that it does not remember you (any more), {_forget(friend)}, and then both use a code"
+            )
+        case Reason.VERSION:
+            return rejected(reason, 0, 0)
+        case _:
+            assert_never(reason)
+
+
+def key_not_shared(friend: str) -> str:
+    return (
+        f"The other side does not have the key by which you remember {escape(friend)}: it is somebody else, or has "
+        f"remembered you anew since. Ask {escape(friend)}; if it has, {_forget(friend)}, and then both use a code and "
+        "--remember"
+    )
+
+
+def _forget(friend: str) -> str:
+    return f"run `python -m p2p.peer contacts forget {shlex.quote(escape(friend))}`"
 
 
 def code_burnt(tries: int, *, with_code: bool = True) -> str:
@@ -150,22 +188,39 @@ def no_path(why: str, relay: str) -> str:
     )
 
 
+# Why a path was lost, as half sentences.
+
+
 def send_refused(destination: Address, why: str) -> str:
-    return (
-        f"This machine does not let packets out to {destination} ({why}). "
-        "Look at its firewall and its network, and run both commands again"
-    )
+    return f"this machine does not let packets out to {destination}: {why}"
 
 
 def path_lost(silence: float) -> str:
-    return (
-        f"The connection was lost: nothing came from the other side for {silence:.0f} seconds. "
-        "Its program or its network went away; run both commands again"
-    )
+    return f"nothing came from the other side for {silence:.0f} seconds"
 
 
 def connection_closed() -> str:
-    return "The other side went away in mid-transfer (its program ended or its network broke). Run both commands again"
+    return "the other side went away without a word"
+
+
+def damaged(what: str) -> str:
+    return f"what came was not what the other side sent ({what})"
+
+
+def addresses_changed() -> str:
+    return "this machine is on another network"
+
+
+def lost_before_the_yes(why: str, role: Role) -> str:
+    advice = "the command over there has to be run again" if role is Role.SENDER else "run the command again"
+    return f"The connection was lost before anything was sent ({why}); {advice}"
+
+
+def lost_for_good(why: str) -> str:
+    return (
+        f"The connection was lost: {why}. Its program or its network went away; "
+        "run both commands again, and they go on with what has arrived"
+    )
 
 
 def no_common_version(local: Set[int], remote: Set[int], *, relay: str) -> str:

@@ -13,7 +13,7 @@ from p2p.core.address import Address
 from p2p.core.datagram import Transmit
 from p2p.core.discovery.discovery import Discovery
 from p2p.core.errors import DecodeError, ExitCode, Failure
-from p2p.core.introduction import Nameplate, Pairing, RefusedReason, pairing_context
+from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason, pairing_context
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import AtServer, RelayClosed, RelayOpen, Said, SeenAs, Unreachable, WantTunnel
 from p2p.core.peer.own import OwnDescription
@@ -68,16 +68,20 @@ class Meeting:
         scratch: Mapping[int, int],
         stun_servers: Sequence[Address],
         takes_relay: bool,
+        tries: int = 0,
         random_bytes: Callable[[int], bytes],
+        is_contact: bool = False,
     ) -> None:
         """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
 
         `servers`: the addresses of one server, in the order in which to try them. Without one the other side is looked
         for on our own network. `udp_port`: our UDP socket's; `scratch`, `stun_servers`: as for AtServer.
+        `tries`: wrong codes that were tried before, against the same secret.
         """
         self._role = role
         self._next_pairing = next_pairing
         self._secret = secret
+        self._is_contact = is_contact
         self._own = OwnDescription(udp_candidates, tcp_candidates, takes_relay=takes_relay)
         self._random_bytes = random_bytes
         self._events: deque[MeetingEvent] = deque()
@@ -107,7 +111,12 @@ class Meeting:
             if servers
             else Discovery(self._pairing, role, udp_port, random_bytes)
         )
-        self._session = self._new_session()
+        self._session = self._new_session(tries)
+
+    @property
+    def tries(self) -> int:
+        """Wrong codes that were tried so far."""
+        return self._session.tries
 
     @property
     def is_over(self) -> bool:
@@ -245,8 +254,11 @@ class Meeting:
 
     # inside
 
-    def _new_session(self) -> Session:
-        return Session(self._role, self._secret, pairing_context(self._pairing), self._random_bytes)
+    def _new_session(self, tries: int) -> Session:
+        context = pairing_context(self._pairing)
+        return Session(
+            self._role, self._secret, context, self._random_bytes, tries=tries, is_contact=self._is_contact
+        )
 
     def _advance(self, now: float) -> None:
         while (event := self._place.poll_event()) is not None:
@@ -314,7 +326,7 @@ class Meeting:
             self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
             return
         self._pairing = pairing
-        self._session = self._new_session()
+        self._session = self._new_session(self._session.tries)
         self._place.join(pairing, now)
 
     def _begin(self, now: float) -> None:
@@ -361,17 +373,25 @@ class Meeting:
             case session.WrongCode(tries, limit, burnt):
                 if burnt:
                     self._leave_at = now + BURNT_LINGER
-                    self._fail(ExitCode.WRONG_CODE, explain.code_burnt(tries, with_code=self._secret is not None))
+                    self._fail(ExitCode.WRONG_CODE, self._burnt(tries))
                 else:
-                    self._events.append(events.CodeRejected(tries, limit))
+                    self._events.append(events.CodeRejected(tries, limit, self._is_contact))
             case session.Rejected(reason, tries, limit):
-                self._fail(*explain.rejected(reason, tries, limit))
+                if self._is_contact and isinstance(self._pairing, NamePair):
+                    self._fail(*explain.rejected_contact(reason, self._pairing.friend))
+                else:
+                    self._fail(*explain.rejected(reason, tries, limit))
             case session.PeerBye(exit_code, reason):
                 self._fail(*explain.told(exit_code, reason))
             case session.Outdated(version):
                 self._fail(ExitCode.INTERNAL, explain.outdated("the other side", version))
             case _:
                 assert_never(event)
+
+    def _burnt(self, tries: int) -> str:
+        if self._is_contact and isinstance(self._pairing, NamePair):
+            return explain.key_not_shared(self._pairing.friend)
+        return explain.code_burnt(tries, with_code=self._secret is not None)
 
     def _fail(self, code: ExitCode, message: str) -> None:
         if not self._over:

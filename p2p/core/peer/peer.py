@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import assert_never
 
 from p2p.core.address import Address
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, CloseSockets, SocketAction, Transmit, UseSocket
 from p2p.core.discovery import messages as discovery
-from p2p.core.errors import CallerError, ExitCode, Failure
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.introduction import NamePair
 from p2p.core.nat_report import Mapping as NatMapping
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import RelayClosed, RelayOpen, WantTunnel
@@ -25,6 +28,7 @@ from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session.keys import SessionKeys
 from p2p.core.transfer.events import Wanted
+from p2p.core.transfer.sender import TransferSender
 from p2p.core.transport.lan import Action
 from p2p.core.transport.packets import DATA, SEALED
 
@@ -37,9 +41,19 @@ class Peer:
     """Inputs, commands, outputs and one deadline; what they mean is decided by the three parts."""
 
     def __init__(
-        self, config: PeerConfig, machine: Machine, random_bytes: Callable[[int], bytes], *, goes_on: bool = False
+        self,
+        config: PeerConfig,
+        machine: Machine,
+        random_bytes: Callable[[int], bytes],
+        *,
+        goes_on: bool = False,
+        contact: ContactExchange | None = None,
     ) -> None:
-        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one."""
+        """`machine` is the transfer, which outlives the path; `goes_on`: it began on another one.
+
+        `contact` outlives the path too; without one, this side does not remember the other.
+        """
+        self._contact = contact or ContactExchange()
         self._config = config
         self._goes_on = goes_on
         self._random_bytes = random_bytes
@@ -54,6 +68,8 @@ class Peer:
             udp_port=config.udp_port,
             scratch=config.scratch,
             stun_servers=config.stun_servers,
+            tries=config.tries,
+            is_contact=config.is_contact,
             random_bytes=random_bytes,
         )
         self._connecting: Connecting | None = None
@@ -68,7 +84,7 @@ class Peer:
         self._unsettled: float | None = None  # when the datagrams came whose records nobody has looked at yet
         self.failure: Failure | None = None
         self.rejoin: Rejoin | None = None
-        """How the two find each other again, when the path broke in mid-transfer."""
+        """How the two find each other again, when the path broke in mid-transfer, or before the end was confirmed."""
         self.is_done = False
 
     @property
@@ -86,6 +102,16 @@ class Peer:
         return self._connecting is not None
 
     @property
+    def tries(self) -> int:
+        """Wrong codes that were tried so far, before this path too."""
+        return self._meeting.tries
+
+    @property
+    def heard_at(self) -> float | None:
+        """When something came last on the path that was chosen."""
+        return self._delivery.heard_at if self._delivery is not None else None
+
+    @property
     def is_over(self) -> bool:
         """Whether the run has ended and nothing is left to say to anybody."""
         ended = (self.is_done or self.failure is not None) and not self._tcp.has_link
@@ -99,7 +125,11 @@ class Peer:
 
     def refuse(self, failure: Failure, told: str, now: float) -> None:
         """Says no to the offer; `told` is the reason that the sender reads."""
-        self._delivering.refuse(failure.code, told, now)
+        if self._delivery is None:  # the path was lost while the person was asked, and the next one is being looked for
+            self._machine.stop()
+            self.fail(failure, told, now)
+            return
+        self._delivery.refuse(failure.code, told, now)
         self._end(failure)
         self._advance(now)
 
@@ -113,6 +143,12 @@ class Peer:
             self._meeting.bye(failure.code, told, now)
             self._end(failure)
         self._advance(now)
+
+    def lose_path(self, why: str, now: float) -> None:
+        """Gives up the path that was chosen; the transfer may go on over another one."""
+        if self._delivery is not None:
+            self._delivery.lose(why, now)
+            self._advance(now)
 
     def give_up(self, seconds: float, now: float) -> None:
         """Nobody came in so many seconds."""
@@ -152,8 +188,7 @@ class Peer:
     def handle_send_refused(self, transmit: Transmit, why: str, now: float) -> None:
         """Our own system does not let `transmit` out. While there are other addresses, that one is merely no path."""
         if self._udp is not None and transmit.destination == self._udp.connection.remote:
-            failure = Failure(ExitCode.INTERRUPTED, explain.send_refused(transmit.destination, why))
-            self.fail(failure, "its machine lets no packets out any more", now)
+            self.lose_path(explain.send_refused(transmit.destination, why), now)
 
     def handle_addresses(self, udp: Sequence[Address], tcp: Sequence[Address], now: float) -> None:
         """The machine's own addresses are others now."""
@@ -213,7 +248,7 @@ class Peer:
             self._delivery.send(records, now)
 
     def advance(self, now: float) -> None:
-        """The transfer was told something."""
+        """The transfer, or the exchange of contact keys, was told something."""
         self._advance(now)
 
     # output
@@ -272,12 +307,6 @@ class Peer:
 
     # inside
 
-    @property
-    def _delivering(self) -> Delivery:
-        if self._delivery is None:
-            raise CallerError("no path has been chosen yet")
-        return self._delivery
-
     def _settle(self) -> None:
         if self._unsettled is not None:
             self._advance(self._unsettled)
@@ -293,6 +322,10 @@ class Peer:
             self._delivery.advance(now)
             while (happened := self._delivery.poll_event()) is not None:
                 self._pass_on(happened)
+            if self._delivery.is_confirming and self._delivery.is_over:
+                self.is_done = True
+            if self._delivery.is_unconfirmed and self.is_done and self.rejoin is None:
+                self._set_rejoin()
         if (self.is_done or self.failure is not None) and (self._delivery is None or self._delivery.is_over):
             self._depart(now)
 
@@ -317,7 +350,7 @@ class Peer:
                     idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
                 )
-                self._events.append(events.Connecting(verification))
+                self._events.append(events.Connecting(verification, self._config.is_contact))
                 self._connecting.start(now)
                 self._meeting.ask_relay(now)
                 self._seek_tcp(local, remote)
@@ -346,7 +379,10 @@ class Peer:
                 elif isinstance(channel, TcpLink) and tcp_connection is not None:
                     self._tcp.use(channel, tcp_connection)
                 self._use_path(path, now)
-                self._delivery = Delivery(channel, self._machine, now, goes_on=self._goes_on)
+                self._limit_rate()
+                self._delivery = Delivery(
+                    channel, self._machine, now, goes_on=self._goes_on, contact=self._contact
+                )
             case Improved(path):
                 self._use_path(path, now)
             case NoPath(reason, told):
@@ -355,6 +391,12 @@ class Peer:
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)
+
+    def _limit_rate(self) -> None:
+        """As both people want."""
+        assert self._connecting is not None, "there is a path"
+        wanted = self._machine.rate_limit if isinstance(self._machine, TransferSender) else math.inf
+        self._connecting.limit_rate(min(self._config.rate_limit, wanted))
 
     def _seek_tcp(self, local: Description, remote: Description) -> None:
         if remote.nat.mapping is NatMapping.NO_UDP and local.nat.mapping is not NatMapping.NO_UDP:
@@ -376,9 +418,11 @@ class Peer:
         match event:
             case events.Failed(failure):
                 self._end(failure)
+            case events.TransferStarted():
+                self._limit_rate()
+                self._events.append(event)
             case events.PathLost(why):
-                assert self._keys is not None
-                self.rejoin = Rejoin.of(self._config.role, self._keys)
+                self._set_rejoin()
                 self.failure = Failure(ExitCode.INTERRUPTED, why)
                 self._events.append(event)
             case events.Done():
@@ -386,6 +430,15 @@ class Peer:
                 self._events.append(event)
             case _:
                 self._events.append(event)
+
+    def _set_rejoin(self) -> None:
+        """All attempts after the first meet in one place: one side may not know that the last one had a path."""
+        assert self._keys is not None, "there is no path without keys"
+        pairing, secret = self._config.next_pairing(0), self._config.secret
+        if self._goes_on and isinstance(pairing, NamePair) and secret is not None:
+            self.rejoin = Rejoin(pairing, secret)
+        else:
+            self.rejoin = Rejoin.of(self._config.role, self._keys)
 
     def _end(self, failure: Failure) -> None:
         if self.failure is None and not self.is_done:

@@ -24,6 +24,10 @@ BYE_INTERVAL: Final = 0.2  # seconds
 CODE_TRIES: Final = 3
 # Without a code every run that is broken off could be a search for keys with an equal verification string (40 bits).
 OPEN_TRIES: Final = 64
+# Nobody guesses 256 bits; each try costs some work, and as many as one byte counts are allowed, so that no stranger
+# ends the wait of a machine by three of them.
+CONTACT_TRIES: Final = 255
+_TRIES: Final = {Mode.CODE: CODE_TRIES, Mode.OPEN: OPEN_TRIES, Mode.CONTACT: CONTACT_TRIES}
 MAX_DESCRIPTION: Final = 512  # bytes
 MAX_QUEUE: Final = 16  # messages waiting to be polled; an answer that is dropped here is asked for again
 
@@ -39,9 +43,11 @@ class Half(ABC):
 
     role: Role
 
-    def __init__(self, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]) -> None:
-        self.mode = Mode.OPEN if secret is None else Mode.CODE
-        self.limit = OPEN_TRIES if secret is None else CODE_TRIES
+    def __init__(
+        self, mode: Mode, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        self.mode = mode
+        self.limit = _TRIES[mode]
         self.tries = 0
         self.messages: deque[bytes] = deque(maxlen=MAX_QUEUE)
         self.events: deque[SessionEvent] = deque()

@@ -23,6 +23,7 @@ MAX_REASON: Final = 400  # bytes of UTF-8 in a BYE: two lines on a screen
 class Mode(IntEnum):
     CODE = 1
     OPEN = 2
+    CONTACT = 3  # as CODE, with what two who remember each other have in common in its place
 
 
 class Reason(IntEnum):
@@ -30,8 +31,9 @@ class Reason(IntEnum):
 
     WRONG_CODE = 1
     BURNT = 2
-    MODE_MISMATCH = 3
+    MODE_MISMATCH = 3  # one side without a code, the other with one
     VERSION = 4
+    CONTACT_MISMATCH = 5  # one side with the key of a contact, the other without
 
 
 class Type(IntEnum):
@@ -58,7 +60,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """version(1) type(1) mode(1) sender_nonce(16) receiver_nonce(16) share [confirmation(32) in mode 1]"""
+    """version(1) type(1) mode(1) sender_nonce(16) receiver_nonce(16) share [confirmation(32) in modes 1 and 3]"""
 
     mode: Mode
     sender_nonce: bytes
@@ -217,10 +219,10 @@ def _decode_offer(kind: Type, reader: Reader) -> Hello | Reply:
     mode = reader.member(Mode)
     sender_nonce = reader.take(NONCE)
     if kind is Type.HELLO:
-        return Hello(mode, sender_nonce, reader.take(CODE_SHARE if mode is Mode.CODE else COMMITMENT))
+        return Hello(mode, sender_nonce, reader.take(COMMITMENT if mode is Mode.OPEN else CODE_SHARE))
     receiver_nonce = reader.take(NONCE)
-    share = reader.take(CODE_SHARE if mode is Mode.CODE else PUBLIC_KEY)
-    return Reply(mode, sender_nonce, receiver_nonce, share, reader.take(CONFIRMATION if mode is Mode.CODE else 0))
+    share = reader.take(PUBLIC_KEY if mode is Mode.OPEN else CODE_SHARE)
+    return Reply(mode, sender_nonce, receiver_nonce, share, reader.take(0 if mode is Mode.OPEN else CONFIRMATION))
 
 
 def _decode_rest(kind: Type, reader: Reader, mode: Mode) -> Confirm | Ready | Reject | Bye | Signal:

@@ -84,8 +84,10 @@ class ReceiverHalf(Half):
 
     role = Role.RECEIVER
 
-    def __init__(self, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]) -> None:
-        super().__init__(secret, context, random_bytes)
+    def __init__(
+        self, mode: Mode, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        super().__init__(mode, secret, context, random_bytes)
         self._state = State.IDLE
         self._runs: dict[bytes, _CodeRun | _OpenRun | _Rejected | _Closed | _Established] = {}
         self._refused_nonce = b""  # of the HELLO that was refused last, so that its copies are reported once
@@ -122,8 +124,9 @@ class ReceiverHalf(Half):
         if run is not None:
             self._answer_again(run)
         elif message.mode is not self.mode:
-            rejected = Rejected(Reason.MODE_MISMATCH, self.tries, self.limit)
-            self._refuse(message.sender_nonce, Reason.MODE_MISMATCH, rejected)
+            has_contact = Mode.CONTACT in (message.mode, self.mode)
+            reason = Reason.CONTACT_MISMATCH if has_contact else Reason.MODE_MISMATCH
+            self._refuse(message.sender_nonce, reason, Rejected(reason, self.tries, self.limit))
         elif self.tries >= self.limit:
             self._burn()
             self._on_hello_burnt(message, now)

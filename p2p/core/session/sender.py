@@ -77,8 +77,10 @@ class SenderHalf(Half):
 
     role = Role.SENDER
 
-    def __init__(self, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]) -> None:
-        super().__init__(secret, context, random_bytes)
+    def __init__(
+        self, mode: Mode, secret: bytes | None, context: tuple[bytes, ...], random_bytes: Callable[[int], bytes]
+    ) -> None:
+        super().__init__(mode, secret, context, random_bytes)
         self._state = State.IDLE
         self._run: _Greeting | _Confirming | _Rejecting | None = None
 

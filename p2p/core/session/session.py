@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from p2p.core.errors import DecodeError, VersionError
+from p2p.core.errors import CallerError, DecodeError, VersionError
 from p2p.core.role import Role
 from p2p.core.session.events import SessionEvent
 from p2p.core.session.half import Half
-from p2p.core.session.messages import decode_message
+from p2p.core.session.messages import Mode, decode_message
 from p2p.core.session.receiver import ReceiverHalf
 from p2p.core.session.sender import SenderHalf
 
@@ -19,7 +19,8 @@ from p2p.core.session.sender import SenderHalf
 class Session:
     """One side of the session, for as long as its code lives; each peer that turns up is a run of its own.
 
-    `secret` is the normalised code, or None for no code. `context` is the pairing context: the two names in
+    `secret` is the normalised code, None for no code, or, if `is_contact`, what both derive from the keys by which
+    they remember each other. `context` is the pairing context: the two names in
     ascending order, or the nameplate. `random_bytes` must be cryptographic outside tests.
     """
 
@@ -29,9 +30,18 @@ class Session:
         secret: bytes | None,
         context: tuple[bytes, ...],
         random_bytes: Callable[[int], bytes],
+        *,
+        tries: int = 0,
+        is_contact: bool = False,
     ) -> None:
+        """`tries`: wrong guesses that were made before, against the same secret; those against a contact's count for
+        one run only. Raises CallerError for a contact without a secret."""
+        if is_contact and secret is None:
+            raise CallerError("a contact has a secret")
+        mode = Mode.OPEN if secret is None else Mode.CONTACT if is_contact else Mode.CODE
         half = SenderHalf if role is Role.SENDER else ReceiverHalf
-        self._half: Half = half(secret, context, random_bytes)
+        self._half: Half = half(mode, secret, context, random_bytes)
+        self._half.tries = 0 if is_contact else tries
         self.dropped = 0
         """Messages that did not parse or were not genuine."""
 

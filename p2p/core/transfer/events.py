@@ -76,6 +76,14 @@ class ReadPipe:
 Wanted = WantEntries | ReadWhole | Read | ReadPipe
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a file's content will not come. `reason` is told to the other side."""
+
+    exit_code: ExitCode
+    reason: str
+
+
 # what the sender tells
 
 
@@ -241,6 +249,14 @@ class FileStored:
     kept: int
 
 
+@dataclass(frozen=True, slots=True)
+class OtherStored:
+    """A folder or a link is complete under a name that is not the one it was sent under."""
+
+    path: str
+    saved_as: str
+
+
 # what both tell
 
 
@@ -248,7 +264,7 @@ class FileStored:
 class NotTransferred:
     """One thing did not cross; the rest goes on. When `by_peer`, `reason` is foreign text: escape it.
 
-    `path` is empty where the reason names the thing.
+    `path` is empty where the reason names the thing. Only the first MAX_LISTED are told.
     """
 
     path: str
@@ -262,11 +278,12 @@ class Finished:
     """Everything that can arrive has arrived, is verified and bears its name.
 
     `digest` is the file's own BLAKE3 hash when there is one file, else BLAKE3 over the digests in order.
-    `exit_code` is DONE, or the gravest of what did not cross.
+    `exit_code` is DONE, or the gravest of what did not cross; `missed`: how many things that were.
     """
 
     digest: bytes
     exit_code: ExitCode
+    missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,4 +296,4 @@ class Aborted:
 
 
 SenderEvent = Accepted | Refused | FileSent | NotTransferred | Finished | Aborted
-ReceiverEvent = Offered | FileStored | NotTransferred | Finished | Aborted
+ReceiverEvent = Offered | FileStored | OtherStored | NotTransferred | Finished | Aborted

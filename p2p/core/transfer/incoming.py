@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from blake3 import blake3
 
 from p2p.core.errors import CallerError, ExitCode, P2PError, RemoteError
 from p2p.core.text import escape
-from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Leave, Skipped, Symlink
+from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Kind, Leave, Numbered, Skipped, Symlink
 from p2p.core.transfer.events import (
     Announced,
     Complete,
@@ -27,8 +27,8 @@ from p2p.core.transfer.events import (
     Write,
 )
 from p2p.core.transfer.hashing import update_with_zeros
-from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_CHUNKS, MAX_PIECES, MAX_TOTAL
-from p2p.core.transfer.messages import CHUNK, Data, FileEnd, Hole, Same, WholeFile
+from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_CHUNKS, MAX_LINKED, MAX_PIECES, MAX_TEXT, MAX_TOTAL
+from p2p.core.transfer.messages import CHUNK, Data, FileEnd, Hole, Offer, OfferKind, Same, WholeFile
 from p2p.core.transfer.names import safe_name, stays_inside
 from p2p.core.transfer.paths import Trail
 
@@ -49,7 +49,14 @@ class Incoming:
     offset: int = 0
     kept: int = 0
     is_lost: bool = False  # it cannot be stored; its content is passed over
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,8 @@ class IncomingFiles:
     def __init__(self) -> None:
         self.answers = False
         """Whether the sender waits to hear what of each file is here."""
+        self.offer: Offer | None = None
+        """What was said yes to."""
         self.number = 0
         """How many entries came that have a number."""
         self.done = self.kept = self.files = 0
@@ -83,6 +92,8 @@ class IncomingFiles:
         """Of the last file."""
         self._digests = blake3()
         self._trail = Trail()
+        self._roots = 0
+        self._linked: set[int] = set()
         self._announced: deque[Incoming] = deque()
         self._unanswered: deque[Incoming] = deque()
 
@@ -108,9 +119,15 @@ class IncomingFiles:
             self.actions.append(LeaveFolder(self._trail.leave()))
             return
         if isinstance(entry, Skipped):  # of any spelling: it is only shown
+            if not self._trail.depth:
+                self._take_root(None)
             self.skipped.append((self._trail.path(entry.name), entry.reason, entry.exit_code))
             return
         number, parent, name = self.number, self._trail.folder, safe_name(entry.name)
+        if not self._trail.depth:
+            self._take_root(entry)
+        if self._announced and number - self._announced[0].number >= MAX_ANNOUNCED:
+            raise RemoteError(f"more than {MAX_ANNOUNCED} entries ahead of their content")
         path = self._trail.path(name)
         self.number += 1
         match entry:
@@ -121,12 +138,12 @@ class IncomingFiles:
                 self._trail.enter(number, name)
                 self.actions.append(MakeFolder(number, parent, replace(entry, name=name)))
             case Symlink(target=target):
-                if not stays_inside(target, max(0, self._trail.depth - 1)):
+                if not stays_inside(target, self._trail.depth - 1):
                     raise RemoteError(f"{escape(path)} is a link that leads elsewhere: {escape(target[:80])}")
                 self.actions.append(MakeSymlink(number, parent, replace(entry, name=name)))
             case Hardlink(to=to):
-                if to >= number:
-                    raise RemoteError(f"{escape(path)} is another name of what was not sent")
+                if to not in self._linked:  # a link with another name elsewhere would lead elsewhere
+                    raise RemoteError(f"{escape(path)} is another name of what is no file with several")
                 self.actions.append(MakeHardlink(number, parent, replace(entry, name=name)))
             case _:
                 assert_never(entry)
@@ -188,10 +205,12 @@ class IncomingFiles:
         self.done += len(content)
         self._end_file(digest)
 
-    def handle_left_out(self, number: int) -> str:
-        """Returns its path."""
+    def handle_left_out(self, number: int) -> str | None:
+        """Returns its path, or None when it was lost before."""
         file = self._current(number)
         self._announced.popleft()
+        if file.is_lost:
+            return None
         self.actions.append(Drop(number))
         return file.path
 
@@ -220,15 +239,38 @@ class IncomingFiles:
     # inside
 
     def _handle_file(self, number: int, parent: int | None, path: str, entry: File) -> None:
+        assert self.offer is not None, "there are no entries before the yes"
+        if (entry.size is None) != (self.offer.kind is OfferKind.PIPE):
+            raise RemoteError(f"{escape(path)} is a pipe where none was offered, or is none")
+        if self.offer.kind is OfferKind.TEXT and (entry.size or 0) > MAX_TEXT:
+            raise RemoteError(f"a text of {entry.size} bytes, where {MAX_TEXT} are allowed")
         if (entry.size or 0) > MAX_TOTAL:
             raise RemoteError(f"{escape(path)} has {entry.size} bytes: no file system holds that")
-        if len(self._announced) >= MAX_ANNOUNCED:
-            raise RemoteError(f"more than {MAX_ANNOUNCED} files without content")
+        if entry.is_linked:
+            if len(self._linked) >= MAX_LINKED:
+                raise RemoteError(f"more than {MAX_LINKED} files with several names")
+            self._linked.add(number)
         file = Incoming(number, path, entry.size)
         self._announced.append(file)
         if self.answers:
             self._unanswered.append(file)
         self.actions.append(Announced(number, parent, path, entry))
+
+    def _take_root(self, entry: Numbered | None) -> None:
+        """What lies in no folder is what the person was asked about, in that order; None: it could not be sent."""
+        offer, number = self.offer, self._roots
+        assert offer is not None, "there are no entries before the yes"
+        self._roots += 1
+        if number >= offer.roots:
+            raise RemoteError(f"more than the {offer.roots} things that were offered")
+        if entry is None:
+            return
+        if number < len(offer.shown) and safe_name(entry.name) != offer.shown[number].name:
+            raise RemoteError(f"{escape(entry.name)} where {escape(offer.shown[number].name)} was offered")
+        if isinstance(entry, Symlink) or (offer.kind is not OfferKind.TREE and not isinstance(entry, File)):
+            raise RemoteError(f"{escape(entry.name)} is no file and no folder")
+        if number < len(offer.shown) and isinstance(entry, Folder) != (offer.shown[number].kind is Kind.FOLDER):
+            raise RemoteError(f"{escape(entry.name)} is not of the kind that was offered")
 
     def _current(self, number: int) -> Incoming:
         file = self._announced[0] if self._announced else None

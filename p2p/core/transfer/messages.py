@@ -70,8 +70,9 @@ class MessageType(IntEnum):
     LEFT_OUT = 19
 
 
+CONTACT: Final = 20  # a record that is not of the transfer (docs/contacts.md)
 UNNUMBERED: Final = frozenset(
-    [MessageType.ABORT, MessageType.KEEPALIVE, MessageType.CONTINUE, MessageType.TAKEN]
+    [MessageType.ABORT, MessageType.KEEPALIVE, MessageType.CONTINUE, MessageType.TAKEN, CONTACT]
 )  # all others are counted, and sent again on the next path (docs/transfer.md)
 
 
@@ -79,7 +80,7 @@ UNNUMBERED: Final = frozenset(
 class Root:
     """kind(1) size(8) name:text16
 
-    Something that the person named; `size` is None where it is not known, 0 for what has none.
+    A folder or a file that the person named; `size` is None where it is not known, 0 for what has none.
     """
 
     kind: Kind
@@ -119,9 +120,13 @@ class Entries:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """type(1) flags(1)"""
+    """type(1) flags(1) rate(8)
+
+    `rate`: bytes a second that the receiver wants at most; 0: as fast as it goes.
+    """
 
     answers: bool
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,8 +281,8 @@ def encode(message: Message) -> bytes:
             return bytes([MessageType.TOTALS, _FINAL if is_final else 0]) + uint(files, 8) + _size(size)
         case Entries(entries):
             return bytes([MessageType.ENTRIES]) + b"".join(map(encode_entry, entries))
-        case Accept(answers):
-            return bytes([MessageType.ACCEPT, _ANSWERS if answers else 0])
+        case Accept(answers, rate):
+            return bytes([MessageType.ACCEPT, _ANSWERS if answers else 0]) + uint(rate, 8)
         case Refuse(exit_code, why):
             return bytes([MessageType.REFUSE, exit_code]) + reason(why)
         case Data(file, offset, piece):
@@ -382,7 +387,7 @@ def _decode_control(kind: MessageType, reader: Reader) -> Message:
                 entries.append(decode_entry(reader))
             return Entries(tuple(entries))
         case MessageType.ACCEPT:
-            return Accept(_flag(reader))
+            return Accept(_flag(reader), reader.uint(8))
         case MessageType.REFUSE:
             return Refuse(read_exit_code(reader), reader.text16(MAX_REASON_BYTES))
         case MessageType.HOLE:
@@ -429,6 +434,8 @@ def _decode_offer(reader: Reader) -> Offer:
     shown: list[Root] = []
     while reader.remaining and len(shown) < MAX_ROOTS:
         root_kind, size = reader.member(Kind), _read_size(reader)
+        if root_kind not in (Kind.FOLDER, Kind.FILE):
+            raise DecodeError(f"a {root_kind.name} is offered")
         shown.append(Root(root_kind, reader.text16(MAX_NAME_BYTES), size))
     return Offer(kind, token, totals, roots, tuple(shown))
 

@@ -21,6 +21,8 @@ TEMPORARY_PREFIX, TEMPORARY_SUFFIX = ".p2p-", ".part"
 
 _DRIVE = re.compile(r"[A-Za-z]:(?:$|[\\/])")
 _TRAILING = re.compile(r"[. ]+$")
+_CAN_BE_UNPORTABLE = re.compile(r"[/\\:]|[. ]\Z|\A(?:con|prn|aux|nul|com|lpt|\.p2p-)", re.IGNORECASE)
+_SHORT = MAX_COMPONENT_BYTES // 4  # characters, of four bytes at most
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces"
 _RESERVED = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
@@ -62,6 +64,8 @@ def stays_inside(target: str, depth: int) -> bool:
 
 def portable_component(name: str) -> str:
     """A name near to `name` that every common file system can bear. Applied to its own result it changes nothing."""
+    if 0 < len(name) <= _SHORT and name.isprintable() and not _CAN_BE_UNPORTABLE.search(name):
+        return name  # nearly all of them: 1 µs instead of 12
     text = "".join(map(_portable_char, name))
     text = _without_trailing(text) or "_"
     if text.split(".")[0].rstrip(" ").upper() in _RESERVED:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
 from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
-from p2p.core.transfer.messages import CHUNK, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
 from p2p.core.transfer.paths import Trail
 
 
 @dataclass(slots=True)
 class Outgoing:
-    """A file that was announced and is not sent yet. `chunks`: digests of what the receiver has, from its beginning.
+    """A file that was announced and is not sent yet. `digests`, CHUNK_DIGEST bytes each, are of the chunks that the
+    receiver has, from its beginning.
 
     A chunk that was compared and is another is sent up to `differs_until`.
     """
@@ -25,23 +26,37 @@ class Outgoing:
     number: int
     path: str
     size: int | None
-    chunks: list[bytes] = field(default_factory=list)
+    digests: bytes = b""
     is_answered: bool = False
+    is_unwanted: bool = False
     offset: int = 0
     kept: int = 0
     differs_until: int = 0
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
     @property
     def goes_whole(self) -> bool:
-        return self.size is not None and self.size <= SMALL and not self.chunks
+        return self.size is not None and self.size <= SMALL and not self.digests
+
+    @property
+    def chunks(self) -> int:
+        return len(self.digests) // CHUNK_DIGEST
 
     @property
     def to_compare(self) -> bytes | None:
         """The digest of the chunk that begins here, if the receiver has one and it was not found to be another."""
+        if not self.digests:
+            return None
         number, within = divmod(self.offset, CHUNK)
-        is_next = not within and number < len(self.chunks) and self.offset >= self.differs_until
-        return self.chunks[number] if is_next else None
+        is_next = not within and number < self.chunks and self.offset >= self.differs_until
+        return self.digests[number * CHUNK_DIGEST : (number + 1) * CHUNK_DIGEST] if is_next else None
 
 
 class OutgoingFiles:
@@ -66,6 +81,11 @@ class OutgoingFiles:
         """The one to be sent next, if there is one and the receiver has said what it has of it."""
         first = self._announced[0] if self._announced else None
         return first if first is not None and (first.is_answered or not self.answers) else None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the receiver said that it cannot store the next one."""
+        return (first := self.first) is not None and first.is_unwanted
 
     @property
     def path(self) -> str:
@@ -100,10 +120,11 @@ class OutgoingFiles:
 
     def announce(self) -> tuple[Entry, ...]:
         """What one ENTRIES holds, when it is time for one."""
-        if len(self._announced) > (MAX_AHEAD // 2 if self.answers else 0):
+        announced = self._announced
+        if announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2):
             return ()
         size, entries = 1, []
-        while self._entries and len(self._announced) < MAX_AHEAD:
+        while self._entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
             size += len(encode_entry(self._entries[0]))
             if size > MAX_MESSAGE:
                 break
@@ -130,14 +151,20 @@ class OutgoingFiles:
         if not self._unanswered or self._unanswered[0].number != have.file:
             raise RemoteError(f"HAVE of file {have.file}, which is not due")
         file = self._unanswered[0]
-        if have.first != len(file.chunks):
-            raise RemoteError(f"HAVE of chunk {have.first} where {len(file.chunks)} was due")
-        file.chunks.extend(have.digests)
-        if len(file.chunks) > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
-            raise RemoteError(f"HAVE of {len(file.chunks)} chunks of a file of {file.size} bytes")
+        if have.first != file.chunks:
+            raise RemoteError(f"HAVE of chunk {have.first} where {file.chunks} was due")
+        file.digests += b"".join(have.digests)
+        if file.chunks > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
+            raise RemoteError(f"HAVE of {file.chunks} chunks of a file of {file.size} bytes")
         if have.is_last:
             file.is_answered = True
             self._unanswered.popleft()
+
+    def give_up(self, number: int) -> None:
+        """The receiver cannot store that one, which may be a file to come."""
+        for file in self._announced:
+            if file.number == number:
+                file.is_unwanted = True
 
     def clear(self) -> None:
         for queue in (self._entries, self._announced, self._unanswered, self.skipped):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,11 +20,12 @@ from p2p.core.transfer.events import (
     Finished,
     NotTransferred,
     Offered,
+    OtherStored,
     Progress,
     ReceiverEvent,
 )
 from p2p.core.transfer.incoming import ContentError, Handed, IncomingFiles
-from p2p.core.transfer.limits import MAX_ENTRIES, MAX_UNNAMED, MAX_UNSTORED
+from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_DEPTH, MAX_ENTRIES, MAX_QUEUED, MAX_UNNAMED, MAX_UNSTORED
 from p2p.core.transfer.messages import (
     MAX_DIGESTS,
     Abort,
@@ -37,16 +39,18 @@ from p2p.core.transfer.messages import (
     LeftOut,
     Message,
     Offer,
+    OfferKind,
     Problem,
     Refuse,
     Same,
     SenderMessage,
+    Taken,
     Totals,
     WholeFiles,
 )
 from p2p.core.transfer.names import safe_name
 from p2p.core.transfer.records import Records
-from p2p.core.transfer.worst import worse
+from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferReceiver"]
 
@@ -87,12 +91,16 @@ class TransferReceiver:
     def __init__(self) -> None:
         self._state = State.AWAITING_OFFER
         self._events: deque[ReceiverEvent] = deque()
-        self._records: Records[bytes] = Records()
+        self._records: Records[bytes] = Records(waits=False)
         self._files = IncomingFiles()
         self._totals = Totals(0, 0, is_final=False)
         self._unstored: dict[int, Handed] = {}
-        self._descriptors = 0
-        self._worst = ExitCode.DONE
+        self._contents = self._descriptors = 0  # of those unstored
+        self._missing = Missing()
+        self.rate_limit = math.inf
+        """Bytes a second that the sender is asked not to exceed. To be set before `accept`."""
+        self.is_behind = False
+        """Set by whoever takes the actions: no further records, too many bytes of theirs wait to be written."""
 
     @property
     def progress(self) -> Progress:
@@ -117,13 +125,33 @@ class TransferReceiver:
 
     @property
     def ready(self) -> bool:
-        """Whether to hand in further records."""
-        return self._descriptors < MAX_UNSTORED and len(self._unstored) < MAX_UNNAMED
+        """Whether to hand in further records.
+
+        Folders and hard links may wait for contents that come in these, so they count only where they are more than
+        can be ahead of content.
+        """
+        return self._records.awaits_continue or (
+            not self.is_behind
+            and self._descriptors < MAX_UNSTORED
+            and self._contents < MAX_UNNAMED
+            and len(self._unstored) < MAX_UNNAMED + MAX_ANNOUNCED + MAX_DEPTH
+            and self._records.queued < MAX_QUEUED
+        )
 
     @property
     def ended(self) -> bool:
         """Finished, refused or aborted: nothing but what is queued will come from `poll_record`."""
         return self._state in (State.FINISHED, State.ENDED)
+
+    @property
+    def is_finished(self) -> bool:
+        """Everything that can arrive has, and the sender is told so."""
+        return self._state is State.FINISHED
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the sender has heard that everything arrived."""
+        return self.is_finished and self._records.is_confirmed
 
     # commands
 
@@ -135,7 +163,7 @@ class TransferReceiver:
         if not self.ended:
             self._require_offer()
             self._state, self._files.answers = State.RECEIVING, answers
-            self._records.say(Accept(answers))
+            self._records.say(Accept(answers, 0 if self.rate_limit == math.inf else int(self.rate_limit)))
 
     def refuse(self, exit_code: ExitCode, reason: str) -> None:
         """Says no, and why. Does nothing when the transfer ended while the question stood."""
@@ -166,9 +194,12 @@ class TransferReceiver:
 
     def handle_record(self, plaintext: Buffer) -> None:
         """Raises RemoteError if the sender broke the protocol; the ABORT that tells it so is then queued."""
-        if self.ended and not self._records.is_held:
+        if self._state is State.ENDED:
             return  # what was under way when this side ended
         try:
+            if self._state is State.FINISHED:
+                self._handle_confirmation(messages.decode(plaintext))
+                return
             self._handle_message(messages.decode(plaintext))
         except ContentError as error:
             self.abort(ExitCode.INTEGRITY, f"{escape(str(error))} arrived with other content: send it again")
@@ -192,6 +223,8 @@ class TransferReceiver:
         stored = self._forget(number)
         if stored.digest is not None:
             self._events.append(FileStored(stored.path, stored.size, stored.digest, final_name, stored.kept))
+        elif final_name != stored.path.rpartition("/")[2]:
+            self._events.append(OtherStored(stored.path, final_name))
         self._finish_when_stored()
 
     def handle_problem(self, number: int, reason: str, exit_code: ExitCode = ExitCode.STORAGE) -> None:
@@ -202,6 +235,8 @@ class TransferReceiver:
         if self.ended:
             return
         if not self._files.lose(number):
+            if number not in self._unstored and 0 <= number < self._files.number:
+                return  # it was left out over there before we knew
             self._forget(number)
         self._miss("", reason, exit_code)
         self._records.say(Problem(number, reason))
@@ -239,6 +274,8 @@ class TransferReceiver:
             case Offer():
                 self._handle_offer(message)
             case Totals():
+                if self._totals.is_final:
+                    raise RemoteError("TOTALS after the final ones")
                 self._totals = message
             case Entries(entries):
                 for entry in entries:
@@ -253,7 +290,9 @@ class TransferReceiver:
                 for file in whole:
                     files.handle_whole(file)
             case LeftOut(number, exit_code, reason):
-                self._miss(files.handle_left_out(number), reason, exit_code, by_peer=True)
+                path = files.handle_left_out(number)
+                if path is not None:
+                    self._miss(path, reason, exit_code, by_peer=True)
             case Finish(entries, digest):
                 self._handle_finish(entries, digest)
             case _:
@@ -261,6 +300,7 @@ class TransferReceiver:
         while files.handed:
             handed = files.handed.popleft()
             self._unstored[handed.number] = handed
+            self._contents += handed.digest is not None
             self._descriptors += handed.has_descriptor
         while files.skipped:
             path, reason, exit_code = files.skipped.popleft()
@@ -269,9 +309,12 @@ class TransferReceiver:
     def _handle_offer(self, offer: Offer) -> None:
         if not 0 < offer.roots <= MAX_ENTRIES or not 0 < len(offer.shown) <= offer.roots:
             raise RemoteError(f"offer of {offer.roots} things, {len(offer.shown)} of them by name")
+        if offer.kind is not OfferKind.TREE and offer.roots != 1:
+            raise RemoteError(f"{offer.roots} things in an offer of kind {offer.kind.name}")
         self._totals = offer.totals
         shown = tuple(replace(root, name=safe_name(root.name)) for root in offer.shown)
-        self._events.append(Offered(replace(offer, shown=shown)))
+        self._files.offer = replace(offer, shown=shown)
+        self._events.append(Offered(self._files.offer))
 
     def _handle_finish(self, entries: int, digest: bytes) -> None:
         if not self._files.is_between or entries != self._files.number:
@@ -286,16 +329,23 @@ class TransferReceiver:
             self._state = State.FINISHED
             digest = self._files.digests
             self._records.say(messages.Finished(digest))
-            self._events.append(Finished(self._files.digest if self._files.files == 1 else digest, self._worst))
+            shown = self._files.digest if self._files.files == 1 else digest
+            self._events.append(Finished(shown, self._missing.worst, self._missing.count))
+
+    def _handle_confirmation(self, message: Message) -> None:
+        """What still comes after FINISHED: that the sender has it, now or on another path."""
+        if self._records.is_held or isinstance(message, Taken):
+            self._records.handle(message)
 
     def _miss(self, path: str, reason: str, exit_code: ExitCode, *, by_peer: bool = False) -> None:
-        self._worst = worse(self._worst, exit_code)
-        self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
+        if self._missing.note(exit_code):
+            self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
 
     def _forget(self, number: int) -> Handed:
         handed = self._unstored.pop(number, None)
         if handed is None:
             raise CallerError(f"entry {number} does not wait to be stored")
+        self._contents -= handed.digest is not None
         self._descriptors -= handed.has_descriptor
         return handed
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from itertools import islice
 from typing import assert_never
 
 from blake3 import blake3
 
+from p2p.core.amount import MIN_RATE
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages
@@ -27,6 +29,7 @@ from p2p.core.transfer.events import (
     ReadWhole,
     Refused,
     SenderEvent,
+    Unreadable,
     Wanted,
     WantEntries,
 )
@@ -34,7 +37,6 @@ from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
 from p2p.core.transfer.messages import (
     CHUNK,
-    CHUNK_DIGEST,
     DATA_HEADER,
     PIECE,
     Abort,
@@ -47,6 +49,7 @@ from p2p.core.transfer.messages import (
     Hole,
     LeftOut,
     Message,
+    MessageType,
     Offer,
     Problem,
     ReceiverMessage,
@@ -57,8 +60,9 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
+from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out
 from p2p.core.transfer.records import Records
-from p2p.core.transfer.worst import worse
+from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferSender", "Unreadable"]
 
@@ -83,47 +87,31 @@ TRANSITIONS: dict[tuple[State, type[Message]], State] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Why a file's content will not come. `reason` is told to the other side."""
-
-    exit_code: ExitCode
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A DATA record, as it can be made again."""
-
-    file: int
-    offset: int
-    length: int
-
-    def follows(self, other: Piece) -> bool:
-        """Whether one read gives both, `other` first."""
-        return other.length == PIECE and (self.file, self.offset) == (other.file, other.offset + PIECE)
-
-
 class TransferSender:
     """Offers, waits for the yes, walks and hands out contents in order, waits for the verified end.
 
     Records go out in the order in which they are given: call `poll_record` until it is None, then `poll_wanted`. For a
     `Read`, read each piece straight behind the room for its header, give the records to `handle_read` and send them
-    next if it says so. One wish at a time stands, besides WantEntries. Look at `poll_event` before `poll_record`.
+    next if it says so. One wish at a time stands, besides WantEntries, and stands until it is answered, also when the
+    path is another by then: what is of no use any more is passed over. Look at `poll_event` before `poll_record`.
     """
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
-        self._totals = offer.totals
+        self._totals = self._told = offer.totals
         self._state = State.IDLE
         self._events: deque[SenderEvent] = deque()
-        self._records: Records[Piece] = Records()
+        self._records: Records[Piece] = Records(waits=True)
         self._files = OutgoingFiles()
         self._wish: Read | ReadWhole | ReadPipe | None = None
+        self._repeats = False  # the wish is for what was sent before
+        self._is_void = False  # and is not wanted any more
         self._digests = blake3()
         self._last_digest = b""
         self._done = self._kept = self._sent_files = 0
-        self._worst = ExitCode.DONE
+        self._missing = Missing()
+        self.rate_limit = math.inf
+        """Bytes a second that the receiver asked for, on any path."""
 
     @property
     def progress(self) -> Progress:
@@ -132,7 +120,7 @@ class TransferSender:
 
     @property
     def ended(self) -> bool:
-        """Finished, refused or aborted: nothing but a last ABORT will come from `poll_record`."""
+        """Finished, refused or aborted: nothing but a last TAKEN or ABORT will come from `poll_record`."""
         return self._state in (State.FINISHED, State.ENDED)
 
     @property
@@ -146,7 +134,7 @@ class TransferSender:
     def start(self) -> None:
         if self._state is not State.IDLE:
             raise CallerError("start() was called before")
-        self._state = State.WAITING
+        self._state, self._told = State.WAITING, self._totals
         self._records.say(replace(self._offer, totals=self._totals))
 
     def stop(self) -> None:
@@ -158,6 +146,7 @@ class TransferSender:
         """There is a new path. What was on its way on the last one, in either direction, is lost."""
         if not self.ended:
             self._records.go_on()
+            self._is_void = self._wish is not None and self._repeats
 
     def abort(self, exit_code: ExitCode, reason: str) -> None:
         """Ends the transfer and tells the other side why. Does nothing when it has ended already."""
@@ -180,11 +169,9 @@ class TransferSender:
             raise
 
     def handle_totals(self, totals: Totals) -> None:
-        """How much has been counted by now."""
-        if not self.ended and totals != self._totals:
+        """How much has been counted by now. The other side hears it when it has grown by a sixteenth, or is final."""
+        if not self._totals.is_final:
             self._totals = totals
-            if self._state is not State.IDLE:
-                self._records.say(totals)
 
     def handle_entries(self, entries: Sequence[Entry], is_last: bool) -> None:
         """The next of the walk."""
@@ -198,37 +185,39 @@ class TransferSender:
         """
         if self.ended:
             return False
-        self._take_wish(read)
+        is_again = self._repeats
+        if not self._take_wish(read):
+            return False
         if len(records) != read.pieces or sum(map(len, records)) != read.pieces * DATA_HEADER + read.length:
             raise CallerError(f"{len(records)} records of {sum(map(len, records))} bytes for {read}")
-        if self._records.repeated:
+        if is_again:
             for number, record in enumerate(records):
                 messages.write_data_header(record, read.file, read.offset + number * PIECE)
                 self._records.repeated.popleft()
             return True
         file = self._current()
-        if (digest := file.to_compare) is not None and not _is_chunk(records, digest):
+        if (digest := file.to_compare) is not None and not is_chunk(records, digest):
             file.differs_until = read.offset + read.length  # it is wanted again, and in memory by then
             return False
-        update, offset = file.hash.update, read.offset
+        update, keep, offset = file.hash.update, self._records.keep, read.offset
+        crosses = False
         for record in records:
             messages.write_data_header(record, read.file, offset)
             update(memoryview(record)[DATA_HEADER:])
             if digest is None:
-                self._records.keep(Piece(read.file, offset, len(record) - DATA_HEADER))
+                crosses = keep(Piece(read.file, offset, len(record) - DATA_HEADER))
             offset += PIECE
         if digest is not None:
             self._records.say(Same(read.file, read.offset, read.length))
             file.kept += read.length
             self._kept += read.length
         self._advance(file, read.length)
-        return digest is None
+        return crosses
 
     def handle_hole(self, read: Read, length: int) -> None:
         """Where `read` begins, `length` bytes, MAX_HOLE at most, have no place on the disk: they are zero."""
-        if self.ended:
+        if self.ended or not self._take_wish(read):
             return
-        self._take_wish(read)
         file = self._current()
         if not read.may_be_hole or not 0 < length <= min(MAX_HOLE, (file.size or 0) - file.offset):
             raise CallerError(f"a hole of {length} bytes for {read}")
@@ -238,14 +227,16 @@ class TransferSender:
 
     def handle_whole(self, read: ReadWhole, contents: Sequence[bytes | Unreadable]) -> list[bytes]:
         """What the files of `read` hold, or why they cannot be read. Returns the records to send next."""
-        if self.ended:
+        if self.ended or not self._take_wish(read):
             return []
-        self._take_wish(read)
         whole: list[WholeFile] = []
         records: list[bytes] = []
         for number, content in zip(read.files, contents, strict=True):
             file = self._files.take()
             if isinstance(content, Unreadable):
+                if whole:
+                    records.append(messages.encode(WholeFiles(tuple(whole))))
+                    whole.clear()
                 records.append(messages.encode(LeftOut(number, content.exit_code, content.reason)))
                 self._miss(file.path, content.reason, content.exit_code)
             elif len(content) != file.size:
@@ -257,23 +248,23 @@ class TransferSender:
                 self._note_sent(file, whole[-1].digest)
         if whole:
             records.append(messages.encode(WholeFiles(tuple(whole))))
-        for record in records:
-            self._records.keep(record)
-        return records
+        return [record for record in records if self._records.keep(record)]
 
     def handle_pipe(self, read: ReadPipe, data: bytes, is_end: bool) -> list[bytes]:
         """The next bytes; `is_end`: there are no more behind them. Returns the records to send next."""
         if self.ended:
             return []
-        if not data and not is_end:
-            raise CallerError("a pipe gave nothing and has not ended")
-        self._take_wish(read)
+        if len(data) > read.length or (not data and not is_end):
+            raise CallerError(f"a pipe gave {len(data)} bytes for {read}, and has not ended")
+        if not self._take_wish(read):
+            return []
         file = self._current()
         records = []
         for start in range(0, len(data), PIECE):
             piece = data[start : start + PIECE]
-            records.append(messages.encode(Data(file.number, file.offset, piece)))
-            self._records.keep(records[-1])
+            record = messages.encode(Data(file.number, file.offset, piece))
+            if self._records.keep(record):
+                records.append(record)
             file.hash.update(piece)
             self._advance(file, len(piece))
         if is_end:
@@ -284,9 +275,11 @@ class TransferSender:
         """It cannot be read, or is not what it was."""
         if self.ended:
             return
-        self._take_wish(read)
-        if self._records.repeated:  # what was promised of it cannot be said again
-            self.abort(why.exit_code, why.reason)
+        is_again = self._repeats
+        if not self._take_wish(read):
+            return
+        if is_again:
+            self._leave_out_again(read.file, why)
             return
         left = self._files.take()
         self._records.say(LeftOut(left.number, why.exit_code, why.reason))
@@ -296,8 +289,8 @@ class TransferSender:
 
     def poll_record(self) -> bytes | None:
         """The next control record; it goes out before anything that `poll_wanted` asks for afterwards."""
-        if self._state is State.SENDING and not self._records:
-            self._announce()
+        if not self._records and not self._records.is_full:
+            self._say_next()
         return self._records.poll()
 
     def poll_wanted(self, room: int = 1) -> Wanted | None:
@@ -309,9 +302,9 @@ class TransferSender:
         if self._wish is not None or room < 1 or self._records.is_held:
             return None
         if self._records.repeated:
-            self._wish = self._repeat(room)
-        elif self._state is State.SENDING and not self._records:
-            self._wish = self._next_wish(room)
+            self._wish, self._repeats = self._repeat(room), True
+        elif self._state is State.SENDING and not self._records and not self._records.is_full:
+            self._wish, self._repeats = self._next_wish(room), False
         return self._wish
 
     def poll_event(self) -> SenderEvent | None:
@@ -344,10 +337,28 @@ class TransferSender:
             left = file.differs_until - file.offset
         return Read(file.number, file.offset, min(min(room, MAX_PIECES) * PIECE, left), may_be_hole=not is_compared)
 
-    def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> None:
+    def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> bool:
+        """Returns whether its answer is of use."""
         if self._wish != wish:
             raise CallerError(f"{wish} is not what was wanted: {self._wish}")
         self._wish = None
+        is_void, self._is_void = self._is_void, False
+        return not is_void
+
+    def _leave_out_again(self, number: int, why: Unreadable) -> None:
+        """What was said of a file on another path, and did not arrive there, cannot be made again."""
+        records = self._records
+        said = {item[0] for item in records.unsaid if isinstance(item, bytes) and file_of(item) == number}
+        if MessageType.FILE_END in said:  # its digest is in that of all files
+            self.abort(why.exit_code, why.reason)
+            return
+        if MessageType.LEFT_OUT in said:
+            records.withdraw(lambda item: file_of(item) == number and not is_left_out(item))
+            return
+        left = self._files.take()
+        left_out = messages.encode(LeftOut(number, why.exit_code, why.reason))
+        records.withdraw(lambda item: file_of(item) == number, left_out)
+        self._miss(left.path, why.reason, why.exit_code)
 
     def _current(self) -> Outgoing:
         file = self._files.first
@@ -372,8 +383,16 @@ class TransferSender:
         self._sent_files += 1
         self._events.append(FileSent(file.path, file.offset, digest, file.kept))
 
-    def _announce(self) -> None:
-        """The next ENTRIES when it is time for them; FINISH when nothing is left to say."""
+    def _say_next(self) -> None:
+        """Totals that have changed, the next ENTRIES when it is time for them, FINISH when nothing is left to say."""
+        if self._totals is not self._told and self._state in (State.WAITING, State.SENDING) and self._has_grown():
+            self._told = self._totals
+            self._records.say(self._totals)
+        if self._state is not State.SENDING:
+            return
+        while self._wish is None and self._files.is_unwanted:  # the rest of it need not cross
+            left = self._files.take()
+            self._records.say(LeftOut(left.number, ExitCode.STORAGE, "it cannot be stored over there"))
         if entries := self._files.announce():
             self._records.say(Entries(entries))
             while self._files.skipped:
@@ -383,9 +402,15 @@ class TransferSender:
             self._state = State.FINISHING
             self._records.say(Finish(self._files.number, self._digests.digest()))
 
+    def _has_grown(self) -> bool:
+        """So much that it is worth telling: a count of millions would else be told thousands of times a second."""
+        now, told = self._totals, self._told
+        files, size = now.files - told.files, (now.size or 0) - (told.size or 0)
+        return now.is_final or 16 * files > told.files or 16 * size > (told.size or 0)
+
     def _miss(self, path: str, reason: str, exit_code: ExitCode, *, by_peer: bool = False) -> None:
-        self._worst = worse(self._worst, exit_code)
-        self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
+        if self._missing.note(exit_code):
+            self._events.append(NotTransferred(path, reason, exit_code, by_peer=by_peer))
 
     # inside: what the receiver says
 
@@ -401,7 +426,8 @@ class TransferSender:
             raise RemoteError(f"{type(message).__name__} from the receiver while {self._state.name.lower()}")
         assert isinstance(message, ReceiverMessage)
         match message:
-            case Accept(answers):
+            case Accept(answers, rate):
+                self.rate_limit = float(max(rate, MIN_RATE)) if rate else math.inf
                 self._state, self._files.answers = state, answers
                 self._events.append(Accepted(answers))
             case Refuse(exit_code, reason):
@@ -409,7 +435,10 @@ class TransferSender:
                 self._events.append(Refused(exit_code, reason))
             case Have():
                 self._files.handle_have(message)
-            case Problem(_, reason):
+            case Problem(number, reason):
+                if number >= self._files.number:
+                    raise RemoteError(f"PROBLEM with entry {number}, which was not announced")
+                self._files.give_up(number)
                 self._miss("", reason, ExitCode.STORAGE, by_peer=True)
             case messages.Finished(digest):
                 self._handle_finished(digest)
@@ -421,7 +450,9 @@ class TransferSender:
             self.abort(ExitCode.INTEGRITY, "the receiver confirms other content than was sent: send it again")
             return
         self._state = State.FINISHED
-        self._events.append(Finished(self._last_digest if self._sent_files == 1 else digest, self._worst))
+        self._records.tell()
+        shown = self._last_digest if self._sent_files == 1 else digest
+        self._events.append(Finished(shown, self._missing.worst, self._missing.count))
 
     def _end(self, last: Abort | None) -> None:
         """What was queued is void: the other side hears nothing after the ABORT."""
@@ -432,10 +463,3 @@ class TransferSender:
         self._wish = None
         if last is not None and not untold:
             self._records.say(last)
-
-
-def _is_chunk(records: Sequence[bytearray | memoryview], digest: bytes) -> bool:
-    chunk = blake3()
-    for record in records:
-        chunk.update(memoryview(record)[DATA_HEADER:])
-    return chunk.digest(CHUNK_DIGEST) == digest

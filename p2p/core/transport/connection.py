@@ -224,6 +224,11 @@ class Connection:
         return self._remote
 
     @property
+    def heard_at(self) -> float:
+        """When something genuine came last."""
+        return self._heard_at
+
+    @property
     def is_open(self) -> bool:
         """Neither side has closed it, and it has not timed out."""
         return self._closing.state is State.OPEN

@@ -1,0 +1,102 @@
+"""How much there is to send: a second walk, in a thread of its own, for nothing but numbers (docs/transfer.md)."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import stat
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from itertools import islice
+from threading import Event
+from typing import Final
+
+from p2p.core.transfer.limits import MAX_LINKED
+from p2p.core.transfer.messages import Totals
+from p2p.io.sources import Named
+from p2p.io.visits import Exclude, Seen, visits
+from p2p.io.worker import Worker
+
+CLOSE_PATIENCE: Final = 0.1  # seconds for a folder that is being read; one on a dead network disk is not waited for
+BATCH: Final = 2000  # things that are looked at before the numbers are told: some 10 ms
+
+
+class Count:
+    """Files and bytes of them, as the walk will send them. A call of `step` is for a thread."""
+
+    def __init__(self, named: Sequence[Named], exclude: Exclude) -> None:
+        self._named = named
+        self._exclude = exclude
+        self._stopped = Event()
+        self._linked: set[tuple[int, int]] = set()
+        self._files = self._size = 0
+        self._statuses = self._look()
+
+    def step(self, count: int) -> Totals:
+        """Looks at `count` more files, and returns what there is up to them."""
+        seen = 0
+        for seen, status in enumerate(islice(self._statuses, count), start=1):  # noqa: B007
+            if status.st_nlink > 1 and not self._is_first(status):
+                continue
+            self._files += 1
+            self._size += status.st_size
+        return Totals(self._files, self._size, is_final=seen < count)
+
+    def stop(self) -> None:
+        """A `step` that is running ends soon."""
+        self._stopped.set()
+
+    def close(self) -> None:
+        """After `stop`, and when no `step` is running."""
+        self._statuses.close()
+
+    def _look(self) -> Generator[os.stat_result, None, None]:
+        for named in self._named:
+            if not named.is_folder:
+                yield named.status
+                continue
+            below = visits(named, self._exclude, self._stopped)
+            try:
+                for visit in below:
+                    if isinstance(visit, Seen) and stat.S_ISREG(visit.status.st_mode):
+                        yield visit.status
+            finally:
+                below.close()
+
+    def _is_first(self, status: os.stat_result) -> bool:
+        """Whether no other name of it was seen, as far as the walk remembers them."""
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._linked:
+            return False
+        if len(self._linked) < MAX_LINKED:
+            self._linked.add(identity)
+        return True
+
+
+class Counter:
+    """Counts beside a loop, a batch at a time, from the start on."""
+
+    def __init__(self, named: Sequence[Named], exclude: Exclude, selector: selectors.BaseSelector) -> None:
+        self.totals = Totals(0, 0, is_final=False)
+        self._count = Count(named, exclude)
+        self._worker = Worker("p2p-counter")
+        self._selector = selector
+        selector.register(self._worker.fileno(), selectors.EVENT_READ, self._handle_readable)
+        self._go_on()
+
+    def close(self) -> None:
+        self._selector.unregister(self._worker.fileno())
+        self._count.stop()
+        if self._worker.close(CLOSE_PATIENCE):
+            self._count.close()
+
+    def _handle_readable(self, _: int) -> None:
+        self._worker.handle_readable()
+
+    def _go_on(self) -> None:
+        self._worker.submit(self._count.step, BATCH, done=self._take)
+
+    def _take(self, outcome: Future[Totals]) -> None:
+        self.totals = outcome.result()
+        if not self.totals.is_final:
+            self._go_on()

@@ -1,0 +1,62 @@
+"""What a disk that does not take something means: for the one thing, or for all of them."""
+
+from __future__ import annotations
+
+import errno
+
+from p2p.core.text import escape
+from p2p.io.sources import FileError
+
+ENDED = "the transfer was ended"
+
+SPACE = frozenset([errno.ENOSPC, errno.EDQUOT])
+# What will happen to the next file too. Everything else concerns one name or one folder, and the rest goes on.
+FATAL = SPACE | {errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENODEV, errno.ENXIO}
+
+
+class StorageError(FileError):
+    """The receiving folder takes nothing more: full, read-only, not permitted, broken, gone."""
+
+
+class Unstorable(Exception):
+    """One thing cannot be made; the rest goes on. str() is what is wrong, without a name."""
+
+
+def storage_error(error: OSError, directory: str, name: str) -> StorageError:
+    """`name` is empty where the directory itself is meant."""
+    here, file = escape(directory), escape(name) or "a file"
+    what, advice = _explain(error, name)
+    return StorageError(f"cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
+
+
+def problem(error: OSError | Unstorable, path: str) -> str:
+    """For both sides: names no folder of this machine."""
+    what = _explain(error, path)[0] if isinstance(error, OSError) else str(error)
+    return f"{escape(path)} cannot be stored: {what}"
+
+
+def _explain(error: OSError, name: str) -> tuple[str, str]:  # what is wrong, and what to do
+    elsewhere = "choose another folder with --out"
+    if error.errno == errno.ENOSPC:
+        return "the disk is full", "free some space, or " + elsewhere
+    if error.errno == errno.EDQUOT:
+        return "the disk quota is used up", "free some space, or " + elsewhere
+    if error.errno == errno.EFBIG:
+        return "the file is larger than that file system, or ulimit -f, allows", "choose another with --out"
+    if error.errno == errno.EROFS:
+        return "the file system is read-only", elsewhere
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "this user may not write there", elsewhere
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
+        return "that is not a folder", "choose a folder with --out"
+    if error.errno == errno.ENOENT and not name:
+        return "the folder cannot be made there", "choose another with --out"
+    if error.errno == errno.ENOENT:
+        return "the folder or the temporary file was removed by someone else", "receive it again"
+    if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
+        return "something else took its place meanwhile", "receive it again"
+    if error.errno == errno.ENAMETOOLONG:
+        return "its name is too long for that file system", elsewhere
+    if error.errno == errno.EMFILE:
+        return "too many open files", "raise the limit with ulimit -n"
+    return (error.strerror or str(error)), "check the disk"

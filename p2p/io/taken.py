@@ -1,0 +1,141 @@
+"""What to do where a name is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable
+from enum import Enum, auto
+
+from p2p.core.transfer.names import is_temporary, numbered, temporary_name
+from p2p.io.naming import component, rename_over
+from p2p.io.storage_errors import Unstorable
+
+MAX_NUMBER = 9_999  # taken names tried for one thing; each try is a system call
+MAX_REMEMBERED = 1024  # names of which is known up to which number they are taken
+TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
+
+
+class Policy(Enum):
+    """What to do where a name is taken."""
+
+    RENAME = auto()
+    """Number it: `name (1).ext`."""
+    OVERWRITE = auto()
+    """Replace files, enter folders. What has been stored or changed since this transfer began is never replaced."""
+    SKIP = auto()
+    """Enter folders; leave a file alone whose content is the same, number others."""
+
+
+class Names:
+    """Gives names in folders, by the policy."""
+
+    def __init__(self, policy: Policy, random_bytes: Callable[[int], bytes]) -> None:
+        self._policy = policy
+        self.began_ns = 0
+        """The change time (st_ctime_ns) of a file that was made when this transfer began."""
+        self._random_bytes = random_bytes
+        self._next_number: dict[tuple[int, int, str], int] = {}
+
+    def temporary(self) -> str:
+        return temporary_name(self._random_bytes(TEMPORARY_ENTROPY))
+
+    def first_free(self, directory: int, offered: str) -> str:
+        """The name that would be given now."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._may_replace(directory, offered):
+                return offered
+        for number in range(MAX_NUMBER + 1):
+            name = numbered(offered, number) if number else offered
+            try:
+                os.stat(component(name), dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                return name
+        return offered
+
+    def give(
+        self,
+        directory: int,
+        node: tuple[int, int],
+        offered: str,
+        exclusively: Callable[[str], None],
+        *,
+        over: Callable[[str], None] | None = None,
+        is_it: Callable[[str], bool] | None = None,
+        first: str | None = None,
+    ) -> str:
+        """Calls `exclusively` with one name after the other, until it does not raise FileExistsError. Returns the name.
+
+        `over` gives the name even if it is taken: that of a temporary name, if None. `is_it` says whether what bears
+        the name is what would be made. `first` is the name to be tried before others; `node` that of the directory.
+        Raises OSError, Unstorable.
+        """
+        if is_temporary(offered):
+            raise Unstorable("only temporary files are called that")
+        if first is not None:
+            with contextlib.suppress(FileExistsError):
+                exclusively(first)
+                return first
+        key = (*node, offered)
+        for number in range(self._next_number.get(key, 0), MAX_NUMBER + 1):
+            name = numbered(offered, number) if number else offered
+            with contextlib.suppress(FileExistsError):
+                exclusively(name)
+                if number:
+                    self._remember(key, number + 1)
+                return name
+            if is_it is not None and is_it(name):
+                return name
+            if not number and self._replace(directory, name, exclusively, over):
+                return name
+        raise Unstorable(f"{MAX_NUMBER} names like it are taken")
+
+    def _replace(
+        self, directory: int, name: str, exclusively: Callable[[str], None], over: Callable[[str], None] | None
+    ) -> bool:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            if self._may_replace(directory, name):
+                (over or (lambda name: self.over(directory, name, exclusively)))(name)
+                return True
+        return False
+
+    def over(self, directory: int, name: str, exclusively: Callable[[str], None]) -> None:
+        """In one step. Raises OSError."""
+        temporary = self.temporary()
+        exclusively(temporary)
+        try:
+            rename_over(temporary, name, directory, directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+            raise
+
+    def _may_replace(self, directory: int, name: str) -> bool:
+        """Two names of one transfer may fall together, where case is not told apart: nothing that is new is replaced.
+
+        Raises FileNotFoundError, OSError.
+        """
+        if self._policy is not Policy.OVERWRITE:
+            return False
+        status = os.stat(component(name), dir_fd=directory, follow_symlinks=False)
+        return not stat.S_ISDIR(status.st_mode) and status.st_ctime_ns < self.began_ns
+
+    def _remember(self, key: tuple[int, int, str], number: int) -> None:
+        if len(self._next_number) >= MAX_REMEMBERED:
+            self._next_number.clear()
+        self._next_number[key] = number
+
+
+def same_inode(directory: int, name: str, node: tuple[int, int]) -> bool:
+    """Whether that inode bears the name there. A link is not followed."""
+    try:
+        status = os.stat(component(name), dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == node
+
+
+def another_took_its_place() -> OSError:
+    return OSError(errno.ESTALE, "another file took its place")

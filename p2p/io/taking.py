@@ -1,0 +1,83 @@
+"""The receiving end as the options want it: a folder, standard output, or the screen for a text."""
+
+from __future__ import annotations
+
+import selectors
+from collections.abc import Callable
+
+from p2p.core.errors import Failure
+from p2p.core.peer.peer import Peer
+from p2p.core.transfer.messages import Offer, OfferKind
+from p2p.io.destination import Policy
+from p2p.io.ends import NoEnd, Taking
+from p2p.io.journal import Journals
+from p2p.io.outlets import StdoutEnd, TextEnd
+from p2p.io.pipes import PipeError
+from p2p.io.plan import PIPE
+from p2p.io.receiving import ReceivingEnd
+from p2p.io.storage_errors import StorageError
+
+
+class TakingEnd:
+    """Only the offer says whether it is a text, so the end is chosen then; the machine is one and the same.
+
+    `refusal` is set where nothing can be received: who comes is told so.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        policy: str,
+        journals: Journals | None,
+        selector: selectors.BaseSelector,
+        on_text: Callable[[str], None],
+    ) -> None:
+        self.refusal: Failure | None = None
+        self._told = ""
+        self._on_text = on_text
+        self._end: Taking
+        self._text: TextEnd | None = None
+        try:
+            if out == PIPE:
+                self._end = StdoutEnd(selector)
+            else:
+                self._end = ReceivingEnd(out, Policy[policy.upper()], journals, selector)
+        except StorageError as error:
+            self.refusal, self._told = error.failure, error.public
+            self._end = NoEnd()
+        self.machine = self._end.machine
+
+    @property
+    def checked(self) -> tuple[int, int]:
+        """Bytes compared so far, and bytes to compare, of what an earlier run left here."""
+        return self._end.checked if isinstance(self._end, ReceivingEnd) else (0, 0)
+
+    @property
+    def regret(self) -> str | None:
+        """What a person has to know after a run that failed."""
+        return self._end.regret if isinstance(self._end, StdoutEnd) else None
+
+    def handle_offer(self, offer: Offer) -> tuple[Failure, str] | None:
+        """Why it cannot be taken: for the person here, and for the other side."""
+        if self.refusal is not None:
+            return self.refusal, self._told
+        if offer.kind is OfferKind.TEXT and isinstance(self._end, ReceivingEnd):
+            self._text = TextEnd(self._on_text, self.machine)
+        try:
+            self._chosen.handle_offer(offer)
+        except (StorageError, PipeError) as error:
+            return error.failure, error.public
+        return None
+
+    def accept(self, offer: Offer, peer: Peer, now: float) -> None:
+        self._chosen.accept(offer, peer, now)
+
+    def advance(self, peer: Peer, now: float) -> bool:
+        return self._chosen.advance(peer, now)
+
+    def close(self) -> None:
+        self._end.close()
+
+    @property
+    def _chosen(self) -> Taking:
+        return self._text or self._end

@@ -1,0 +1,93 @@
+"""The second walk counts what the first one sends."""
+
+from __future__ import annotations
+
+import os
+import selectors
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from p2p.core.transfer.entries import File
+from p2p.core.transfer.messages import Totals
+from p2p.io import counting, walk
+from p2p.io.counting import Count, Counter
+from p2p.io.sources import look_up
+from p2p.io.walk import Exclude, Walk
+
+GUARD = 30.0  # seconds
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    folder = tmp_path / "tree"
+    for number in range(30):
+        inner = folder / str(number % 3) / str(number % 7)
+        inner.mkdir(parents=True, exist_ok=True)
+        (inner / f"{number}.txt").write_bytes(bytes(number))
+    os.link(folder / "0" / "0" / "0.txt", folder / "another name")
+    os.link(folder / "1" / "1" / "1.txt", folder / "1.o")
+    os.mkfifo(folder / "pipe")
+    (folder / "link").symlink_to("0")
+    (folder / "out").symlink_to("/")
+    return folder
+
+
+@pytest.fixture
+def selector() -> Iterator[selectors.BaseSelector]:
+    with closing(selectors.DefaultSelector()) as selector:
+        yield selector
+
+
+def sent(paths: list[Path], exclude: Exclude) -> Totals:
+    found, is_last = Walk(look_up(paths), exclude).take(1000)
+    assert is_last
+    sizes = [entry.size or 0 for entry, _ in found if isinstance(entry, File)]
+    return Totals(len(sizes), sum(sizes), is_final=True)
+
+
+@pytest.mark.parametrize("patterns", [[], ["1.*"], ["/2"], ["*"]])
+def test_it_counts_what_is_sent(tree: Path, patterns: list[str]) -> None:
+    paths, exclude = [tree, tree / "0" / "0" / "21.txt", tree / "1"], Exclude(patterns)
+    count = Count(look_up(paths), exclude)
+    assert count.step(1000) == sent(paths, exclude)
+    if not patterns:
+        assert sent(paths, exclude).files == 30 + 1 + 10 - 1  # of the file with two names the third one is no file
+
+
+def test_it_counts_no_more_names_of_a_file_than_are_sent(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "MAX_LINKED", 1)
+    monkeypatch.setattr(walk, "MAX_LINKED", 1)
+    assert Count(look_up([tree]), Exclude([])).step(1000) == sent([tree], Exclude([]))
+
+
+def test_it_tells_how_far_it_is(tree: Path) -> None:
+    count = Count(look_up([tree]), Exclude([]))
+    steps = [count.step(7) for _ in range(5)]
+    assert [step.is_final for step in steps] == [False, False, False, False, True]
+    assert [step.files for step in steps] == sorted(step.files for step in steps)
+    assert steps[-1] == sent([tree], Exclude([]))
+
+
+def test_it_counts_beside_a_loop(tree: Path, selector: selectors.BaseSelector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "BATCH", 4)
+    with closing(Counter(look_up([tree]), Exclude([]), selector)) as counter:
+        while not counter.totals.is_final:
+            ready = selector.select(GUARD)
+            assert ready, "the thread says nothing"
+            for key, mask in ready:
+                key.data(mask)
+        assert counter.totals == sent([tree], Exclude([]))
+    assert not selector.get_map()
+
+
+def test_a_count_that_is_stopped_ends_at_once_and_leaves_nothing_open(tree: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    count = Count(look_up([tree]), Exclude([]))
+    count.step(3)
+    count.stop()
+    assert count.step(1000).files <= 4
+    count.close()
+    assert os.listdir("/proc/self/fd") == before

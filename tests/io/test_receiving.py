@@ -1,0 +1,286 @@
+"""Both ends with real files: what arrives is what was sent, at once or after interruptions, and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from receiving_stage import GUARD, Line, Stage
+from sending_stage import describe, make
+
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.transfer import events
+from p2p.core.transfer.entries import File, Folder, Kind
+from p2p.core.transfer.messages import (
+    CHUNK,
+    PIECE,
+    Entries,
+    Offer,
+    OfferKind,
+    Root,
+    Totals,
+    WholeFile,
+    WholeFiles,
+    encode,
+)
+from p2p.core.transfer.names import is_temporary
+from p2p.io.destination import Policy, StorageError
+from p2p.io.journal import Journals
+from p2p.io.receiving import ReceivingEnd
+from p2p.io.sending import SendingEnd
+from p2p.io.walk import Exclude
+
+TOKEN = bytes(16)
+ALL = Exclude([])
+NAMES = st.sampled_from(["a", "b", "c.txt", "ü", ".hidden", "A"])
+THINGS = st.recursive(
+    st.binary(max_size=40)
+    | st.integers(15_000, 2 * PIECE).map(bytes)
+    | st.tuples(st.just("->"), st.sampled_from(["a", "../b", "a/b", "nowhere"]))
+    | st.tuples(st.just("hole"), st.integers(0, 3 * CHUNK))
+    | st.just("linked"),
+    lambda things: st.dictionaries(NAMES, things, max_size=6),
+    max_leaves=25,
+)
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    with contextlib.closing(selectors.DefaultSelector()) as selector:
+        yield Stage(selector)
+
+
+def send(stage: Stage, *paths: Path) -> SendingEnd:
+    return SendingEnd.of_tree(list(paths), ALL, TOKEN, stage.selector)
+
+
+def receive(stage: Stage, inbox: Path, policy: Policy = Policy.RENAME, journals: Path | None = None) -> ReceivingEnd:
+    return ReceivingEnd(inbox, policy, None if journals is None else Journals(journals), stage.selector)
+
+
+def plain(described: dict[str, object]) -> dict[str, object]:
+    """Without the modes of folders, which get the umask and rwx for the owner."""
+    return {
+        name: what[1] if name.endswith("/") and isinstance(what, tuple) else what for name, what in described.items()
+    }
+
+
+@settings(deadline=None, max_examples=40)
+@given(things=st.dictionaries(NAMES, THINGS, max_size=8), breaks=st.lists(st.integers(2, 60), max_size=3))
+def test_any_tree_arrives_as_it_is(things: dict[str, Any], breaks: list[int]) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(selectors.DefaultSelector()) as selector:
+        tree, inbox, stage = make(Path(folder) / "tree", things), Path(folder) / "inbox", Stage(selector)
+        stage.run(send(stage, tree), receive(stage, inbox), breaks=breaks)
+        assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
+        assert [path.name for path in inbox.iterdir()] == ["tree"]
+        assert stage.problems == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    things=st.dictionaries(NAMES, THINGS, min_size=1, max_size=8),
+    ends=st.lists(st.integers(1, 80), min_size=1, max_size=3),
+    policy=st.sampled_from(Policy),
+)
+def test_the_same_command_again_goes_on(things: dict[str, Any], ends: list[int], policy: Policy) -> None:
+    things["large"] = bytes(range(251)) * (3 * CHUNK // 251)
+    with tempfile.TemporaryDirectory() as folder, contextlib.closing(selectors.DefaultSelector()) as selector:
+        tree, inbox, state = make(Path(folder) / "tree", things), Path(folder) / "inbox", Path(folder) / "state"
+        state.mkdir(mode=0o700)
+        for end in ends:
+            stage = Stage(selector)
+            stage.run(send(stage, tree), receive(stage, inbox, policy, state), until=lambda turn, end=end: turn >= end)
+            if any(isinstance(event, events.Finished) for event in stage.received):
+                return  # it was faster
+        stage = Stage(selector)
+        stage.run(send(stage, tree), receive(stage, inbox, policy, state))
+        assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
+        assert [path.name for path in inbox.iterdir()] == ["tree"]
+        assert stage.problems == []
+        assert list((state / "journals").glob("*.db")) == []
+
+
+def interrupted(stage: Stage, tree: Path, inbox: Path, state: Path, is_time: Callable[[ReceivingEnd], bool]) -> None:
+    end = receive(stage, inbox, journals=state)
+    stage.run(send(stage, tree), end, until=lambda _: is_time(end))
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    return state
+
+
+def test_what_is_there_does_not_cross_again(tmp_path: Path, stage: Stage, state: Path) -> None:
+    size = 5 * CHUNK
+    tree, inbox = make(tmp_path / "tree", {"a": os.urandom(size), "b": os.urandom(size)}), tmp_path / "inbox"
+    interrupted(stage, tree, inbox, state, lambda end: end.machine.progress.done > size + 3 * CHUNK)
+    assert sum(is_temporary(path.name) for path in inbox.iterdir()) == 1
+    again = Stage(stage.selector)
+    again.run(send(again, tree), receive(again, inbox, journals=state))
+    assert again.kept >= size + 2 * CHUNK
+    assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
+    assert [path.name for path in inbox.iterdir()] == ["tree"]
+
+
+def test_a_source_that_changed_takes_the_place_of_what_an_earlier_run_made_of_it(
+    tmp_path: Path, stage: Stage, state: Path
+) -> None:
+    size = 4 * CHUNK
+    things = {"a": os.urandom(size), "b": b"small", "c": os.urandom(size), "d": os.urandom(size)}
+    tree, inbox = make(tmp_path / "tree", things), tmp_path / "inbox"
+    interrupted(stage, tree, inbox, state, lambda end: end.machine.progress.done > 2 * size + CHUNK)
+    with (tree / "a").open("r+b") as file:
+        file.seek(CHUNK)
+        file.write(b"changed")
+    (tree / "b").write_bytes(b"other")
+    os.truncate(tree / "c", CHUNK // 2)
+    again = Stage(stage.selector)
+    again.run(send(again, tree), receive(again, inbox, journals=state))
+    assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
+    assert [path.name for path in inbox.iterdir()] == ["tree"]
+    assert again.kept >= size - CHUNK
+
+
+def test_without_a_journal_an_interruption_leaves_only_whole_files(tmp_path: Path, stage: Stage) -> None:
+    tree, inbox = make(tmp_path / "tree", {"a": os.urandom(CHUNK), "b": os.urandom(9 * CHUNK)}), tmp_path / "inbox"
+    end = receive(stage, inbox)
+    stage.run(send(stage, tree), end, until=lambda _: end.machine.progress.done > 3 * CHUNK)
+    left = [path for path in inbox.rglob("*") if path.is_file()]
+    assert all(path.read_bytes() == (tree / path.name).read_bytes() for path in left)
+
+
+def test_skipping_leaves_alone_what_is_the_same_and_numbers_what_is_not(tmp_path: Path, stage: Stage) -> None:
+    large = os.urandom(2 * CHUNK + 5)
+    things = {"same": large, "other": large, "small": b"abc", "small other": b"abc", "empty": b"", "new": b"new"}
+    tree, inbox = make(tmp_path / "tree", things), tmp_path / "inbox"
+    make(inbox / "tree", things | {"other": large[:-1] + b"x", "small other": b"abd"})
+    (inbox / "tree" / "new").unlink()
+    before = {path: path.stat() for path in (inbox / "tree").iterdir()}
+    stage.run(send(stage, tree), receive(stage, inbox, Policy.SKIP))
+    assert stage.problems == []
+    assert stage.kept == len(large) + 2 * CHUNK + 3
+    for path, status in before.items():
+        now = path.stat()
+        assert (now.st_ino, now.st_mtime_ns, now.st_mode) == (status.st_ino, status.st_mtime_ns, status.st_mode)
+    assert (inbox / "tree" / "other (1)").read_bytes() == large
+    assert (inbox / "tree" / "small other (1)").read_bytes() == b"abc"
+    assert (inbox / "tree" / "new").read_bytes() == b"new"
+    assert len(list((inbox / "tree").iterdir())) == 8
+
+
+def test_a_file_that_changes_after_it_was_compared_ends_it(tmp_path: Path, stage: Stage) -> None:
+    tree, inbox = make(tmp_path / "tree", {"a": bytes(2 * CHUNK)}), tmp_path / "inbox"
+    make(inbox / "tree", {"a": bytes(2 * CHUNK)})
+    end = receive(stage, inbox, Policy.SKIP)
+
+    def interfere(_: int) -> bool:
+        if end.checked == (2 * CHUNK, 2 * CHUNK):
+            with (inbox / "tree" / "a").open("r+b") as file:
+                file.write(b"x")
+        return False
+
+    stage.run(send(stage, tree), end, until=interfere)
+    words = "tree/a on the receiver's disk is not what was sent: send it again"
+    assert events.Aborted(ExitCode.INTEGRITY, words, by_peer=False) in stage.received
+    assert events.Aborted(ExitCode.INTEGRITY, words, by_peer=True) in stage.sent
+
+
+def test_one_thing_that_cannot_be_stored_does_not_stop_the_rest(tmp_path: Path, stage: Stage) -> None:
+    tree, inbox = make(tmp_path / "tree", {"a": b"abc", "b": {"c": b"x", "large": bytes(CHUNK)}}), tmp_path / "inbox"
+    make(inbox / "tree", {"a": b"other"})
+    for number in range(1, 10_000):
+        (inbox / "tree" / f"a ({number})").symlink_to("taken")
+    (inbox / "tree" / "b").write_bytes(b"")
+    stage.run(send(stage, tree), receive(stage, inbox, Policy.SKIP))
+    assert stage.problems == ["tree/a cannot be stored: 9999 names like it are taken"]
+    assert (inbox / "tree" / "b (1)" / "large").stat().st_size == CHUNK
+    [finished] = [event for event in stage.sent if isinstance(event, events.Finished)]
+    assert finished.exit_code is ExitCode.STORAGE
+
+
+def test_a_folder_that_goes_away_ends_it(tmp_path: Path, stage: Stage) -> None:
+    tree, inbox = make(tmp_path / "tree", {"a": os.urandom(9 * CHUNK)}), tmp_path / "inbox"
+    end = receive(stage, inbox)
+
+    def remove(_: int) -> bool:
+        if end.machine.progress.done > CHUNK and inbox.exists():
+            for path in inbox.iterdir():
+                path.rmdir() if path.is_dir() else path.unlink()
+            inbox.rmdir()
+        return False
+
+    stage.run(send(stage, tree), end, until=remove)
+    assert stage.line.failure is not None
+    assert stage.line.failure.code is ExitCode.STORAGE
+    assert stage.line.told.endswith("the folder or the temporary file was removed by someone else")
+
+
+def test_what_does_not_fit_is_refused_before_anybody_is_asked(tmp_path: Path, stage: Stage) -> None:
+    end = receive(stage, tmp_path / "inbox")
+    root = Root(Kind.FILE, "a", 2**60)
+    offer = Offer(OfferKind.TREE, TOKEN, Totals(1, 2**60, is_final=True), 1, (root,))
+    with pytest.raises(StorageError, match="not enough space"):
+        end.handle_offer(offer)
+    end.close()
+    assert not (tmp_path / "inbox").exists()
+
+
+def test_what_turns_out_not_to_fit_while_it_is_counted_ends_it(tmp_path: Path, stage: Stage) -> None:
+    end = receive(stage, tmp_path / "inbox")
+    line = started(end, Totals(1, 3, is_final=False))
+    end.machine.handle_record(encode(Totals(9, 2**60, is_final=True)))
+    end.advance(line.peer, 0.0)
+    assert line.failure is not None
+    assert "not enough space" in line.failure.message
+    end.close()
+
+
+def started(end: ReceivingEnd, totals: Totals) -> Line:
+    line = Line(None, end.machine)
+    end.machine.handle_record(encode(Offer(OfferKind.TREE, TOKEN, totals, 1, (Root(Kind.FILE, "a", None),))))
+    offered = end.machine.poll_event()
+    assert isinstance(offered, events.Offered)
+    end.handle_offer(offered.offer)
+    end.accept(offered.offer, line.peer, 0.0)
+    return line
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_what_arrived_on_a_lost_path_is_stored_and_nothing_after_a_failure(
+    tmp_path: Path, stage: Stage, is_lost: bool
+) -> None:
+    inbox = tmp_path / "inbox"
+    end = receive(stage, inbox)
+    line = started(end, Totals(1, 3, is_final=True))
+    end.machine.handle_record(encode(Entries((File("a", 0o644, 0, 3),))))
+    digest = bytes.fromhex("6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85")  # BLAKE3 of abc
+    end.machine.handle_record(encode(WholeFiles((WholeFile(0, digest, b"abc"),))))
+    line.failure = Failure(ExitCode.INTERRUPTED, "the path is lost")
+    line.rejoin = object() if is_lost else None
+    for _ in range(2):
+        end.advance(line.peer, 0.0)
+        for key, mask in stage.selector.select(GUARD if is_lost else 0.0):
+            key.data(mask)
+    end.advance(line.peer, 0.0)
+    stored = [event for event in iter(end.machine.poll_event, None) if isinstance(event, events.FileStored)]
+    assert len(stored) == is_lost
+    end.close()
+    assert (inbox / "a").exists() is is_lost
+
+
+def test_a_folder_that_nobody_leaves_holds_nothing_up(tmp_path: Path, stage: Stage) -> None:
+    end = receive(stage, tmp_path / "inbox")
+    line = started(end, Totals(1, 3, is_final=True))
+    end.machine.handle_record(encode(Entries((Folder("a", 0o755, 0),))))
+    end.advance(line.peer, 0.0)
+    end.close()

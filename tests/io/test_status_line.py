@@ -1,0 +1,83 @@
+"""The line that is written over: it fits, whatever the terminal and the names."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2p.core.transfer.events import Progress
+from p2p.io.status_line import StatusLine, compose
+from p2p.io.words import clock, columns, cut
+
+PROGRESS = Progress(1_200_000_000, 0, 12, 3_400_000_000, 1204, True, "photos/2024/a rather long folder/img_0042.jpg")
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (99, " 35 %  █████░░░░░░░░░░░  1.2 GB of 3.4 GB  45 MB/s  0:49  direct UDP  photos/2024/a …r/img_0042.jpg"),
+        (49, " 35 %  ███░░░░░░  1.2 GB of 3.4 GB  45 MB/s  0:49"),
+        (20, " 35 %  ████░░░░░░░░░"),
+        (6, " 35 %"),
+    ],
+)
+def test_what_matters_least_goes_first(width: int, line: str) -> None:
+    assert compose(PROGRESS, 45e6, "direct UDP", width) == line
+
+
+PROGRESSES = st.builds(
+    Progress,
+    st.integers(0, 2**63),
+    st.just(0),
+    st.integers(0, 9),
+    st.none() | st.integers(0, 2**63),
+    st.just(9),
+    st.booleans(),
+    st.text(max_size=300),
+)
+
+
+@given(PROGRESSES, st.integers(1, 300), st.floats(0, 1e12))
+def test_it_never_takes_more_than_the_width(progress: Progress, width: int, rate: float) -> None:
+    line = compose(progress, rate, "direct TCP", width)
+    assert columns(line) <= width
+    assert line.isprintable()
+
+
+def test_a_share_is_not_whole_before_everything_is_counted() -> None:
+    assert compose(Progress(5, 0, 0, 5, 1, False, ""), 1.0, "", 79).startswith(" 99 %")
+    assert compose(Progress(5, 0, 0, 5, 1, True, ""), 1.0, "", 79).startswith("100 %")
+
+
+E_ACUTE = "e\u0301"
+
+
+@pytest.mark.parametrize(("text", "room", "short"), [
+    ("short", 5, "short"), ("longer name", 7, "lon…ame"), ("日本語の名前", 7, "日…前"), ("abc", 2, ""),
+    (E_ACUTE * 9, 5, f"{E_ACUTE * 2}…{E_ACUTE * 2}"),
+])  # fmt: skip
+def test_a_name_is_cut_in_the_middle(text: str, room: int, short: str) -> None:
+    assert cut(text, room) == short
+
+
+@given(st.text(), st.integers(0, 50))
+def test_what_is_cut_fits(text: str, room: int) -> None:
+    assert columns(cut(text, room)) <= room
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7.4, "0:07"), (750, "12:30"), (11_100, "3:05:00"), (1e300, ">99 h")])
+def test_time_left(seconds: float, words: str) -> None:
+    assert clock(seconds) == words
+
+
+def test_an_encoding_without_blocks_gets_other_characters() -> None:
+    raw = io.BytesIO()
+    line = StatusLine(io.TextIOWrapper(raw, encoding="ascii", errors="replace"))
+    line.show_progress(PROGRESS, 45e6, "relay")
+    line.take_away()
+    assert b"#" in raw.getvalue()
+    assert b"?" not in raw.getvalue().split(b"photos")[0]
+    assert raw.getvalue().endswith(b"\r\x1b[K")
