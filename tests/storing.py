@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 
 from p2p.core.transfer.entries import File
 from p2p.core.transfer.events import Announced, Whole
@@ -56,3 +58,23 @@ def names(outcomes: list[Outcome]) -> list[str]:
 
 def problems(outcomes: list[Outcome]) -> list[str]:
     return [outcome.words for outcome in outcomes if isinstance(outcome, Problem)]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
+    """All that can be seen of it, but when it was read."""
+    seen: dict[str, tuple[object, ...]] = {}
+    for path in (folder, *sorted(folder.rglob("*"))):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        seen[str(path)] = (status.st_mode, status.st_mtime_ns, status.st_ino, status.st_nlink, status.st_size, content)
+    return seen
+
+
+def tick(folder: Path) -> None:
+    """Until the clock of the file system has moved on, so that what is there is older than what comes."""
+    probe = folder / "probe"
+    probe.touch()
+    before = probe.stat().st_ctime_ns
+    while probe.stat().st_ctime_ns <= before:
+        probe.touch()
+    probe.unlink()

@@ -94,10 +94,13 @@ class Contents:
             return None
         if found.size != len(job.content) or (fd := self._open_found(found)) is None:
             return None
-        if os.pread(fd, found.size + 1, 0) == job.content:
-            return fd
-        os.close(fd)
-        return None
+        is_same = False
+        try:
+            is_same = os.pread(fd, found.size + 1, 0) == job.content
+        finally:
+            if not is_same:
+                os.close(fd)
+        return fd if is_same else None
 
     def _complete(self, part: Part, size: int) -> None:
         """What was kept of a whole file, and a hole at the end."""

@@ -148,7 +148,8 @@ class Destination:
         finally:
             with self._gate.lock:
                 self._is_busy = False
-                self._parts_open -= {job.part for job in jobs if isinstance(job, Finish | Discard) and job.part}
+                parts = {job.part for job in jobs if isinstance(job, Finish | Discard) and job.part is not None}
+                self._parts_open -= {part for part in parts if not part.has_begun}  # their descriptors are closed
                 if self._is_closed:
                     self._release()
 

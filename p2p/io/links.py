@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from p2p.io.journal import Node
 from p2p.io.naming import can_name, component, name_exclusively, open_itself, set_time
 from p2p.io.storage_errors import Unstorable
 from p2p.io.taken import Names, another_took_its_place, same_inode
+
+_NO_LINKS = frozenset([errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])  # EPERM: link(2), symlink(2), of FAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,16 @@ class Links:
 
     def make(self, job: MakeSymlink | MakeHardlink, folder: Folder) -> str:
         """Returns its name. Raises OSError, Unstorable."""
-        if isinstance(job, MakeHardlink):
-            return self._make_hardlink(job, folder)
-        return self._make_symlink(job, folder)
+        try:
+            if isinstance(job, MakeHardlink):
+                return self._make_hardlink(job, folder)
+            return self._make_symlink(job, folder)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                raise Unstorable("there are no such links on that file system") from error
+            if error.errno == errno.EXDEV:
+                raise Unstorable("it is to lie on another file system than the file of which it is a name") from error
+            raise
 
     def _make_symlink(self, job: MakeSymlink, folder: Folder) -> str:
         entry, directory = job.entry, self._folders.descriptor(folder)

@@ -164,7 +164,7 @@ class Parts:
 
     def remove_all(self) -> None:
         """But those that stay. To be called when the gate is shut."""
-        for name in [name for name, stays in self._alive.items() if not stays]:
+        for name in [name for name, stays in list(self._alive.items()) if not stays]:
             self.remove(name)
 
     def sweep(self, kept: Collection[str]) -> int:

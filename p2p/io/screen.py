@@ -136,7 +136,10 @@ class Screen:
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.PathLost(why):
                 self._take_status_away()
-                self.say(f"The connection was lost ({why}). Looking for {self._friend} again ...")
+                self.say(
+                    f"The connection was lost ({why}). Looking for {self._friend} again. "
+                    "If the program there has ended, press Ctrl-C, and run both commands again ..."
+                )
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(offer):
@@ -306,7 +309,8 @@ class Screen:
                 self._said += 1
             elif is_renamed(done):
                 self._summary.add_renamed(done.path, done.saved_as)
-        self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
+        if self._verbose:
+            self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
         seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)

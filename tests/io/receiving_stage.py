@@ -96,9 +96,9 @@ class Stage:
                 moved = sending.advance(self.line.peer, 0.0)
                 if turn in breaks:
                     self.line = Line(sender, receiver, goes_on=True)
+                receiving.advance(self.line.peer, 0.0)
                 moved = self.line.deliver() or moved
                 moved = self._take_events(sender, receiving) or moved
-                receiving.advance(self.line.peer, 0.0)
                 ready = self.selector.select(0.0 if moved or sender.ended else GUARD)
                 assert ready or moved or sender.ended, "both wait for each other"
                 for key, mask in ready:

@@ -19,7 +19,18 @@ from sending_stage import describe, make
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.transfer import events
 from p2p.core.transfer.entries import File, Folder, Kind
-from p2p.core.transfer.messages import CHUNK, PIECE, Entries, Offer, OfferKind, Root, Totals, WholeFile, WholeFiles, encode
+from p2p.core.transfer.messages import (
+    CHUNK,
+    PIECE,
+    Entries,
+    Offer,
+    OfferKind,
+    Root,
+    Totals,
+    WholeFile,
+    WholeFiles,
+    encode,
+)
 from p2p.core.transfer.names import is_temporary
 from p2p.io.destination import Policy, StorageError
 from p2p.io.journal import Journals

@@ -125,7 +125,8 @@ def test_while_the_two_look_for_each_other_again_only_that_is_said(capsys: pytes
     for event in (events.PeerFound(), events.Connecting(None), events.PeerGone()):
         screen.handle_event(event, 2.0)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "The connection was lost (nothing came for 12 seconds). Looking for bob again ..."
+        "The connection was lost (nothing came for 12 seconds). Looking for bob again. "
+        "If the program there has ended, press Ctrl-C, and run both commands again ..."
     ]
 
 

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from storing import NUMBERS, announce, begin, entry, finish, names, problems, whole
+from storing import NUMBERS, announce, begin, entry, finish, names, problems, snapshot, tick, whole
 
 from p2p.core.transfer.entries import Folder, Hardlink, Symlink
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
@@ -45,26 +45,6 @@ def symlink(destination: Destination, name: str, target: str, parent: int | None
 def hardlink(destination: Destination, name: str, to: int, parent: int | None = None) -> list[str]:
     outcomes = destination.carry_out([MakeHardlink(next(NUMBERS), parent, Hardlink(name, to))])
     return problems(outcomes) or names(outcomes)
-
-
-def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
-    """All that can be seen of it, but when it was read."""
-    seen: dict[str, tuple[object, ...]] = {}
-    for path in (folder, *sorted(folder.rglob("*"))):
-        status = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
-        seen[str(path)] = (status.st_mode, status.st_mtime_ns, status.st_ino, status.st_nlink, status.st_size, content)
-    return seen
-
-
-def tick(folder: Path) -> None:
-    """Until the clock of the file system has moved on, so that what is there is older than what comes."""
-    probe = folder / "probe"
-    probe.touch()
-    before = probe.stat().st_ctime_ns
-    while probe.stat().st_ctime_ns <= before:
-        probe.touch()
-    probe.unlink()
 
 
 @pytest.fixture

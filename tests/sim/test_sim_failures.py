@@ -407,3 +407,19 @@ def test_forged_checks_are_not_called_packets_of_the_other_side() -> None:
     for peer in peers:
         assert peer.exit_code is ExitCode.NO_PATH
         assert "no packet of the other side came through" in peer.peer.failure.message
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_program_of_another_version_is_named_on_both_screens(scenario: Scenario, version: int) -> None:
+    world = World(scenario)
+    sender, receiver = world.sender(FILES), world.receiver()
+    records = iter([bytes([1, version]) + bytes.fromhex("00000001 0000000000000003")])
+    sender.machine.poll_record = lambda: next(records, None)
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=10.0)
+    for peer in (sender, receiver):
+        assert peer.exit_code is not ExitCode.DONE
+        assert f"version {version}" in peer.peer.failure.message
+        assert "update" in peer.peer.failure.message

@@ -22,7 +22,7 @@ ONE_LAN = Scenario("port-restricted", "port-restricted", one_lan=True)
 OPEN = Scenario("full cone", "full cone")
 BOTH_PATHS = pytest.mark.parametrize("scenario", [NATTED, ONE_LAN], ids=["punched", "LAN"])
 RECONNECT = 900.0  # virtual seconds to look for the other side
-FOUND = IDLE_TIMEOUT + 15.0  # virtual seconds from a broken path to the end of the transfer, where nothing else is wrong
+FOUND = IDLE_TIMEOUT + 15.0  # virtual seconds from a broken path to the end, where nothing else is wrong
 
 
 def start(world: World, **options: object) -> tuple[SimPeer, SimPeer]:
@@ -95,7 +95,7 @@ def test_a_nat_that_forgets_its_mappings_ten_times(seed: int) -> None:
     receiver.start()
     nats = [host.nat for host in world.hosts]
     marks = [500_000 + 700_000 * number for number in range(10)]
-    at_progress(world, receiver, marks, lambda: nats[world.network.rng.randrange(2)].rebind())
+    at_progress(world, receiver, marks, lambda: world.network.rng.choice(nats).rebind())
     world.run(sender, receiver, limit=10 * FOUND + 30)
     assert_all_arrived(sender, receiver)
     assert losses(sender) == losses(receiver) == 10

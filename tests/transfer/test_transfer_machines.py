@@ -35,6 +35,7 @@ from p2p.core.transfer.limits import (
     MAX_KEPT,
     MAX_LISTED,
     MAX_PIECES,
+    MAX_QUEUED,
     MAX_UNNAMED,
     MAX_UNSTORED,
     MAX_UNTAKEN,
@@ -622,6 +623,32 @@ def test_what_the_receiver_cannot_store_ends_only_itself(size: int) -> None:
         assert (events[-1].exit_code, events[-1].missed) == (ExitCode.STORAGE, 1)
 
 
+def test_the_rest_of_what_cannot_be_stored_does_not_cross() -> None:
+    pair = Pair(Tree.of({"a": bytes(500 * PIECE), "b": b"abc", "c": b"", "d": bytes(500 * PIECE)}))
+    act = pair.disk.act
+
+    def refuse(machine: TransferReceiver, action) -> None:
+        if action.number == 0 and isinstance(action, Write):
+            pair.disk._forget(0)
+            machine.handle_problem(0, "a is larger than this file system allows")
+            machine.handle_problem(3, "d has no name here")
+            pair.disk._forget(3)
+            pair.disk.act = act  # type: ignore[method-assign]
+        else:
+            act(machine, action)
+
+    pair.disk.act = refuse  # type: ignore[method-assign]
+    wish = pair.wish
+    pair.wish = lambda: not pair._there and wish()  # type: ignore[method-assign]
+    pair.settle()
+    assert pair.receiver.is_confirmed
+    assert pair.disk.names == {1: "b", 2: "c"}
+    assert pair.sent_bytes < 100 * PIECE
+    for events in (pair.sent, pair.received):
+        assert isinstance(events[-1], Finished)
+        assert (events[-1].digest, events[-1].missed) == (digest(digest(b"abc") + digest(b"")), 2)
+
+
 def test_a_problem_with_what_was_left_out_meanwhile_is_no_error() -> None:
     tree = Tree.of({"a": bytes(3 * PIECE), "b": b"abc"})
     tree.unreadable = {0: PIECE}
@@ -726,6 +753,20 @@ def test_the_first_record_of_a_path_says_how_many_were_taken() -> None:
     assert again.receiver.poll_record() == encode(Continue(0))
     again.sender.handle_record(encode(Continue(0)))
     assert again.sender.poll_record() == encode(again.source.tree.offer())
+
+
+def test_answers_that_wait_for_a_path_do_not_keep_it_from_being_taken() -> None:
+    pair = Pair(Tree.of({"a": bytes(9 * PIECE), "b": b"abc"}))
+    pair.begin()
+    pair.cut()
+    for _ in range(MAX_QUEUED):
+        pair.receiver.handle_problem(1, "b cannot be stored here")
+    assert not pair.receiver.ready
+    pair.go_on()
+    assert pair.receiver.ready, "for CONTINUE"
+    while pair.carry() or pair.carry_back() or pair.wish():
+        pass
+    assert pair.receiver.ready
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 3])

@@ -76,6 +76,14 @@ class ReadPipe:
 Wanted = WantEntries | ReadWhole | Read | ReadPipe
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a file's content will not come. `reason` is told to the other side."""
+
+    exit_code: ExitCode
+    reason: str
+
+
 # what the sender tells
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -28,10 +28,18 @@ class Outgoing:
     size: int | None
     digests: bytes = b""
     is_answered: bool = False
+    is_unwanted: bool = False
     offset: int = 0
     kept: int = 0
     differs_until: int = 0
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
     @property
     def goes_whole(self) -> bool:
@@ -73,6 +81,11 @@ class OutgoingFiles:
         """The one to be sent next, if there is one and the receiver has said what it has of it."""
         first = self._announced[0] if self._announced else None
         return first if first is not None and (first.is_answered or not self.answers) else None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether the receiver said that it cannot store the next one."""
+        return (first := self.first) is not None and first.is_unwanted
 
     @property
     def path(self) -> str:
@@ -146,6 +159,12 @@ class OutgoingFiles:
         if have.is_last:
             file.is_answered = True
             self._unanswered.popleft()
+
+    def give_up(self, number: int) -> None:
+        """The receiver cannot store that one, which may be a file to come."""
+        for file in self._announced:
+            if file.number == number:
+                file.is_unwanted = True
 
     def clear(self) -> None:
         for queue in (self._entries, self._announced, self._unanswered, self.skipped):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
 from itertools import islice
 from typing import assert_never
@@ -29,6 +29,7 @@ from p2p.core.transfer.events import (
     ReadWhole,
     Refused,
     SenderEvent,
+    Unreadable,
     Wanted,
     WantEntries,
 )
@@ -36,7 +37,6 @@ from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
 from p2p.core.transfer.messages import (
     CHUNK,
-    CHUNK_DIGEST,
     DATA_HEADER,
     PIECE,
     Abort,
@@ -60,6 +60,7 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
+from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out
 from p2p.core.transfer.records import Records
 from p2p.core.transfer.worst import Missing
 
@@ -84,32 +85,6 @@ TRANSITIONS: dict[tuple[State, type[Message]], State] = {
     (State.FINISHING, Problem): State.FINISHING,
     (State.FINISHING, messages.Finished): State.FINISHED,
 }
-
-
-_ABOUT_ONE_FILE = frozenset(
-    [MessageType.DATA, MessageType.HOLE, MessageType.SAME, MessageType.FILE_END, MessageType.LEFT_OUT]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Why a file's content will not come. `reason` is told to the other side."""
-
-    exit_code: ExitCode
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A DATA record, as it can be made again."""
-
-    file: int
-    offset: int
-    length: int
-
-    def follows(self, other: Piece) -> bool:
-        """Whether one read gives both, `other` first."""
-        return other.length == PIECE and (self.file, self.offset) == (other.file, other.offset + PIECE)
 
 
 class TransferSender:
@@ -221,7 +196,7 @@ class TransferSender:
                 self._records.repeated.popleft()
             return True
         file = self._current()
-        if (digest := file.to_compare) is not None and not _is_chunk(records, digest):
+        if (digest := file.to_compare) is not None and not is_chunk(records, digest):
             file.differs_until = read.offset + read.length  # it is wanted again, and in memory by then
             return False
         update, keep, offset = file.hash.update, self._records.keep, read.offset
@@ -373,16 +348,16 @@ class TransferSender:
     def _leave_out_again(self, number: int, why: Unreadable) -> None:
         """What was said of a file on another path, and did not arrive there, cannot be made again."""
         records = self._records
-        said = {item[0] for item in records.unsaid if isinstance(item, bytes) and _file_of(item) == number}
+        said = {item[0] for item in records.unsaid if isinstance(item, bytes) and file_of(item) == number}
         if MessageType.FILE_END in said:  # its digest is in that of all files
             self.abort(why.exit_code, why.reason)
             return
         if MessageType.LEFT_OUT in said:
-            records.withdraw(lambda item: _file_of(item) == number and not _is_left_out(item))
+            records.withdraw(lambda item: file_of(item) == number and not is_left_out(item))
             return
         left = self._files.take()
         left_out = messages.encode(LeftOut(number, why.exit_code, why.reason))
-        records.withdraw(lambda item: _file_of(item) == number, left_out)
+        records.withdraw(lambda item: file_of(item) == number, left_out)
         self._miss(left.path, why.reason, why.exit_code)
 
     def _current(self) -> Outgoing:
@@ -415,6 +390,9 @@ class TransferSender:
             self._records.say(self._totals)
         if self._state is not State.SENDING:
             return
+        while self._wish is None and self._files.is_unwanted:  # the rest of it need not cross
+            left = self._files.take()
+            self._records.say(LeftOut(left.number, ExitCode.STORAGE, "it cannot be stored over there"))
         if entries := self._files.announce():
             self._records.say(Entries(entries))
             while self._files.skipped:
@@ -460,6 +438,7 @@ class TransferSender:
             case Problem(number, reason):
                 if number >= self._files.number:
                     raise RemoteError(f"PROBLEM with entry {number}, which was not announced")
+                self._files.give_up(number)
                 self._miss("", reason, ExitCode.STORAGE, by_peer=True)
             case messages.Finished(digest):
                 self._handle_finished(digest)
@@ -484,21 +463,3 @@ class TransferSender:
         self._wish = None
         if last is not None and not untold:
             self._records.say(last)
-
-
-def _file_of(item: bytes | Piece) -> int | None:
-    """The file whose content this is about."""
-    if isinstance(item, Piece):
-        return item.file
-    return int.from_bytes(item[1:5], "big") if item[0] in _ABOUT_ONE_FILE else None
-
-
-def _is_left_out(item: bytes | Piece) -> bool:
-    return isinstance(item, bytes) and item[0] == MessageType.LEFT_OUT
-
-
-def _is_chunk(records: Sequence[bytearray | memoryview], digest: bytes) -> bool:
-    chunk = blake3()
-    for record in records:
-        chunk.update(memoryview(record)[DATA_HEADER:])
-    return chunk.digest(CHUNK_DIGEST) == digest
