@@ -39,7 +39,7 @@ def drain(side: ContactExchange) -> list[bytes]:
 
 
 def events(side: ContactExchange) -> list[object]:
-    found = []
+    found: list[object] = []
     while (event := side.poll_event()) is not None:
         found.append(event)
     return found
@@ -207,13 +207,17 @@ def test_repeated_records_are_not_answered() -> None:
     assert not drain(side)
 
 
-def test_reflected_records() -> None:
+def test_a_reflected_key() -> None:
     side = ContactExchange(keys(1))
     side.start_path()
     (key,) = drain(side)
     with pytest.raises(DecodeError):
         side.handle_record(key)
     assert side.state is State.ASKING
+
+
+def test_a_reflected_proof() -> None:
+    side = exchange(1)
     side.handle_record(encode(Key(keys(2).public)))
     side.handle_held()
     (held,) = drain(side)

@@ -70,6 +70,8 @@ class Pipe:
     def poll_timeout(self) -> float | None:
         return None
 
+    def drop(self, now: float) -> None: ...
+
     def close(self, code: ExitCode, reason: str, now: float) -> None:  # noqa: ARG002
         if not self.is_over:
             self.is_over = True
