@@ -18,7 +18,7 @@ from p2p.core.errors import ExitCode
 
 ALTERNATIVES: Final = "  |  "  # between the ways to call a command, in its usage
 
-EXIT_STATUS: Final[Mapping[ExitCode, str]] = {
+EXIT_STATUS: Final[Mapping[int, str]] = {
     ExitCode.DONE: "done, and verified by both sides",
     ExitCode.INTERNAL: "an internal error, or a version that does not fit: please update",
     ExitCode.USAGE: "usage: options, names, both sides in the same role",
