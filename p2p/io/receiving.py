@@ -101,12 +101,16 @@ class ReceivingEnd:
 
     def handle_offer(self, offer: Offer) -> None:
         """Raises StorageError for what cannot be taken. To be called before the person is asked."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
         if self._journals is not None and offer.kind is OfferKind.TREE:
             try:
                 self._journal = self._journals.find(offer.token, Path(self.destination.path))
             except JournalInUse as error:
                 raise StorageError(str(error), error.public) from error
-        if self._journal is None and offer.totals.size is not None:  # else nobody knows what of it is here
+        is_all_new = self._journal is None and self._policy is Policy.RENAME  # else nobody knows what of it is here
+        if is_all_new and offer.totals.size is not None:
             self._room_for = offer.totals.size
             self.destination.require_room(offer.totals.size)
 

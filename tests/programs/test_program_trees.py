@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -123,8 +124,9 @@ def test_a_file_that_cannot_be_read_is_left_out_and_told_to_both(programs: Stage
     (root / "locked").chmod(0)
     (root / "closed").chmod(0)
     with open_to_others(tmp_path):
-        user = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "env": {"XDG_STATE_HOME": str(tmp_path / "none")}}
-        sender = programs.send("alice", "bob", root, "--json", **user)
+        environment = {"XDG_STATE_HOME": str(tmp_path / "none")}
+        user = partial(subprocess.Popen, user=NOBODY, group=NOBODY, extra_groups=[])
+        sender = programs.send("alice", "bob", root, "--json", spawn=user, env=environment)
         receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json")
         assert (sender.finish(), receiver.finish()) == (9, 9), sender.err + receiver.err
     there = tmp_path / "out" / "tree"

@@ -35,6 +35,7 @@ from p2p.core.transfer.limits import (
     MAX_KEPT,
     MAX_LISTED,
     MAX_PIECES,
+    MAX_QUEUED,
     MAX_UNNAMED,
     MAX_UNSTORED,
     MAX_UNTAKEN,
@@ -752,6 +753,20 @@ def test_the_first_record_of_a_path_says_how_many_were_taken() -> None:
     assert again.receiver.poll_record() == encode(Continue(0))
     again.sender.handle_record(encode(Continue(0)))
     assert again.sender.poll_record() == encode(again.source.tree.offer())
+
+
+def test_answers_that_wait_for_a_path_do_not_keep_it_from_being_taken() -> None:
+    pair = Pair(Tree.of({"a": bytes(9 * PIECE), "b": b"abc"}))
+    pair.begin()
+    pair.cut()
+    for _ in range(MAX_QUEUED):
+        pair.receiver.handle_problem(1, "b cannot be stored here")
+    assert not pair.receiver.ready
+    pair.go_on()
+    assert pair.receiver.ready, "for CONTINUE"
+    while pair.carry() or pair.carry_back() or pair.wish():
+        pass
+    assert pair.receiver.ready
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 3])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from blake3 import blake3
@@ -49,7 +49,14 @@ class Incoming:
     offset: int = 0
     kept: int = 0
     is_lost: bool = False  # it cannot be stored; its content is passed over
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

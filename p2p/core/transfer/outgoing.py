@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
@@ -32,7 +32,14 @@ class Outgoing:
     offset: int = 0
     kept: int = 0
     differs_until: int = 0
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
     @property
     def goes_whole(self) -> bool:

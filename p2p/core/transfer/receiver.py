@@ -130,7 +130,7 @@ class TransferReceiver:
         Folders and hard links may wait for contents that come in these, so they count only where they are more than
         can be ahead of content.
         """
-        return (
+        return self._records.awaits_continue or (
             not self.is_behind
             and self._descriptors < MAX_UNSTORED
             and self._contents < MAX_UNNAMED

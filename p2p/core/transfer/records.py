@@ -47,6 +47,11 @@ class Records(Generic[Item]):
         return self._opens or self._is_held
 
     @property
+    def awaits_continue(self) -> bool:
+        """Whether CONTINUE is due from the other side; nothing that is queued goes out before."""
+        return self._is_held
+
+    @property
     def is_full(self) -> bool:
         """Whether the other side has to say that it took something before more is made."""
         return self._waits and len(self._kept) >= MAX_KEPT
