@@ -130,7 +130,7 @@ def test_a_source_that_changes_in_the_middle_leaves_nothing_and_the_rest_arrives
     end = receive(stage, inbox)
 
     def interfere(_: int) -> bool:
-        if end.machine.progress.done > CHUNK:
+        if end.machine.progress.done >= PIECE:
             os.truncate(tree / "a", CHUNK)
         return False
 
