@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -17,9 +17,8 @@ _ABOUT_ONE_FILE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A DATA record, as it can be made again."""
+class Piece(NamedTuple):
+    """A DATA record, as it can be made again. One is made for each record, and a tuple is made fastest."""
 
     file: int
     offset: int
