@@ -1,8 +1,9 @@
 """Where a microsecond goes: the steps that a record of 60 KiB takes on both sides, each alone and in one thread.
 
-python -m bench.hot_path [--profile]
+python -m bench.hot_path [--profile transport]
 
-Prints the best of several rounds, in microseconds a record. The last three rows are two whole connections in one
+Prints the best of several rounds, in microseconds a record. The rows of the transfer are its two machines, which hand
+each other their records, the hashing on both sides included. The last three rows are two whole connections in one
 process that hand each other their datagrams, without a socket: what the transport itself costs, its steps included.
 """
 
@@ -24,8 +25,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bench.transport_loopback import RECEIVER_KEYS, SENDER_KEYS
 from p2p.core.address import Address
-from p2p.core.datagram import Transmit
-from p2p.core.transfer.messages import MAX_MESSAGE, PIECE
+from p2p.core.datagram import Buffer, Transmit
+from p2p.core.transfer.entries import File, Kind
+from p2p.core.transfer.events import Complete, Offered, Read, WantEntries
+from p2p.core.transfer.limits import MAX_PIECES
+from p2p.core.transfer.messages import MAX_MESSAGE, PIECE, TOKEN, Offer, OfferKind, Root, Totals
+from p2p.core.transfer.receiver import TransferReceiver
+from p2p.core.transfer.sender import TransferSender
 from p2p.core.transport import packets
 from p2p.core.transport.connection import Connection
 from p2p.io.memory import keep_freed_memory
@@ -83,6 +89,55 @@ def steps(folder: Path) -> dict[str, float]:
         }
 
 
+def transfer() -> dict[str, float]:
+    """Both machines of a transfer of one file; the best of the rounds, each side for itself."""
+    rounds = [_transfer_pass() for _ in range(ROUNDS)]
+    return {
+        "transfer: header, hash, ledger": min(each[0] for each in rounds),
+        "transfer: parse, hash, hand to the disk": min(each[1] for each in rounds),
+    }
+
+
+def _transfer_pass() -> tuple[float, float]:
+    size, clock = RECORDS * PIECE, time.perf_counter
+    totals, root = Totals(1, size, is_final=True), Root(Kind.FILE, "file", size)
+    sender = TransferSender(Offer(OfferKind.TREE, bytes(TOKEN), totals, 1, (root,)))
+    receiver = TransferReceiver()
+    records = [memoryview(bytearray(os.urandom(MAX_MESSAGE))) for _ in range(MAX_PIECES)]
+    sender.start()
+    sending = receiving = 0.0
+    while not sender.ended:
+        start = clock()
+        out: list[Buffer] = list(iter(sender.poll_record, None))
+        match sender.poll_wanted(MAX_PIECES):
+            case Read() as read:
+                if sender.handle_read(read, records[: read.pieces]):
+                    out += records[: read.pieces]
+            case WantEntries():
+                sender.handle_entries([File("file", 0o644, 0, size)], is_last=True)
+            case _:
+                pass
+        while sender.poll_event() is not None:
+            pass
+        sending += clock() - start
+        start = clock()
+        for record in out:
+            receiver.handle_record(record)
+        while (event := receiver.poll_event()) is not None:
+            if isinstance(event, Offered):
+                receiver.accept()
+        while (action := receiver.poll_action()) is not None:
+            if isinstance(action, Complete):
+                receiver.handle_stored(action.number, "file")
+        answers = list(iter(receiver.poll_record, None))
+        receiving += clock() - start
+        start = clock()
+        for answer in answers:
+            sender.handle_record(answer)
+        sending += clock() - start
+    return sending / RECORDS * 1e6, receiving / RECORDS * 1e6
+
+
 def transport() -> dict[str, float]:
     """Two connections; the best of the rounds, each half for itself."""
     rounds = [_pass() for _ in range(ROUNDS)]
@@ -137,16 +192,16 @@ def _flown(transmit: Transmit) -> tuple[memoryview, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", action="store_true", help="where the transport's time goes, by cProfile")
+    parser.add_argument("--profile", choices=["transport", "transfer"], help="where its time goes, by cProfile")
     options = parser.parse_args()
     keep_freed_memory()
     if options.profile:
         profile = cProfile.Profile()
-        profile.runcall(_pass)
+        profile.runcall(_transfer_pass if options.profile == "transfer" else _pass)
         pstats.Stats(profile).sort_stats("tottime").print_stats(35)
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        rows = steps(Path(folder)) | transport()
+        rows = steps(Path(folder)) | transfer() | transport()
     for name, microseconds in rows.items():
         print(f"{name:<44} {microseconds:6.1f} us  {MAX_MESSAGE / microseconds / 1e3:6.2f} GB/s")
 

@@ -1,4 +1,4 @@
-"""How fast files pass through the transfer machines, with no network between: python -m bench.transfer_files
+"""How fast files pass through both ends of a transfer, with no network between: python -m bench.transfer_files
 
 Needs twice the size in free memory: the files lie on tmpfs (/dev/shm unless --directory says otherwise).
 """
@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import selectors
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar, assert_never
+from typing import TypeVar, cast
 
 from blake3 import blake3
 
-from p2p.core.errors import ExitCode
-from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Open, ReceiverEvent, Whole, Write
-from p2p.core.transfer.messages import DATA_HEADER, PIECE
-from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import ReadWhole, TransferSender
-from p2p.io.files import Destination, Part, Source, open_sources
+from p2p.core.datagram import Buffer
+from p2p.core.errors import Failure
+from p2p.core.peer.peer import Peer
+from p2p.core.transfer.events import Aborted, Finished, Offered, Wanted
+from p2p.core.transfer.limits import MAX_PIECES
+from p2p.core.transfer.messages import PIECE
+from p2p.io.receiving import ReceivingEnd
+from p2p.io.sending import SendingEnd
+from p2p.io.taken import Policy
+from p2p.io.walk import Exclude
 
-GROUP = 64  # files
 Result = TypeVar("Result")
 
 
@@ -40,86 +44,77 @@ class Stopwatch:
         return result
 
 
-class Receiving:
-    """The receiving machine and its directory, verified files finished in groups as a busy worker would."""
+class Wire:
+    """What both ends take for their peer: what one machine says, the other hears at once."""
 
-    def __init__(self, destination: Destination, watch: Stopwatch) -> None:
-        self.machine = TransferReceiver()
-        self.digest: bytes | None = None
-        self._destination = destination
+    failure: Failure | None = None
+    rejoin = None
+
+    def __init__(self, sending: SendingEnd, receiving: ReceivingEnd, watch: Stopwatch) -> None:
+        self._sender, self._receiver = sending.machine, receiving.machine
+        self._receiving = receiving
         self._watch = watch
-        self._parts: dict[int, Part] = {}
-        self._complete: list[int] = []
-        self._small: list[Whole] = []
+        self._waiting: list[bytes] = []
+        self.digest: bytes | None = None
+        self._sender.start()
 
-    def handle_record(self, record: bytes | bytearray | memoryview) -> None:
-        self._watch.time("receiver: parse, hash", lambda: self.machine.handle_record(record))
-        while (event := self.machine.poll_event()) is not None:
-            self._handle_event(event)
-        if self.machine.unnamed >= GROUP or self.machine.progress.done == self.machine.progress.total:
-            self._finish()
+    @property
+    def peer(self) -> Peer:
+        return cast("Peer", self)
 
-    def _finish(self) -> None:
-        parts = [self._parts.pop(file) for file in self._complete]
-        names = self._watch.time("receiver: fsync, rename", lambda: self._destination.finish(parts))
-        small = [(each.entry, each.content) for each in self._small]
-        names += self._watch.time("receiver: small files", lambda: self._destination.store(small))
-        for file, name in zip([*self._complete, *(each.file for each in self._small)], names, strict=True):
-            self.machine.handle_stored(file, name)
-        self._complete.clear()
-        self._small.clear()
-        while (event := self.machine.poll_event()) is not None:
-            self._handle_event(event)
+    def poll_wanted(self, now: float) -> Wanted | None:
+        self.advance(now)
+        room = MAX_PIECES if self._receiver.ready and not self._waiting else 0
+        return self._watch.time("sender: what next", lambda: self._sender.poll_wanted(room))
 
-    def _handle_event(self, event: ReceiverEvent) -> None:
-        match event:
-            case Offered(entries, _):
-                self._destination.reserve(entry.size for entry in entries)
-                self.machine.accept()
-            case Open(file, entry):
-                self._parts[file] = self._watch.time("receiver: open", lambda: self._destination.open(entry))
-            case Write(file, offset, pieces):
-                self._watch.time("receiver: pwrite", lambda: self._parts[file].write(offset, pieces))
-            case Complete():
-                self._complete.append(event.file)
-            case Whole():
-                self._small.append(event)
-            case Finished(digest):
-                self.digest = digest
-            case Aborted(exit_code, reason):
-                raise SystemExit(f"aborted ({ExitCode(exit_code).name}): {reason}")
-            case _:
-                assert_never(event)
+    def send(self, records: Sequence[Buffer], now: float) -> None:  # noqa: ARG002
+        for record in records:
+            self._take(bytes(record))  # the buffer is used again
+
+    def advance(self, now: float) -> None:
+        while self._waiting and self._receiver.ready:
+            self._take(self._waiting.pop(0))
+        while self._receiver.ready and (record := self._sender.poll_record()) is not None:
+            self._take(record)
+        while (answer := self._receiver.poll_record()) is not None:
+            self._sender.handle_record(answer)
+        while (event := self._receiver.poll_event()) is not None:
+            match event:
+                case Offered(offer):
+                    self._receiving.accept(offer, self.peer, now)
+                case Aborted(exit_code, reason):
+                    raise SystemExit(f"aborted ({exit_code.name}): {reason}")
+                case _:
+                    pass
+        while (told := self._sender.poll_event()) is not None:
+            if isinstance(told, Finished):
+                self.digest = told.digest
+
+    def fail(self, failure: Failure, told: str, now: float) -> None:  # noqa: ARG002
+        raise SystemExit(failure.message)
+
+    def _take(self, record: bytes) -> None:
+        if self._receiver.ready:
+            self._watch.time("receiver: parse, hash", lambda: self._receiver.handle_record(record))
+        else:
+            self._waiting.append(record)
 
 
-def run(sources: list[Source], destination: Destination, watch: Stopwatch) -> bytes:
+def run(outbox: Path, inbox: Path, watch: Stopwatch) -> bytes:
     """Returns the digest on which both sides agree."""
-    sender = TransferSender([source.entry for source in sources])
-    receiving = Receiving(destination, watch)
-    buffer = memoryview(bytearray(DATA_HEADER + PIECE))
-    sender.start()
-    while True:
-        while (control := sender.poll_record()) is not None:
-            receiving.handle_record(control)
-        while (answer := receiving.machine.poll_record()) is not None:
-            sender.handle_record(answer)
-        read = sender.poll_read()
-        if isinstance(read, ReadWhole):
-            contents = watch.time(
-                "sender: small files",
-                lambda: [source.read_whole() for source in sources[read.first : read.end]],  # noqa: B023
-            )
-            receiving.handle_record(sender.handle_whole(read, contents) or b"")
-        elif read is not None:
-            record = buffer[: DATA_HEADER + read.length]
-            pieces = [record[DATA_HEADER:]]
-            watch.time("sender: preadv", lambda: sources[read.file].read_into(pieces, read.offset))  # noqa: B023
-            watch.time("sender: header, hash", lambda: sender.handle_read(read, [record]))  # noqa: B023
-            receiving.handle_record(record)
-        while (event := sender.poll_event()) is not None:
-            if isinstance(event, Finished):
-                assert event.digest == receiving.digest
-                return event.digest
+    with selectors.DefaultSelector() as selector:
+        sending = SendingEnd.of_tree([outbox], Exclude(()), os.urandom(16), selector)
+        receiving = ReceivingEnd(inbox, Policy.RENAME, None, selector)
+        wire = Wire(sending, receiving, watch)
+        while wire.digest is None:
+            watch.time("sender: walk, read, header, hash", lambda: sending.advance(wire.peer, 0.0))
+            wire.advance(0.0)
+            watch.time("receiver: write, hand over", lambda: receiving.advance(wire.peer, 0.0))
+            for key, mask in selector.select(0):
+                key.data(mask)
+        sending.close()
+        receiving.close()
+        return wire.digest
 
 
 def touch_memory(folder: Path, size: int) -> None:
@@ -134,6 +129,7 @@ def touch_memory(folder: Path, size: int) -> None:
 def measure(folder: Path, count: int, size: int) -> None:
     inbox, outbox = folder / "inbox", folder / "outbox"
     outbox.mkdir()
+    inbox.mkdir()
     block = os.urandom(min(size, 1 << 24))
     for number in range(count):
         with (outbox / f"{number}.bin").open("wb") as file:
@@ -141,17 +137,18 @@ def measure(folder: Path, count: int, size: int) -> None:
                 file.write(block[: size - offset])
     watch = Stopwatch()
     start = time.perf_counter()
-    with Destination(inbox) as destination:
-        digest = run(open_sources(sorted(outbox.iterdir())), destination, watch)
+    digest = run(outbox, inbox, watch)
     total = time.perf_counter() - start
     print(f"{count} x {size:,} B: {count * size / total / 1e9:.2f} GB/s, {count / total:,.0f} files/s, {total:.2f} s")
     for label, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):
-        print(f"  {label:26} {seconds:6.2f} s  {seconds / total:4.0%}")
-    print(f"  {'loop, timers, the rest':26} {total - sum(watch.seconds.values()):6.2f} s")
+        print(f"  {label:34} {seconds:6.2f} s  {seconds / total:4.0%}")
+    print("  (the rows of the receiver's parsing and of what is next lie within that of the sender)")
     print(f"  blake3 {digest.hex()}")
-    for path in [*outbox.iterdir(), *inbox.iterdir()]:
+    received = inbox / "outbox"
+    for path in [*outbox.iterdir(), *received.iterdir()]:
         path.unlink()
-    outbox.rmdir()
+    for emptied in (outbox, received, inbox):
+        emptied.rmdir()
 
 
 def main() -> None:

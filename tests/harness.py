@@ -17,7 +17,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 
@@ -28,6 +28,7 @@ STATE = tempfile.mkdtemp(prefix="p2p-tests-")  # where the programs remember thi
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)
 
 Spawn = Callable[..., "subprocess.Popen[Any]"]
+Found = TypeVar("Found")
 
 
 class Program:
@@ -35,7 +36,7 @@ class Program:
 
     def __init__(self, spawn: Spawn, arguments: Sequence[str], *, cwd: Path | None = None, **kwargs: Any) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | {"PYTHONPATH": str(ROOT)}
-        environment |= {"XDG_STATE_HOME": STATE}
+        environment |= {"XDG_STATE_HOME": STATE, "XDG_DATA_HOME": STATE}
         environment |= kwargs.pop("env", {})
         self.process = spawn(
             [sys.executable, *arguments],
@@ -67,17 +68,24 @@ class Program:
 
     def wait_for(self, pattern: str, guard: float = GUARD) -> re.Match[str]:
         """Waits until stderr or stdout shows the pattern."""
+        return self._wait(lambda: re.search(pattern, self.err) or re.search(pattern, self.out), repr(pattern), guard)
+
+    def wait_for_events(self, name: str, count: int = 1, guard: float = GUARD) -> None:
+        """Waits until --json printed so many of them."""
+        words = f'"event": "{name}"'
+        self._wait(lambda: self.out.count(words) >= count or None, f"{count} events {name}", guard)
+
+    def _wait(self, look: Callable[[], Found | None], what: str, guard: float) -> Found:
         while True:
-            found = re.search(pattern, self.err) or re.search(pattern, self.out)
-            if found:
+            if (found := look()) is not None:
                 return found
             try:
                 self._news.get(timeout=guard)
             except queue.Empty:
-                raise AssertionError(f"no {pattern!r} within {guard} s in:\n{self.err}{self.out}") from None
+                raise AssertionError(f"no {what} within {guard} s in:\n{self.err}{self.out}") from None
             if self.process.poll() is not None and not any(t.is_alive() for t in self._threads):
-                found = re.search(pattern, self.err) or re.search(pattern, self.out)
-                assert found, f"ended without {pattern!r}:\n{self.err}{self.out}"
+                found = look()
+                assert found is not None, f"ended without {what}:\n{self.err}{self.out}"
                 return found
 
     def finish(self, guard: float = GUARD) -> int:

@@ -12,7 +12,9 @@ FORBIDDEN = {
     "asyncio", "io", "logging", "multiprocessing", "os", "pathlib", "random", "secrets", "select", "selectors",
     "shutil", "signal", "socket", "subprocess", "sys", "tempfile", "threading", "time", "datetime",
 }  # fmt: skip
-MACHINES = {"rendezvous", "discovery", "portmap", "session", "punch", "transport", "transfer", "stun", "nat"}
+MACHINES = {
+    "rendezvous", "contacts", "discovery", "portmap", "session", "punch", "transport", "transfer", "stun", "nat",
+}  # fmt: skip
 MAY_IMPORT = {"nat": {"stun"}}  # samples are answers of STUN servers
 
 

@@ -66,7 +66,6 @@ class Crossing:
         self._is_connected = False
         self.code: ExitCode | None = None
         self.failure: Failure | None = None
-        self.has_met = False
         self.has_begun = False
         """Whether the receiver has said yes."""
         self.pairing: Pairing | None = None
@@ -77,7 +76,6 @@ class Crossing:
         """Raises OSError, and KeyboardInterrupt at the second Ctrl-C."""
         peer = self._attempt(wish)
         self.tries = peer.tries
-        self.has_met = peer.has_met
         rejoin = peer.rejoin  # of the first path: both have had that one, a later one perhaps only this side
         if rejoin is None or self.failure is not None:
             return
@@ -98,9 +96,11 @@ class Crossing:
     def _goes_on(self, peer: Peer) -> bool:
         """Whether to look for the other side once more."""
         now = time.monotonic()
+        if self.failure is not None:
+            return False
         if peer.rejoin is not None and not (self.code is not None and self._until):
             self._until = now + (self._reconnect if self.code is None else CONFIRM_PATIENCE)
-        elif self.failure is not None or peer.is_done or self._interrupts.is_asked:
+        elif peer.is_done or self._interrupts.is_asked:
             return False
         if now >= self._until:
             if self.code is None:
@@ -148,6 +148,8 @@ class Crossing:
             case events.Offered(offer):
                 self._screen.handle_event(event, now)
                 self._on_offer(self, peer, offer, now)
+            case events.ContactHeard():
+                pass  # what comes of it is told
             case _:
                 if isinstance(event, events.WaitingForPeer) and self.pairing is None:
                     self.pairing = event.pairing
@@ -160,8 +162,7 @@ class Crossing:
     def _lose(self, why: str, now: float) -> None:
         self._why = why
         if not self.has_begun:
-            message = f"The connection was lost before anything was sent ({why}). Run both commands again"
-            self._fail(Failure(ExitCode.INTERRUPTED, message))
+            self._fail(Failure(ExitCode.INTERRUPTED, explain.lost_before_the_yes(why, self._settings.role)))
         elif not self._reconnect:
             self._fail(Failure(ExitCode.INTERRUPTED, explain.lost_for_good(why)))
         else:

@@ -75,6 +75,8 @@ class EventLines:
                 self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
                 if is_renamed(event):
                     self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
+            case events.Renamed(path, saved_as):
+                self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
             case events.NotTransferred(path, reason, code, by_peer):
                 problem = {"path": path, "reason": reason, "code": int(code), "by_peer": by_peer}
                 self._write({"event": "problem", **problem}, flush=False)
@@ -84,6 +86,8 @@ class EventLines:
                 self._write({"event": "not_remembered", "why": why.name.lower(), "by_peer": by_peer})
             case events.Failed(failure):
                 self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
+            case events.ContactHeard():
+                pass  # what becomes of it is told
             case events.Done():
                 raise TypeError("write_done is for that one")
             case _:

@@ -28,7 +28,7 @@ READS_A_TURN = 4  # batches read from the UDP socket in one turn
 INTERRUPTED_HERE = Failure(
     ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; the same two commands go on with what has arrived"
 )
-INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, before anything was sent or received")
+INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, while nothing was being sent or received")
 TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
 
 

@@ -11,13 +11,9 @@ from p2p.io.words import files, size
 def thing(root: Root) -> str:
     """One of what the other side named."""
     name = escape(root.name)
-    match root.kind:
-        case Kind.FOLDER:
-            return f"{name}/"
-        case Kind.SYMLINK:
-            return f"{name}  (a link)"
-        case _:
-            return f"{name}  ({size(root.size)})" if root.size is not None else name
+    if root.kind is Kind.FOLDER:
+        return f"{name}/"
+    return f"{name}  ({size(root.size)})" if root.size is not None else name
 
 
 def everything(offer: Offer) -> str:

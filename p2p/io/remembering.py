@@ -34,6 +34,7 @@ class Remembering:
         self._contact = contact
         self._keys = keys
         self._held: bytes | None = None  # the friend's key, stored in this run
+        self._is_said = False
         self.secret = contact.secret if contact is not None else None
         self.exchange = ContactExchange(keys)
         self.note: str | None = None
@@ -100,8 +101,7 @@ class Remembering:
                 case events.ContactHeard(public):
                     return self._hold(public, peer, now)
                 case events.ContactRemembered(public):
-                    self._confirm(public)
-                    return f"{self._friend} is remembered: from now on the two of you need no code."
+                    return self._remember(public)
                 case events.ContactNotRemembered(why, by_peer):
                     return self._take_no(why, by_peer=by_peer)
         except ContactsError as error:
@@ -153,7 +153,14 @@ class Remembering:
             self._held = public
             self.exchange.handle_held()
         peer.advance(now)
+        if self.exchange.state is State.REMEMBERED:  # the other side was first, and may have ended the run already
+            return self._remember(public)
         return trouble
+
+    def _remember(self, public: bytes) -> str | None:
+        self._confirm(public)
+        is_said, self._is_said = self._is_said, True
+        return None if is_said else f"{self._friend} is remembered: from now on the two of you need no code."
 
     def _confirm(self, public: bytes) -> None:
         if self._contacts is not None and self._names is not None:

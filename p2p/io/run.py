@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
+import os
 import selectors
 import sys
 import time
@@ -149,10 +150,9 @@ class _Run:
             assert crossing.failure is not None, "it is done or has failed"
             if not self._waits_again(crossing, crossing.failure):
                 return crossing.failure.code
-            pairing = crossing.pairing
             self._remembering = self._remembering.again()
             self._wish = self._wish_for(
-                (lambda _, same=pairing: same) if pairing is not None else self._plan.pairing,
+                partial(_same, crossing.pairing) if crossing.pairing is not None else self._plan.pairing,
                 tries=crossing.tries,
                 patience=min(REFUSED_PATIENCE, self._options.timeout or math.inf),
                 impatience=self._wish.impatience or crossing.failure,
@@ -327,6 +327,10 @@ class _Run:
         )
 
 
+def _same(pairing: Pairing, _: int) -> Pairing:
+    return pairing
+
+
 def _repaired(end: SendingEnd) -> Repaired:
     return end.notes, end.notes_count
 
@@ -345,10 +349,12 @@ def _discard(options: argparse.Namespace) -> bool:
     folder = state.state_folder(lambda text: print(text, file=sys.stderr))
     out = Path(options.out or ".")
     count = Journals(folder).discard(out) if folder is not None else 0
-    runs = "1 interrupted run" if count == 1 else f"{count} interrupted runs"
+    runs = {0: "No interrupted run has left", 1: "Forgot what 1 interrupted run left"}
     if not options.quiet:
-        print(f"Forgot what {runs} left in {escape(str(out))}.", file=sys.stderr)
-    return not options.words and not options.code and options.code_file is None
+        said = runs.get(count, f"Forgot what {count} interrupted runs left")
+        print(f"{said}{' anything' if not count else ''} in {escape(str(out))}.", file=sys.stderr)
+    is_code_given = options.code_file is not None or options.code != os.environ.get("P2P_CODE")
+    return not options.words and not is_code_given
 
 
 def _patterns(options: argparse.Namespace) -> list[str]:

@@ -11,7 +11,7 @@ from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
-from p2p.core.transfer.messages import Offer, Totals
+from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
 from p2p.io.offer_words import counts, everything, thing
@@ -67,7 +67,7 @@ class Screen:
         """A transfer is ahead: nothing of an earlier one counts. `repaired`: names that cannot be sent as they are."""
         self._summary = Summary()
         self._repaired = repaired
-        self._saved = 0  # files
+        self._saved = self._said = 0  # files, and those of them that were named
         self._rate = Rate()
         self._started: float | None = None
         self._next_plain = 0.0
@@ -136,7 +136,10 @@ class Screen:
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
             case events.PathLost(why):
                 self._take_status_away()
-                self.say(f"The connection was lost ({why}). Looking for {self._friend} again ...")
+                self.say(
+                    f"The connection was lost ({why}). Looking for {self._friend} again. "
+                    "If the program there has ended, press Ctrl-C, and run both commands again ..."
+                )
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(offer):
@@ -145,6 +148,8 @@ class Screen:
                 self._start(now, goes_on=goes_on)
             case events.FileDone():
                 self._say_file(event)
+            case events.Renamed(path, saved_as):
+                self._summary.add_renamed(path, saved_as)
             case events.NotTransferred():
                 self._summary.add_problem(event)
             case events.Failed(failure):
@@ -267,7 +272,7 @@ class Screen:
     def _show_offer(self, offer: Offer) -> None:
         self._offered = offer.totals
         say = self._print if self._is_asked else self.say
-        for root in offer.shown[:SHOWN_FILES]:
+        for root in offer.shown[:SHOWN_FILES] if offer.kind is not OfferKind.TEXT else ():
             say(f"  {thing(root)}")
         if offer.roots > SHOWN_FILES:
             say(f"  and {offer.roots - SHOWN_FILES:,} more")
@@ -297,13 +302,15 @@ class Screen:
     def _say_file(self, done: events.FileDone) -> None:
         if done.saved_as is not None and not is_passed_on(done):
             self._saved += 1
-            if self._saved <= SHOWN_FILES:
-                folder, slash, name = done.path.rpartition("/")
-                there = f" (a file {escape(name)} was there already)" if is_renamed(done) else ""
-                self.say(f"Saved {escape(folder + slash + done.saved_as)}{there}")
+            is_alone = "/" not in done.path  # below a folder, all that a person wants to read is that it arrived
+            if is_alone and self._saved <= SHOWN_FILES:
+                there = f" (a file {escape(done.path)} was there already)" if is_renamed(done) else ""
+                self.say(f"Saved {escape(done.saved_as)}{there}")
+                self._said += 1
             elif is_renamed(done):
-                self._summary.add_renamed(done)
-        self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
+                self._summary.add_renamed(done.path, done.saved_as)
+        if self._verbose:
+            self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
         seconds = max(now - self._started if self._started is not None else 0.0, 1e-3)
@@ -316,7 +323,7 @@ class Screen:
         path = f" by {self._path.description.partition(' (')[0]}" if self._path else ""
         crossed = progress.done - progress.kept
         kept = f" {size(progress.kept)} were there already." if progress.kept else ""
-        if self._saved > SHOWN_FILES:
+        if self._saved > self._said:
             self.say(f"Saved {files(self._saved)}.")
         self.say(f"{verb} {size(crossed)} in {seconds:.1f} s ({rate(crossed / seconds)}){path}; {end}.{kept}")
         self.say(f"blake3 {done.digest.hex()}")

@@ -13,8 +13,8 @@ from p2p.core.transfer.events import Progress
 from p2p.io.words import clock, columns, cut, rate, size
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
-MIN_BAR, MAX_BAR = 8, 24  # columns of a bar that still says something, and of one that says no more
-MIN_NAME = 10  # columns of a file's name that still say something
+MIN_BAR, MAX_BAR = 8, 16  # columns of a bar that still says something, and of one that says no more
+MIN_NAME = 16  # columns of a file's name that still say something
 USUAL_WIDTH = 80
 _CLEAR = "\r\x1b[K"
 
@@ -130,7 +130,7 @@ def plain_line(progress: Progress, bytes_per_second: float) -> str:
     share, left = _share(progress), _left(progress, bytes_per_second)
     when = f"{left:.0f} s left" if left is not None else "nothing moves"
     first = [f"{share} %"] if share is not None else []
-    last = [when] if left is not None or not bytes_per_second else []
+    last = [when] if left is not None or bytes_per_second < 1 else []
     return ", ".join([*first, amount(progress), rate(bytes_per_second), *last])
 
 
@@ -142,7 +142,7 @@ def _share(progress: Progress) -> int | None:
 
 
 def _left(progress: Progress, bytes_per_second: float) -> float | None:
-    if progress.total is None or not bytes_per_second:
+    if progress.total is None or bytes_per_second < 1:
         return None
     return max(0, progress.total - progress.done) / bytes_per_second
 

@@ -59,9 +59,8 @@ class Summary:
         """There are so many: only the first of them were told one by one."""
         self._problems.count = max(self._problems.count, count)
 
-    def add_renamed(self, done: FileDone) -> None:
-        assert done.saved_as is not None
-        self._renamed.add(f"{escape(done.path)} is {escape(done.saved_as)}")
+    def add_renamed(self, path: str, saved_as: str) -> None:
+        self._renamed.add(f"{escape(path)} is {escape(saved_as)} now")
 
     def lines(self, *, is_sender: bool, is_over: bool = True) -> Iterator[str]:
         """What to say below the last sentence; nothing when all went by the rule. `is_over`: it has happened."""

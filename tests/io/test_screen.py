@@ -79,7 +79,8 @@ def test_an_offer_says_what_and_how_much(
     capsys: pytest.CaptureFixture[str], totals: Totals, kind: OfferKind, words: str
 ) -> None:
     screen_of(Role.RECEIVER).handle_event(events.Offered(offer("photos/", totals=totals, kind=kind)), 0.0)
-    assert capsys.readouterr().err.splitlines() == ["  photos/", f"bob wants to send {words}"]
+    shown = [] if kind is OfferKind.TEXT else ["  photos/"]
+    assert capsys.readouterr().err.splitlines() == [*shown, f"bob wants to send {words}"]
 
 
 def test_an_offer_that_is_counted_later_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +125,8 @@ def test_while_the_two_look_for_each_other_again_only_that_is_said(capsys: pytes
     for event in (events.PeerFound(), events.Connecting(None), events.PeerGone()):
         screen.handle_event(event, 2.0)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "The connection was lost (nothing came for 12 seconds). Looking for bob again ..."
+        "The connection was lost (nothing came for 12 seconds). Looking for bob again. "
+        "If the program there has ended, press Ctrl-C, and run both commands again ..."
     ]
 
 

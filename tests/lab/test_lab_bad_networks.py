@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from harness import Program, Stage, hash_of, left_over, make_file, stage
+from harness import Program, Stage, hash_of, make_file, stage
 
 from netlab.faults import FaultPlan, Match, Rates
 from netlab.lab import Lab
@@ -21,9 +21,10 @@ IDLE_GUARD = 15.0  # seconds: the idle time-out of 12 and a margin
 BIG = 200_000_000
 
 
-def run(lab: Lab, programs: Stage, source: Path, out: Path) -> tuple[Program, Program]:
-    sender = programs.send("alice", "bob", source, "--json", spawn=lab.host("alice").popen)
-    receiver = programs.recv("bob", "alice", "--out", out, "--yes", "--json", spawn=lab.host("bob").popen)
+def run(lab: Lab, programs: Stage, source: Path, out: Path, *options: str) -> tuple[Program, Program]:
+    options = ("--json", *options)
+    sender = programs.send("alice", "bob", source, *options, spawn=lab.host("alice").popen)
+    receiver = programs.recv("bob", "alice", "--out", out, "--yes", *options, spawn=lab.host("bob").popen)
     return sender, receiver
 
 
@@ -68,10 +69,10 @@ def test_200_mb_cross_with_3_percent_loss(netlab, tmp_path: Path) -> None:
 
 
 def started(lab: Lab, programs: Stage, tmp_path: Path) -> tuple[Program, Program]:
-    """Both programs when data has begun to flow, slowly enough to step in."""
+    """Both programs when data has begun to flow, slowly enough to step in. Neither looks for the other again."""
     make_file(tmp_path / "file", BIG)
     (tmp_path / "out").mkdir()
-    sender, receiver = run(lab, programs, tmp_path / "file", tmp_path / "out")
+    sender, receiver = run(lab, programs, tmp_path / "file", tmp_path / "out", "--reconnect", "0")
     receiver.wait_for('"event": "progress"')
     return sender, receiver
 
@@ -92,8 +93,6 @@ def test_killed_in_mid_transfer(netlab, tmp_path: Path, victim: str) -> None:
         assert other.finish(IDLE_GUARD) == 7
         assert "nothing came from the other side for 12 seconds" in last_line(other)
     assert not (tmp_path / "out" / "file").exists()
-    if victim == "sender":
-        assert left_over(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("who", ["sender", "receiver"])
@@ -106,7 +105,7 @@ def test_ctrl_c_in_mid_transfer(netlab, tmp_path: Path, who: str) -> None:
         stopped.interrupt()
         assert (stopped.finish(IDLE_GUARD), other.finish(IDLE_GUARD)) == (130, 7)
         assert "stopped by Ctrl-C over there" in last_line(other)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out" / "file").exists()
 
 
 def test_a_cable_pulled_for_good_ends_both_within_the_idle_timeout(netlab, tmp_path: Path) -> None:
@@ -117,4 +116,4 @@ def test_a_cable_pulled_for_good_ends_both_within_the_idle_timeout(netlab, tmp_p
         running.link_down("bob")
         assert (sender.finish(IDLE_GUARD), receiver.finish(IDLE_GUARD)) == (7, 7)
         running.link_up("bob")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out" / "file").exists()

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ END_GUARD = 15.0  # seconds in which the other side must have ended: the idle ti
 
 
 @pytest.fixture
-def programs():
+def programs() -> Iterator[Stage]:
     with stage() as made:
         yield made
 
@@ -167,7 +168,7 @@ def test_ctrl_c_while_waiting(programs: Stage, tmp_path: Path, verb: str) -> Non
     waiting.wait_for("Waiting for")
     waiting.interrupt()
     assert waiting.finish() == 130
-    assert one_sentence(waiting) == "Stopped by Ctrl-C, before anything was sent or received."
+    assert one_sentence(waiting) == "Stopped by Ctrl-C, while nothing was being sent or received."
 
 
 def test_a_signal_that_a_wrapper_passes_on_counts_once(programs: Stage) -> None:

@@ -102,6 +102,11 @@ class Nat:
         self._opened: dict[int, Address] = {}
         self._through: dict[tuple[Address, Address], int] = {}  # who came in by such a port: it is also the way out
 
+    def rebind(self) -> None:
+        """Forgets all mappings, as a router does that was restarted or ran out of them: every flow gets another."""
+        for table in (self._mappings, self._by_port, self._taken, self._through):
+            table.clear()
+
     @property
     def newest(self) -> int:
         """The port of the mapping that was made last."""
@@ -192,6 +197,7 @@ class Host:
     udp: dict[int, Callable[[bytes, Address], None]] = field(default_factory=dict)
     tcp: dict[int, Callable[[TcpPipe], None]] = field(default_factory=dict)
     is_up: bool = True
+    takes_tcp: bool = True  # else a firewall drops what TCP wants of it
     lost_until: tuple[float, str] = (0.0, "")  # until then all is lost that it sends to others than that address
 
 
@@ -228,6 +234,13 @@ class TcpPipe:
             self.is_open = False
             self._network.after(LINK_DELAY, self.other._end)
 
+    def reset(self) -> None:
+        """Somebody between the two breaks it off: both ends see it, and what was on its way is lost."""
+        for end in (self, self.other):
+            if end.is_open:
+                end.is_open = False
+                end.on_closed()
+
     def _arrive(self, data: bytes) -> None:
         if self.is_open:
             self.on_data(data)
@@ -254,6 +267,12 @@ class Network:
         host = Host(name, address, nat)
         self._hosts[address, nat] = host
         return host
+
+    def move(self, host: Host, address: str) -> None:
+        """The machine has another address, in the same network; what goes to the old one reaches nobody."""
+        del self._hosts[host.address, host.nat]
+        host.address = address
+        self._hosts[address, host.nat] = host
 
     def add_nat(self, kind: NatKind, address: str, outer: Nat | None = None) -> Nat:
         nat = self._nats[address, outer] = Nat(kind, address, self, outer)
@@ -300,7 +319,7 @@ class Network:
             target = self._hosts.get((destination.host, None))
         if target is None and (destination.host, None) in self._nats:
             self._open_from_here(source, destination, done)
-        if target is None or not target.is_up:
+        if target is None or not (target.is_up and target.takes_tcp):
             return
         accept = target.tcp.get(destination.port)
         if accept is None:
@@ -354,8 +373,8 @@ class Network:
             return
         if (inner := self._nats.get((inside.host, router))) is not None:
             self._enter(inner, source, inside.port, data)
-        else:
-            _deliver(self._hosts[inside.host, router], inside.port, data, source)
+        elif (host := self._hosts.get((inside.host, router))) is not None:  # it may have another address by now
+            _deliver(host, inside.port, data, source)
 
 
 def _connected(pipe: TcpPipe, done: Callable[[TcpPipe | None], None]) -> None:

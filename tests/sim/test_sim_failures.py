@@ -13,7 +13,7 @@ from p2p.core.address import Address
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.peer.channel import KEEPALIVE_INTERVAL
-from p2p.core.transfer.events import Open
+from p2p.core.peer.peer import Peer
 from p2p.core.transport.idle import IDLE_TIMEOUT
 
 CONTENT = random.Random(2).randbytes(3_000_000)
@@ -29,7 +29,7 @@ def started(world: World, sender, receiver) -> None:
     """Runs until the first file has begun to arrive."""
     sender.start()
     receiver.start()
-    world.network.run(lambda: receiver.peer.machine.progress.done > 0, 30.0)
+    world.network.run(lambda: receiver.machine.progress.done > 0, 30.0)
 
 
 def until_seen(world: World, event: type, *peers, limit: float = 5.0) -> None:
@@ -197,7 +197,7 @@ def test_a_network_that_goes_dark_ends_both_within_the_idle_timeout(scenario: Sc
     for host in world.hosts:
         host.is_up = False
     for peer in (sender, receiver):
-        for pipe in peer._pipes.values():
+        for pipe in peer.attempt.pipes.values():
             pipe.other = pipe  # what is written goes nowhere
             pipe.on_data = lambda _: None
     world.run(sender, receiver, limit=END_LIMIT)
@@ -373,19 +373,18 @@ def test_tcp_is_found_although_only_the_sender_can_be_connected_to() -> None:
 
 
 @BOTH_PATHS
-def test_nothing_is_to_be_written_after_a_file_could_not_be_opened(scenario: Scenario) -> None:
-    """OPEN and WRITE of one file come together: when the first fails, there is nothing that the second could go to."""
+def test_nothing_is_to_be_written_after_the_disk_has_failed(scenario: Scenario) -> None:
+    """What one record brings comes together: when the first fails, there is nothing that the others could go to."""
     world = World(scenario)
     sender, receiver = world.sender(FILES), world.receiver()
     left: list[object] = []
 
-    def drive_files(now: float) -> None:
-        if (action := receiver.peer.poll_file_action()) is not None:
-            assert isinstance(action, Open)
-            receiver.peer.fail(Failure(ExitCode.STORAGE, "cannot store it"), "it cannot store it", now)
-            left.append(receiver.peer.poll_file_action())
+    def drive_files(peer: Peer, now: float) -> None:
+        if receiver.machine.poll_action() is not None:
+            peer.fail(Failure(ExitCode.STORAGE, "cannot store it"), "it cannot store it", now)
+            left.append(receiver.machine.poll_action())
 
-    receiver._drive_files = drive_files
+    receiver.drive_files = drive_files
     sender.start()
     receiver.start()
     world.run(sender, receiver, limit=10.0)
@@ -408,3 +407,19 @@ def test_forged_checks_are_not_called_packets_of_the_other_side() -> None:
     for peer in peers:
         assert peer.exit_code is ExitCode.NO_PATH
         assert "no packet of the other side came through" in peer.peer.failure.message
+
+
+@BOTH_PATHS
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_program_of_another_version_is_named_on_both_screens(scenario: Scenario, version: int) -> None:
+    world = World(scenario)
+    sender, receiver = world.sender(FILES), world.receiver()
+    records = iter([bytes([1, version]) + bytes.fromhex("00000001 0000000000000003")])
+    sender.machine.poll_record = lambda: next(records, None)
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=10.0)
+    for peer in (sender, receiver):
+        assert peer.exit_code is not ExitCode.DONE
+        assert f"version {version}" in peer.peer.failure.message
+        assert "update" in peer.peer.failure.message

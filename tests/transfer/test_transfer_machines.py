@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transfer.in_memory import MemoryDisk, MemorySource, Tree, chunk_digests, digest
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
-from p2p.core.transfer import messages
+from p2p.core.transfer import messages, outgoing
 from p2p.core.transfer.entries import File, Folder, Hardlink, Leave, Skipped, Symlink
 from p2p.core.transfer.events import (
     Accepted,
@@ -35,6 +35,7 @@ from p2p.core.transfer.limits import (
     MAX_KEPT,
     MAX_LISTED,
     MAX_PIECES,
+    MAX_QUEUED,
     MAX_UNNAMED,
     MAX_UNSTORED,
     MAX_UNTAKEN,
@@ -464,28 +465,34 @@ def test_a_slow_disk_holds_small_files_back() -> None:
 
 @pytest.mark.parametrize("answers", [False, True])
 @pytest.mark.parametrize("shape", ["folders", "deep", "links", "empty folders"])
-def test_what_waits_for_content_does_not_hold_the_content_back(shape: str, answers: bool) -> None:
-    """Folders wait for all that is in them, hard links for their file; neither may stop the records that bring it."""
+def test_what_waits_for_content_does_not_hold_the_content_back(
+    shape: str, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders wait for all that is in them, hard links for their file; neither may stop the records that bring it.
+
+    Of a sender that goes as far ahead as is allowed.
+    """
+    monkeypatch.setattr(outgoing, "MAX_AHEAD", 2 * MAX_UNNAMED)
     tree = Tree()
     if shape == "links":
         tree.add(Folder("root", 0o755, 1))
         first = tree.add(File("file", 0o644, 1, SMALL + 1, is_linked=True), bytes(SMALL + 1))
-        for number in range(5000):
+        for number in range(1500):
             tree.add(Hardlink(str(number), first))
         tree.add(Leave())
     elif shape == "deep":
-        for _ in range(30):
+        for _ in range(12):
             for depth in range(MAX_DEPTH):
                 tree.add(Folder(str(depth), 0o755, 1))
                 tree.add(File("file", 0o644, 1, 3), b"abc")
             tree.entries += [Leave()] * MAX_DEPTH
     else:
-        for number in range(3000):
+        for number in range(1200):
             tree.add(Folder(str(number), 0o755, 1))
             if shape == "folders":
                 tree.add(File("file", 0o644, 1, SMALL + number % 2), bytes(SMALL + number % 2))
             tree.add(Leave())
-    pair = Pair(tree, answers=answers)
+    pair = Pair(tree, answers=answers, batch=2 * MAX_UNNAMED)
     pair.settle()
     assert pair.receiver.is_confirmed
     assert len(pair.disk.names) == tree.number
@@ -622,6 +629,32 @@ def test_what_the_receiver_cannot_store_ends_only_itself(size: int) -> None:
         assert (events[-1].exit_code, events[-1].missed) == (ExitCode.STORAGE, 1)
 
 
+def test_the_rest_of_what_cannot_be_stored_does_not_cross() -> None:
+    pair = Pair(Tree.of({"a": bytes(500 * PIECE), "b": b"abc", "c": b"", "d": bytes(500 * PIECE)}))
+    act = pair.disk.act
+
+    def refuse(machine: TransferReceiver, action) -> None:
+        if action.number == 0 and isinstance(action, Write):
+            pair.disk._forget(0)
+            machine.handle_problem(0, "a is larger than this file system allows")
+            machine.handle_problem(3, "d has no name here")
+            pair.disk._forget(3)
+            pair.disk.act = act  # type: ignore[method-assign]
+        else:
+            act(machine, action)
+
+    pair.disk.act = refuse  # type: ignore[method-assign]
+    wish = pair.wish
+    pair.wish = lambda: not pair._there and wish()  # type: ignore[method-assign]
+    pair.settle()
+    assert pair.receiver.is_confirmed
+    assert pair.disk.names == {1: "b", 2: "c"}
+    assert pair.sent_bytes < 100 * PIECE
+    for events in (pair.sent, pair.received):
+        assert isinstance(events[-1], Finished)
+        assert (events[-1].digest, events[-1].missed) == (digest(digest(b"abc") + digest(b"")), 2)
+
+
 def test_a_problem_with_what_was_left_out_meanwhile_is_no_error() -> None:
     tree = Tree.of({"a": bytes(3 * PIECE), "b": b"abc"})
     tree.unreadable = {0: PIECE}
@@ -726,6 +759,20 @@ def test_the_first_record_of_a_path_says_how_many_were_taken() -> None:
     assert again.receiver.poll_record() == encode(Continue(0))
     again.sender.handle_record(encode(Continue(0)))
     assert again.sender.poll_record() == encode(again.source.tree.offer())
+
+
+def test_answers_that_wait_for_a_path_do_not_keep_it_from_being_taken() -> None:
+    pair = Pair(Tree.of({"a": bytes(9 * PIECE), "b": b"abc"}))
+    pair.begin()
+    pair.cut()
+    for _ in range(MAX_QUEUED):
+        pair.receiver.handle_problem(1, "b cannot be stored here")
+    assert not pair.receiver.ready
+    pair.go_on()
+    assert pair.receiver.ready, "for CONTINUE"
+    while pair.carry() or pair.carry_back() or pair.wish():
+        pass
+    assert pair.receiver.ready
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 3])

@@ -22,6 +22,7 @@ from p2p.core.transfer.entries import (
 from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS, SMALL
 from p2p.core.transfer.messages import (
     CHUNK_DIGEST,
+    CONTACT,
     DATA_HEADER,
     MAX_DIGESTS,
     MAX_MESSAGE,
@@ -91,8 +92,8 @@ GOLDEN: list[tuple[Message, str]] = [
         "   06 08 0001 73 0002 6e6f"
         "   02",
     ),
-    (Accept(answers=False), "03 00"),
-    (Accept(answers=True), "03 01"),
+    (Accept(answers=False), "03 00 0000000000000000"),
+    (Accept(answers=True, rate=2**33), "03 01 0000000200000000"),
     (Refuse(ExitCode.REFUSED, "no"), "04 05 0002 6e6f"),
     (Data(1, 61_440, b"abc"), "05 00000001 000000000000f000 616263"),
     (FileEnd(7, b"\xaa" * 32), "06 00000007" + "aa" * 32),
@@ -177,7 +178,7 @@ MESSAGES: st.SearchStrategy[Message] = st.one_of(
     ),
     TOTALS,
     st.lists(ENTRIES, min_size=1, max_size=8).map(lambda entries: Entries(tuple(entries))),
-    st.builds(Accept, st.booleans()),
+    st.builds(Accept, st.booleans(), LENGTHS),
     st.builds(Refuse, CODES, NAMES),
     st.builds(Data, NUMBERS, LENGTHS, st.binary(min_size=1, max_size=50)),
     st.builds(Hole, NUMBERS, LENGTHS, st.integers(1, MAX_HOLE)),
@@ -208,7 +209,8 @@ def test_every_message_survives_the_way(message: Message) -> None:
 
 def test_only_what_is_about_the_path_itself_is_not_numbered() -> None:
     unnumbered = {MessageType(record[0]) for message, _ in GOLDEN if not is_numbered(record := encode(message))}
-    assert unnumbered == UNNUMBERED == {9, 10, 16, 17}
+    assert unnumbered == {9, 10, 16, 17}
+    assert {*unnumbered, CONTACT} == UNNUMBERED
 
 
 def test_data_is_a_view_and_its_length_is_bounded() -> None:
@@ -234,7 +236,7 @@ WRONG = {
     "a link that is offered": GOLDEN[1][1].replace(" 03 ff", " 04 ff"),
     "a skipped thing that is offered": GOLDEN[1][1].replace(" 03 ff", " 06 ff"),
     "flags from the future, of OFFER": GOLDEN[0][1].replace("01 02 00 01", "01 02 00 02"),
-    "flags from the future, of ACCEPT": "03 02",
+    "flags from the future, of ACCEPT": "03 02 0000000000000000",
     "flags from the future, of TOTALS": "0c 80 0000000000000003 0000000000000004",
     "a kind of offer from the future": GOLDEN[0][1].replace("01 02 00 01", "01 02 03 01"),
     "an entry from the future": "02 07",

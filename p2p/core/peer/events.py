@@ -141,6 +141,14 @@ class FileDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Renamed:
+    """Receiver: a folder or a link bears another name than it was sent under; that one was taken."""
+
+    path: str
+    saved_as: str
+
+
+@dataclass(frozen=True, slots=True)
 class NotTransferred:
     """One thing did not cross; the rest goes on. When `by_peer`, both texts are foreign: escape them.
 
@@ -218,6 +226,7 @@ PeerEvent = (
     | OfferSent
     | TransferStarted
     | FileDone
+    | Renamed
     | NotTransferred
     | ContactHeard
     | ContactRemembered

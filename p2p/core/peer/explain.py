@@ -211,6 +211,11 @@ def addresses_changed() -> str:
     return "this machine is on another network"
 
 
+def lost_before_the_yes(why: str, role: Role) -> str:
+    advice = "the command over there has to be run again" if role is Role.SENDER else "run the command again"
+    return f"The connection was lost before anything was sent ({why}); {advice}"
+
+
 def lost_for_good(why: str) -> str:
     return (
         f"The connection was lost: {why}. Its program or its network went away; "

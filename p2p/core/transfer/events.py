@@ -76,6 +76,14 @@ class ReadPipe:
 Wanted = WantEntries | ReadWhole | Read | ReadPipe
 
 
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a file's content will not come. `reason` is told to the other side."""
+
+    exit_code: ExitCode
+    reason: str
+
+
 # what the sender tells
 
 
@@ -241,6 +249,14 @@ class FileStored:
     kept: int
 
 
+@dataclass(frozen=True, slots=True)
+class OtherStored:
+    """A folder or a link is complete under a name that is not the one it was sent under."""
+
+    path: str
+    saved_as: str
+
+
 # what both tell
 
 
@@ -280,4 +296,4 @@ class Aborted:
 
 
 SenderEvent = Accepted | Refused | FileSent | NotTransferred | Finished | Aborted
-ReceiverEvent = Offered | FileStored | NotTransferred | Finished | Aborted
+ReceiverEvent = Offered | FileStored | OtherStored | NotTransferred | Finished | Aborted

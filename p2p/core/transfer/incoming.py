@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from blake3 import blake3
@@ -49,7 +49,14 @@ class Incoming:
     offset: int = 0
     kept: int = 0
     is_lost: bool = False  # it cannot be stored; its content is passed over
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +130,23 @@ class IncomingFiles:
             raise RemoteError(f"more than {MAX_ANNOUNCED} entries ahead of their content")
         path = self._trail.path(name)
         self.number += 1
+        if name != entry.name:
+            entry = replace(entry, name=name)
         match entry:
             case File():
-                self._handle_file(number, parent, path, replace(entry, name=name))
+                self._handle_file(number, parent, path, entry)
                 return
             case Folder():
                 self._trail.enter(number, name)
-                self.actions.append(MakeFolder(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeFolder(number, parent, entry))
             case Symlink(target=target):
                 if not stays_inside(target, self._trail.depth - 1):
                     raise RemoteError(f"{escape(path)} is a link that leads elsewhere: {escape(target[:80])}")
-                self.actions.append(MakeSymlink(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeSymlink(number, parent, entry))
             case Hardlink(to=to):
                 if to not in self._linked:  # a link with another name elsewhere would lead elsewhere
                     raise RemoteError(f"{escape(path)} is another name of what is no file with several")
-                self.actions.append(MakeHardlink(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeHardlink(number, parent, entry))
             case _:
                 assert_never(entry)
         self.handed.append(Handed(number, path))

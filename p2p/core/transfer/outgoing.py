@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from blake3 import blake3
 
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
+from p2p.core.transfer.events import Read, ReadPipe, ReadWhole
 from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
-from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, PIECE, WHOLE_FILE_HEADER, Have, MessageType
 from p2p.core.transfer.paths import Trail
 
 
@@ -28,10 +29,18 @@ class Outgoing:
     size: int | None
     digests: bytes = b""
     is_answered: bool = False
+    is_unwanted: bool = False
     offset: int = 0
     kept: int = 0
     differs_until: int = 0
-    hash: blake3 = field(default_factory=blake3)
+    _hash: blake3 | None = None
+
+    @property
+    def hash(self) -> blake3:
+        """Begun when it is needed: thousands of files that go whole wait at a time, and each would hold 2 KB."""
+        if self._hash is None:
+            self._hash = blake3()
+        return self._hash
 
     @property
     def goes_whole(self) -> bool:
@@ -75,6 +84,11 @@ class OutgoingFiles:
         return first if first is not None and (first.is_answered or not self.answers) else None
 
     @property
+    def is_unwanted(self) -> bool:
+        """Whether the receiver said that it cannot store the next one."""
+        return (first := self.first) is not None and first.is_unwanted
+
+    @property
     def path(self) -> str:
         return self._announced[0].path if self._announced else ""
 
@@ -105,19 +119,22 @@ class OutgoingFiles:
         self._entries.extend(entries)
         self._is_last = is_last
 
-    def announce(self) -> tuple[Entry, ...]:
-        """What one ENTRIES holds, when it is time for one."""
-        announced = self._announced
-        if announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2):
-            return ()
-        size, entries = 1, []
-        while self._entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
-            size += len(encode_entry(self._entries[0]))
+    def announce(self) -> bytes | None:
+        """The next ENTRIES, when it is time for it."""
+        announced, entries = self._announced, self._entries
+        if not entries or (
+            announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2)
+        ):
+            return None
+        size, encoded = 1, [bytes([MessageType.ENTRIES])]
+        while entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
+            part = encode_entry(entries[0])
+            size += len(part)
             if size > MAX_MESSAGE:
                 break
-            entries.append(self._entries.popleft())
-            self._note(entries[-1])
-        return tuple(entries)
+            encoded.append(part)
+            self._note(entries.popleft())
+        return b"".join(encoded)
 
     def small_ones(self) -> tuple[int, ...]:
         """The numbers of as many whole files as one record holds, from the first on."""
@@ -128,6 +145,23 @@ class OutgoingFiles:
                 break
             numbers.append(file.number)
         return tuple(numbers)
+
+    def next_wish(self, most: int) -> Read | ReadWhole | ReadPipe | None:
+        """What is to be read next, `most` pieces of it, or whole files for one record."""
+        file = self.first
+        if file is None:
+            return None
+        if file.size is None:
+            return ReadPipe(file.number, most * PIECE)
+        if file.goes_whole:
+            return ReadWhole(self.small_ones())
+        left = file.size - file.offset
+        if file.to_compare is not None:
+            return Read(file.number, file.offset, min(CHUNK, left))
+        is_compared = file.offset < file.differs_until
+        if is_compared:
+            left = file.differs_until - file.offset
+        return Read(file.number, file.offset, min(most * PIECE, left), may_be_hole=not is_compared)
 
     def take(self) -> Outgoing:
         """Takes the first one off."""
@@ -146,6 +180,12 @@ class OutgoingFiles:
         if have.is_last:
             file.is_answered = True
             self._unanswered.popleft()
+
+    def give_up(self, number: int) -> None:
+        """The receiver cannot store that one, which may be a file to come."""
+        for file in self._announced:
+            if file.number == number:
+                file.is_unwanted = True
 
     def clear(self) -> None:
         for queue in (self._entries, self._announced, self._unanswered, self.skipped):

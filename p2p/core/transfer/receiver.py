@@ -20,6 +20,7 @@ from p2p.core.transfer.events import (
     Finished,
     NotTransferred,
     Offered,
+    OtherStored,
     Progress,
     ReceiverEvent,
 )
@@ -129,7 +130,7 @@ class TransferReceiver:
         Folders and hard links may wait for contents that come in these, so they count only where they are more than
         can be ahead of content.
         """
-        return (
+        return self._records.awaits_continue or (
             not self.is_behind
             and self._descriptors < MAX_UNSTORED
             and self._contents < MAX_UNNAMED
@@ -222,6 +223,8 @@ class TransferReceiver:
         stored = self._forget(number)
         if stored.digest is not None:
             self._events.append(FileStored(stored.path, stored.size, stored.digest, final_name, stored.kept))
+        elif final_name != stored.path.rpartition("/")[2]:
+            self._events.append(OtherStored(stored.path, final_name))
         self._finish_when_stored()
 
     def handle_problem(self, number: int, reason: str, exit_code: ExitCode = ExitCode.STORAGE) -> None:

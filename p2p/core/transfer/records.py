@@ -47,6 +47,11 @@ class Records(Generic[Item]):
         return self._opens or self._is_held
 
     @property
+    def awaits_continue(self) -> bool:
+        """Whether CONTINUE is due from the other side; nothing that is queued goes out before."""
+        return self._is_held
+
+    @property
     def is_full(self) -> bool:
         """Whether the other side has to say that it took something before more is made."""
         return self._waits and len(self._kept) >= MAX_KEPT
@@ -74,8 +79,9 @@ class Records(Generic[Item]):
         """What is still to be said on this path."""
         return chain(self._again, self._queue)
 
-    def say(self, message: Message) -> None:
-        self._queue.append(messages.encode(message))
+    def say(self, message: Message | bytes) -> None:
+        """`message` may be encoded already."""
+        self._queue.append(message if isinstance(message, bytes) else messages.encode(message))
 
     def keep(self, item: bytes | Item) -> bool:
         """A numbered record was made that does not come from `poll`. Returns whether it is to go out now.

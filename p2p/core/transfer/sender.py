@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum, auto
-from itertools import islice
 from typing import assert_never
 
 from blake3 import blake3
@@ -29,20 +28,18 @@ from p2p.core.transfer.events import (
     ReadWhole,
     Refused,
     SenderEvent,
+    Unreadable,
     Wanted,
     WantEntries,
 )
 from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
 from p2p.core.transfer.messages import (
-    CHUNK,
-    CHUNK_DIGEST,
     DATA_HEADER,
     PIECE,
     Abort,
     Accept,
     Data,
-    Entries,
     FileEnd,
     Finish,
     Have,
@@ -60,6 +57,7 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
+from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out, next_read
 from p2p.core.transfer.records import Records
 from p2p.core.transfer.worst import Missing
 
@@ -84,32 +82,6 @@ TRANSITIONS: dict[tuple[State, type[Message]], State] = {
     (State.FINISHING, Problem): State.FINISHING,
     (State.FINISHING, messages.Finished): State.FINISHED,
 }
-
-
-_ABOUT_ONE_FILE = frozenset(
-    [MessageType.DATA, MessageType.HOLE, MessageType.SAME, MessageType.FILE_END, MessageType.LEFT_OUT]
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """Why a file's content will not come. `reason` is told to the other side."""
-
-    exit_code: ExitCode
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A DATA record, as it can be made again."""
-
-    file: int
-    offset: int
-    length: int
-
-    def follows(self, other: Piece) -> bool:
-        """Whether one read gives both, `other` first."""
-        return other.length == PIECE and (self.file, self.offset) == (other.file, other.offset + PIECE)
 
 
 class TransferSender:
@@ -221,7 +193,7 @@ class TransferSender:
                 self._records.repeated.popleft()
             return True
         file = self._current()
-        if (digest := file.to_compare) is not None and not _is_chunk(records, digest):
+        if (digest := file.to_compare) is not None and not is_chunk(records, digest):
             file.differs_until = read.offset + read.length  # it is wanted again, and in memory by then
             return False
         update, keep, offset = file.hash.update, self._records.keep, read.offset
@@ -327,40 +299,15 @@ class TransferSender:
         if self._wish is not None or room < 1 or self._records.is_held:
             return None
         if self._records.repeated:
-            self._wish, self._repeats = self._repeat(room), True
+            self._wish, self._repeats = next_read(self._records.repeated, min(room, MAX_PIECES)), True
         elif self._state is State.SENDING and not self._records and not self._records.is_full:
-            self._wish, self._repeats = self._next_wish(room), False
+            self._wish, self._repeats = self._files.next_wish(min(room, MAX_PIECES)), False
         return self._wish
 
     def poll_event(self) -> SenderEvent | None:
         return self._events.popleft() if self._events else None
 
     # inside: what is wanted
-
-    def _repeat(self, room: int) -> Read | None:
-        """Pieces that follow one another, in one read."""
-        pieces: list[Piece] = []
-        for item in islice(self._records.repeated, min(room, MAX_PIECES)):
-            if not isinstance(item, Piece) or (pieces and not item.follows(pieces[-1])):
-                break
-            pieces.append(item)
-        return Read(pieces[0].file, pieces[0].offset, sum(piece.length for piece in pieces)) if pieces else None
-
-    def _next_wish(self, room: int) -> Read | ReadWhole | ReadPipe | None:
-        file = self._files.first
-        if file is None:
-            return None
-        if file.size is None:
-            return ReadPipe(file.number, min(room, MAX_PIECES) * PIECE)
-        if file.goes_whole:
-            return ReadWhole(self._files.small_ones())
-        left = file.size - file.offset
-        if file.to_compare is not None:
-            return Read(file.number, file.offset, min(CHUNK, left))
-        is_compared = file.offset < file.differs_until
-        if is_compared:
-            left = file.differs_until - file.offset
-        return Read(file.number, file.offset, min(min(room, MAX_PIECES) * PIECE, left), may_be_hole=not is_compared)
 
     def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> bool:
         """Returns whether its answer is of use."""
@@ -373,16 +320,16 @@ class TransferSender:
     def _leave_out_again(self, number: int, why: Unreadable) -> None:
         """What was said of a file on another path, and did not arrive there, cannot be made again."""
         records = self._records
-        said = {item[0] for item in records.unsaid if isinstance(item, bytes) and _file_of(item) == number}
+        said = {item[0] for item in records.unsaid if isinstance(item, bytes) and file_of(item) == number}
         if MessageType.FILE_END in said:  # its digest is in that of all files
             self.abort(why.exit_code, why.reason)
             return
         if MessageType.LEFT_OUT in said:
-            records.withdraw(lambda item: _file_of(item) == number and not _is_left_out(item))
+            records.withdraw(lambda item: file_of(item) == number and not is_left_out(item))
             return
         left = self._files.take()
         left_out = messages.encode(LeftOut(number, why.exit_code, why.reason))
-        records.withdraw(lambda item: _file_of(item) == number, left_out)
+        records.withdraw(lambda item: file_of(item) == number, left_out)
         self._miss(left.path, why.reason, why.exit_code)
 
     def _current(self) -> Outgoing:
@@ -415,8 +362,11 @@ class TransferSender:
             self._records.say(self._totals)
         if self._state is not State.SENDING:
             return
-        if entries := self._files.announce():
-            self._records.say(Entries(entries))
+        while self._wish is None and self._files.is_unwanted:  # the rest of it need not cross
+            left = self._files.take()
+            self._records.say(LeftOut(left.number, ExitCode.STORAGE, "it cannot be stored over there"))
+        if (entries := self._files.announce()) is not None:
+            self._records.say(entries)
             while self._files.skipped:
                 path, skipped = self._files.skipped.popleft()
                 self._miss(path, skipped.reason, skipped.exit_code)
@@ -460,6 +410,7 @@ class TransferSender:
             case Problem(number, reason):
                 if number >= self._files.number:
                     raise RemoteError(f"PROBLEM with entry {number}, which was not announced")
+                self._files.give_up(number)
                 self._miss("", reason, ExitCode.STORAGE, by_peer=True)
             case messages.Finished(digest):
                 self._handle_finished(digest)
@@ -484,21 +435,3 @@ class TransferSender:
         self._wish = None
         if last is not None and not untold:
             self._records.say(last)
-
-
-def _file_of(item: bytes | Piece) -> int | None:
-    """The file whose content this is about."""
-    if isinstance(item, Piece):
-        return item.file
-    return int.from_bytes(item[1:5], "big") if item[0] in _ABOUT_ONE_FILE else None
-
-
-def _is_left_out(item: bytes | Piece) -> bool:
-    return isinstance(item, bytes) and item[0] == MessageType.LEFT_OUT
-
-
-def _is_chunk(records: Sequence[bytearray | memoryview], digest: bytes) -> bool:
-    chunk = blake3()
-    for record in records:
-        chunk.update(memoryview(record)[DATA_HEADER:])
-    return chunk.digest(CHUNK_DIGEST) == digest
