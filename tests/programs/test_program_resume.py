@@ -146,8 +146,9 @@ def test_a_tree_whose_sides_are_killed_again_and_again(pair: Pair, tmp_path: Pat
     size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
     across, kills = 0, 3
     for _ in range(kills):
-        files = [*(f"tree/middle {n}" for n in range(6)), *(f"tree/small {n // 50}/{n}.txt" for n in range(300))]
-        sender, receiver = pair.run_until(tree, rng.choice([rng.randrange(1, 3), rng.choice(files)]))
+        files: list[str] = [*(f"tree/middle {n}" for n in range(6)), *(f"tree/small {n // 50}/{n}.txt" for n in range(300))]
+        moment: int | str = rng.randrange(1, 3) if rng.random() < 0.5 else rng.choice(files)
+        sender, receiver = pair.run_until(tree, moment)
         sides = [sender, receiver]
         rng.shuffle(sides)
         end_both(*sides)
@@ -259,8 +260,26 @@ def test_the_same_command_twice_at_once_is_told(pair: Pair, tmp_path: Path) -> N
         assert second.finish() == 9, second.err
         assert f"process {receiver.process.pid}" in second.err
         assert "Traceback" not in second.err
+        state = {"XDG_STATE_HOME": str(tmp_path / "state of bob")}
+        discarding = pair.programs.recv("--discard", "--out", pair.out, code=None, env=state)
+        assert discarding.finish() == 9
+        assert f"process {receiver.process.pid}" in discarding.err
+        assert len(left_over(pair.out)) == 1
     finally:
         receiver.process.send_signal(signal.SIGCONT)
+
+
+def test_a_damaged_journal_is_told_and_nothing_more(pair: Pair, tmp_path: Path) -> None:
+    digest = make_file(tmp_path / "file", 30 * MB)
+    sender, receiver = pair.run_until(tmp_path / "file", 1)
+    end_both(sender, receiver)
+    [journal] = (tmp_path / "state of bob" / "p2p" / "journals").glob("*.db")
+    os.truncate(journal, 5000)
+    _, receiver = pair.run(tmp_path / "file")
+    assert "damaged" in receiver.err
+    assert "Traceback" not in receiver.err
+    assert hash_of(pair.out / "file") == digest
+    assert [path.name for path in pair.out.iterdir()] == ["file"]
 
 
 def test_without_a_state_folder_all_goes_as_ever(pair: Pair, tmp_path: Path) -> None:
