@@ -280,8 +280,10 @@ class Delivery:
 
     def _last_word(self) -> Buffer | None:
         """An ABORT behind records that waited for a slow disk: who said it does not come back."""
-        records = iter(self._channel.poll_record, None)
-        return next((record for record in records if record and record[0] == MessageType.ABORT), None)
+        while (record := self._channel.poll_record()) is not None:
+            if record and record[0] == MessageType.ABORT:
+                return record
+        return None
 
     def _lose(self, why: str, now: float) -> None:
         """The machine stays as it is: it may go on elsewhere."""
