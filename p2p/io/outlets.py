@@ -124,7 +124,23 @@ class StdoutEnd:
         while self._queue and size < BATCH:
             batch.append(self._queue.popleft())
             size += len(batch[-1])
-        self._worker.submit(write_all, self._fd, batch, done=self._note_written)
+        self._worker.submit(self._write, batch, done=self._note_written)
+
+    def _write(self, batch: list[Buffer]) -> int:
+        """In the thread. Blocks until all is written; returns how much that is."""
+        size = 0
+        for buffer in batch:
+            view = memoryview(buffer)
+            size += len(view)
+            while view:
+                try:
+                    count = os.write(self._fd, view)
+                except BlockingIOError:  # somebody else made it so
+                    wait_for(self._fd, select.POLLOUT)
+                    continue
+                self.written += count
+                view = view[count:]
+        return size
 
     def _collect(self, _: int) -> None:
         self._worker.handle_readable()
@@ -135,7 +151,6 @@ class StdoutEnd:
         except OSError as error:
             self._error = error
             return
-        self.written += size
         self._unwritten -= size
 
     def _failure(self, error: OSError) -> Failure:
@@ -206,16 +221,3 @@ def printable(text: str) -> str:
     """A text of the other side for a terminal: nothing in it moves or hides anything; lines and tabs stay."""
     return "\n".join("\t".join(map(escape, line.split("\t"))) for line in text.replace("\r\n", "\n").split("\n"))
 
-
-def write_all(fd: int, buffers: list[Buffer]) -> int:
-    """Blocks until all is written; returns how much that is. Raises OSError."""
-    size = 0
-    for buffer in buffers:
-        view = memoryview(buffer)
-        size += len(view)
-        while view:
-            try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:  # somebody else made it so
-                wait_for(fd, select.POLLOUT)
-    return size
