@@ -63,7 +63,8 @@ def test_ten_breaks_in_one_transfer(netlab, tmp_path: Path) -> None:
     for side in sides:
         names = [event["event"] for event in side.events]
         assert names.count("path_lost") == 10
-        assert [names.count(name) for name in ("waiting", "started", "done")] == [1, 1, 1]
+        assert [names.count(name) for name in ("started", "done")] == [1, 1]
+        assert names.count("waiting") <= 1  # none where the other side was there before
         assert "code" not in side.err.partition("Connected")[2]
     assert receiver.event("done")["kept"] == 0
 
@@ -83,6 +84,7 @@ def test_a_side_that_does_not_come_back_is_given_up_in_words(netlab, tmp_path: P
         lab.apply(LinkDown("alice"))
         assert (sender.finish(GUARD), receiver.finish(GUARD)) == (7, 7), sender.err + receiver.err
         for side in (sender, receiver):
-            assert side.events[-2]["event"] == "path_lost"
+            assert len(side.events_named("path_lost")) == 1
+            assert side.events[-1]["event"] == "failed"
             assert "run both commands again" in side.events[-1]["message"]
             assert "Traceback" not in side.err
