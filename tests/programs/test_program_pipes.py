@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import CODE, ROOT, STATE, Stage, left_over, stage
@@ -21,7 +22,7 @@ def programs() -> Iterator[Stage]:
         yield made
 
 
-def recv_to_stdout(programs: Stage, **streams) -> subprocess.Popen[bytes]:
+def recv_to_stdout(programs: Stage, **streams: Any) -> subprocess.Popen[bytes]:
     words = ["recv", "bob", "alice", "--server", programs.address, "--code", CODE, "--out", "-", "--yes"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE}
     return subprocess.Popen(
@@ -63,6 +64,8 @@ def test_what_went_to_standard_output_before_a_command_failed_is_no_good_end(pro
 def test_a_reader_that_goes_away_ends_both(programs: Stage) -> None:
     sender = programs.send("alice", "bob", "--from-command", "yes", "--once")
     with recv_to_stdout(programs, stderr=subprocess.PIPE) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stderr is not None
         assert receiver.stdout.read(100) == b"y\n" * 50
         receiver.stdout.close()
         err = receiver.stderr.read().decode()
