@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CODE, ROOT, STATE, Stage, left_over, stage
+from harness import CODE, ENVIRONMENT, Stage, left_over, stage
 
 SIZE = 5_000_000
 
@@ -24,7 +24,7 @@ def programs() -> Iterator[Stage]:
 
 def recv_to_stdout(programs: Stage, **streams: Any) -> subprocess.Popen[bytes]:
     words = ["recv", "bob", "alice", "--server", programs.address, "--code", CODE, "--out", "-", "--yes"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE}
+    environment = os.environ | ENVIRONMENT
     return subprocess.Popen(
         [sys.executable, "-m", "p2p.peer", *words], stdout=subprocess.PIPE, env=environment, **streams
     )
