@@ -98,7 +98,7 @@ def test_the_same_command_again_goes_on(things: dict[str, Any], ends: list[int],
         state.mkdir(mode=0o700)
         for end in ends:
             stage = Stage(selector)
-            stage.run(send(stage, tree), receive(stage, inbox, policy, state), until=lambda turn, end=end: turn >= end)
+            stage.run(send(stage, tree), receive(stage, inbox, policy, state), until=end.__le__)
             if any(isinstance(event, events.Finished) for event in stage.received):
                 return  # it was faster
         stage = Stage(selector)
