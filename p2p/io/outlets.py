@@ -8,6 +8,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from p2p.core.datagram import Buffer
@@ -38,13 +39,22 @@ class StdoutEnd:
     While the reader of that lags, the machine takes no records, and the other side is slowed down.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, fd: int = STDOUT, name: str = "standard output") -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        fd: int = STDOUT,
+        name: str = "standard output",
+        *,
+        write: Callable[[list[Buffer]], int] | None = None,
+    ) -> None:
+        """`write`: where to instead of the descriptor."""
         self.machine = TransferReceiver()
         self.written = 0
         """Bytes that went out and cannot be taken back."""
         self._selector = selector
-        self._fd = fd
+        self._write: Callable[[list[Buffer]], int] = write or partial(write_all, fd)
         self._name = name
+        self._option = " (--out -)" if write is None else ""
         self._queue: deque[Buffer] = deque()
         self._unwritten = 0  # bytes, of the queue and of what the thread has
         self._whole: int | None = None  # the number of the file, once all of it came
@@ -61,7 +71,7 @@ class StdoutEnd:
 
     def handle_offer(self, offer: Offer) -> None:
         """Raises PipeError unless it is one file."""
-        require_one_file(offer, f"{self._name} (--out -)")
+        require_one_file(offer, f"{self._name}{self._option}")
 
     def accept(self, _: Offer, peer: Peer, now: float) -> None:
         self.machine.accept()
@@ -124,7 +134,7 @@ class StdoutEnd:
         while self._queue and size < BATCH:
             batch.append(self._queue.popleft())
             size += len(batch[-1])
-        self._worker.submit(write_all, self._fd, batch, done=self._note_written)
+        self._worker.submit(self._write, batch, done=self._note_written)
 
     def _collect(self, _: int) -> None:
         self._worker.handle_readable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Callable
 
+from p2p.core.datagram import Buffer
 from p2p.core.errors import Failure
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.messages import Offer, OfferKind
@@ -31,14 +32,19 @@ class TakingEnd:
         journals: Journals | None,
         selector: selectors.BaseSelector,
         on_text: Callable[[str], None],
+        *,
+        write: Callable[[list[Buffer]], int] | None = None,
     ) -> None:
+        """`write`: takes the content of the one file, instead of a folder (see StdoutEnd)."""
         self.refusal: Failure | None = None
         self._told = ""
         self._on_text = on_text
         self._end: Taking
         self._text: TextEnd | None = None
         try:
-            if out == PIPE:
+            if write is not None:
+                self._end = StdoutEnd(selector, name="the stream", write=write)
+            elif out == PIPE:
                 self._end = StdoutEnd(selector)
             else:
                 self._end = ReceivingEnd(out, Policy[policy.upper()], journals, selector)
