@@ -22,7 +22,9 @@ def program(address: str) -> str:
     return "\n".join(EXAMPLES).replace("rendezvous.example.org", address)
 
 
-def test_the_examples_run_in_order(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run_in_order(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     for number, example in enumerate(EXAMPLES):
@@ -31,6 +33,7 @@ def test_the_examples_run_in_order(address: str, tmp_path: Path, monkeypatch: py
     namespace: dict[str, object] = {"__name__": "examples"}
     for number, example in enumerate(EXAMPLES):
         exec(compile(example.replace("rendezvous.example.org", address), f"example {number}", "exec"), namespace)
+    assert "photos/tower.jpg is done" in capfd.readouterr().out
 
 
 def test_type_checkers_agree(tmp_path: Path) -> None:
