@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.errors import Failure
 from p2p.core.peer import events
 from p2p.core.peer.channel import TcpLink
@@ -31,7 +32,7 @@ class Side:
     events: list[events.PeerEvent] = field(default_factory=list)
 
     def start(self, now: float) -> None:
-        self.delivery = Delivery(self.link, self.machine, now, goes_on=False)
+        self.delivery = Delivery(self.link, self.machine, now, goes_on=False, contact=ContactExchange())
         self.advance(now)
 
     def advance(self, now: float) -> None:

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from p2p.core import address
+from p2p.core.contacts import messages as contacts
 from p2p.core.discovery import messages as discovery
 from p2p.core.errors import DecodeError, RemoteError
 from p2p.core.portmap import nat_pmp, pcp, upnp, xml
@@ -34,7 +35,9 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "discovery, sealed contents": discovery.decode_content,
     "session, with a code": lambda data: session.decode_message(data, session.Mode.CODE),
     "session, without": lambda data: session.decode_message(data, session.Mode.OPEN),
+    "session, of contacts": lambda data: session.decode_message(data, session.Mode.CONTACT),
     "bye": session.decode_bye,
+    "contacts": contacts.decode,
     "description": Description.decode,
     "check": lambda data: checks.decode(data, KEY),
     "STUN": stun.decode,
@@ -55,6 +58,7 @@ STARTS = [
     b"", b"p2p\x01", b"lan\x01", b"\x01", b"\x01\x01\x01", b"\xc0\x00", b"\xc1", b"\xd0" + bytes(7), b"\x02", b"\x04",
     b"\x01\x02\x00\x01" + bytes(36), b"\x02\x03\x01\xa4" + bytes(16), b"\x0f" + bytes(8),
     b"\x06", b"\x01\x07", b"\0\x81\0\0", b"\x02\x81\0\0", b"HTTP/1.1 200 OK\r\nLOCATION:", b"<a>", b"<!DOCTYPE a ",
+    b"\x14\x01\x01", b"\x14\x01",
 ]  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from p2p.api.caller import Caller
 from p2p.api.control import Abandoned, Control
 from p2p.api.errors import ArgumentError, CancelledError, IncompleteError, NoPeerError, TransferError, error_of
 from p2p.api.results import Offer, Result
-from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, P2PError
 from p2p.core.peer.peer import Peer
 from p2p.core.text import escape
@@ -25,6 +24,7 @@ from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
 from p2p.io.ends import SAID_NO
 from p2p.io.journal import Journals
+from p2p.io.outlets import WriteSome
 from p2p.io.pipes import PipeError
 from p2p.io.plan import Plan
 from p2p.io.resolve import resolve, resolve_stun
@@ -65,9 +65,7 @@ class Running:
             wait(selector, COUNT_PATIENCE, lambda: end.is_counted or self._control.is_asked)
             return self._cross(selector, settings, end, _offered_nothing)
 
-    def receive(
-        self, out: Path, policy: str, write: Callable[[list[Buffer]], int] | None, accept: Accept | None
-    ) -> Result:
+    def receive(self, out: Path, policy: str, write: WriteSome | None, accept: Accept | None) -> Result:
         """`write`: what takes the content, instead of the folder."""
         with self._loop() as (selector, settings):
             folder = state.state_folder(self._audience.say)

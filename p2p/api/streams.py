@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable
 from typing import Protocol
 
-from p2p.core.datagram import Buffer
 from p2p.io.pipes import PipeData, PipeError, PipeReader
 
 OnError = Callable[[Exception], None]
@@ -53,24 +52,13 @@ class StreamWriter:
         self._stream = stream
         self._on_error = on_error
 
-    def __call__(self, buffers: list[Buffer]) -> int:
-        """Raises OSError."""
-        size = 0
+    def __call__(self, data: memoryview) -> int:
+        """Returns how much was taken: a raw stream may take less. Raises OSError."""
         try:
-            for buffer in buffers:
-                self._write(bytes(buffer))
-                size += len(buffer)
+            count = self._stream.write(bytes(data))
+            if count == 0 or (count is None and isinstance(self._stream, io.RawIOBase)):
+                raise BlockingIOError("the stream takes nothing now: it has to be one that waits")
         except Exception as error:
             self._on_error(error)
             raise OSError(0, str(error)) from error
-        return size
-
-    def _write(self, data: bytes) -> None:
-        """All of it, also where the stream is raw and takes less at a time. Raises whatever the stream does."""
-        while data:
-            count = self._stream.write(data)
-            if count is None and isinstance(self._stream, io.RawIOBase):
-                raise BlockingIOError("the stream takes nothing now: it has to be one that waits")
-            if not isinstance(count, int) or count >= len(data):
-                return
-            data = data[count:]
+        return count if isinstance(count, int) else len(data)

@@ -9,7 +9,6 @@ import stat
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from p2p.core.text import escape
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.io.contents import Contents, Mismatch
 from p2p.io.final_names import FinalNames
@@ -19,7 +18,7 @@ from p2p.io.journal import Journal, Node, Row
 from p2p.io.links import Links
 from p2p.io.naming import component
 from p2p.io.parts import Found, Gate, Part, Parts
-from p2p.io.storage_errors import FATAL, Unstorable, problem, storage_error
+from p2p.io.storage_errors import Unstorable, fatal_cause, problem, storage_error
 from p2p.io.taken import Names, Policy
 
 _NO_DIRECTORY_SYNC = frozenset([errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
@@ -135,7 +134,7 @@ class Carrier:
                     if self._links.wait(job):
                         folder.users += 1
                     else:
-                        self._report(batch, job.number, _words(folder.path_of(job.entry.name), "too many links wait"))
+                        self._report(batch, job.number, folder.path_of(job.entry.name), "too many links wait")
                 else:
                     folder.users += 1
                     batch.links.append(job)
@@ -334,10 +333,8 @@ class Carrier:
         """Raises StorageError if the next file would fare no better."""
         if isinstance(error, Unstorable):
             return
-        root = self._folders.root.fd
-        is_gone = error.errno == errno.ENOENT and not os.fstat(root).st_nlink
-        if error.errno in FATAL or is_gone:
-            raise storage_error(error, self._path, path) from error
+        if (fatal := fatal_cause(error, self._folders.root.fd)) is not None:
+            raise storage_error(fatal, self._path, path) from error
 
     def _discard(self, part: Part | None) -> None:
         if part is None:
@@ -356,12 +353,8 @@ class Carrier:
     def _in_lost(self, parent: int | None, name: str) -> str:
         return f"{self._folders.lost_path(parent)}/{name}"
 
-    def _report(self, batch: Batch, number: int, path: str) -> None:
-        batch.outcomes.append(Problem(number, _words(path, "its folder could not be made")))
-
-
-def _words(path: str, what: str) -> str:
-    return f"{escape(path)} cannot be stored: {what}"
+    def _report(self, batch: Batch, number: int, path: str, what: str = "its folder could not be made") -> None:
+        batch.outcomes.append(Problem(number, problem(Unstorable(what), path)))
 
 
 def _never(_: str) -> None:

@@ -78,7 +78,9 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
                     action.metavar = re.sub(r"\W.*", "", action.metavar)  # zsh would take a colon for its own
             elif not action.choices and command in _BY_COMMAND:
                 attributes["complete"] = _BY_COMMAND[command]
-    return shtab.complete(parser, shell)
+    text = shtab.complete(parser, shell)
+    # shtab 1.13 tells zsh that many words are one: the second file would not complete any more.
+    return text.replace('"(*)::', '"*:') if shell == "zsh" else text
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:

@@ -25,7 +25,7 @@ from p2p.io.journal import Journal
 from p2p.io.naming import component
 from p2p.io.parts import Found, Gate, Part, Parts
 from p2p.io.sources import PathLike
-from p2p.io.storage_errors import FATAL, StorageError, storage_error
+from p2p.io.storage_errors import StorageError, fatal_cause, storage_error
 from p2p.io.taken import Names, Policy
 
 __all__ = [
@@ -132,8 +132,8 @@ class Destination:
 
     def explain(self, error: OSError, name: str) -> StorageError | None:
         """None: it concerns this file alone."""
-        is_gone = not os.fstat(self._root).st_nlink
-        return storage_error(error, self.path, name) if error.errno in FATAL or is_gone else None
+        fatal = fatal_cause(error, self._root)
+        return None if fatal is None else storage_error(fatal, self.path, name)
 
     def carry_out(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Does all that, in order; what depends on nothing in it may be done first. Blocks on the disk.

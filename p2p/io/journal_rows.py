@@ -46,6 +46,12 @@ PRAGMAS: Final = (
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_ERROR}
 
 
+class NotAFile(sqlite3.DatabaseError):
+    """SQLite would follow a link, and open a pipe."""
+
+    sqlite_errorcode = sqlite3.SQLITE_NOTADB
+
+
 class VersionMismatch(P2PError):
     """Another version of this program wrote it."""
 
@@ -97,7 +103,9 @@ class Place:
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """Opens what exists. Raises sqlite3.Error."""
+    """Opens what exists. Raises sqlite3.Error, OSError."""
+    if not stat.S_ISREG(os.lstat(file).st_mode):
+        raise NotAFile("it is not a regular file")
     uri = f"file:{quote(os.fsencode(file))}?mode=rw"
     connection = sqlite3.connect(
         uri, timeout=BUSY_PATIENCE, isolation_level=None, check_same_thread=False, uri=True, cached_statements=16
@@ -118,7 +126,7 @@ def parts_of(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def read_parts(file: Path) -> tuple[str, dict[str, int]]:
-    """The path of a journal's folder, and its parts. Raises sqlite3.Error."""
+    """The path of a journal's folder, and its parts. Raises sqlite3.Error, OSError."""
     with contextlib.closing(connect(file)) as connection:
         if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
             return "", {}
@@ -143,9 +151,10 @@ def remove_parts(directory: int, parts: Mapping[str, int]) -> None:
 
 def remove_files(file: Path, *, with_lock: bool = True) -> None:
     """A journal and what SQLite and we lay beside it. Raises nothing."""
-    for path in (file, f"{file}-wal", f"{file}-shm", *([lock_file(file)] if with_lock else [])):
+    beside = [Path(f"{file}-wal"), Path(f"{file}-shm")]
+    for path in (file, *beside, *([lock_file(file)] if with_lock else [])):
         with contextlib.suppress(OSError):
-            os.unlink(path)
+            path.unlink()
 
 
 def lock_file(file: Path) -> Path:

@@ -18,7 +18,7 @@ from p2p.core.errors import ExitCode
 
 ALTERNATIVES: Final = "  |  "  # between the ways to call a command, in its usage
 
-EXIT_STATUS: Final[Mapping[ExitCode, str]] = {
+EXIT_STATUS: Final[Mapping[int, str]] = {
     ExitCode.DONE: "done, and verified by both sides",
     ExitCode.INTERNAL: "an internal error, or a version that does not fit: please update",
     ExitCode.USAGE: "usage: options, names, both sides in the same role",
@@ -95,7 +95,7 @@ def page(parser: argparse.ArgumentParser, about: About) -> str:
     commands = dict(_commands(parser))
     day = time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time()))  # builds are to be the same every day
     title = [about.name.upper(), "1", time.strftime("%Y-%m-%d", day), f"p2p {__version__}", "User Commands"]
-    lines = [".TH " + " ".join(f'"{_text(part)}"' for part in title)]
+    lines = [".TH " + " ".join(f'"{part}"' for part in title)]
     lines += [".SH NAME", f"{_text(about.name)} \\- {_text(about.brief)}", ".SH SYNOPSIS"]
     for words in _ways(about.name, commands):
         lines += [words, ".br"]

@@ -33,6 +33,9 @@ NO_FILE_TOLD = "it takes one file and was sent something else"
 _ZEROS: Final = memoryview(bytes(BATCH))
 
 
+WriteSome = Callable[[memoryview], int]
+
+
 class StdoutEnd:
     """Writes the content of the one file of an offer to a descriptor, in order, in a thread.
 
@@ -45,14 +48,15 @@ class StdoutEnd:
         fd: int = STDOUT,
         name: str = "standard output",
         *,
-        write: Callable[[list[Buffer]], int] | None = None,
+        write: WriteSome | None = None,
     ) -> None:
-        """`write`: where to instead of the descriptor."""
+        """`write` is used instead of the descriptor: it waits, and returns how much it took. Raises OSError."""
         self.machine = TransferReceiver()
         self.written = 0
         """Bytes that went out and cannot be taken back."""
         self._selector = selector
-        self._write: Callable[[list[Buffer]], int] = write or partial(write_all, fd)
+        self._write_some: WriteSome = write or partial(os.write, fd)
+        self._fd = fd
         self._name = name
         self._option = " (--out -)" if write is None else ""
         self._queue: deque[Buffer] = deque()
@@ -136,6 +140,22 @@ class StdoutEnd:
             size += len(batch[-1])
         self._worker.submit(self._write, batch, done=self._note_written)
 
+    def _write(self, batch: list[Buffer]) -> int:
+        """In the thread. Blocks until all is written; returns how much that is."""
+        size = 0
+        for buffer in batch:
+            view = memoryview(buffer)
+            size += len(view)
+            while view:
+                try:
+                    count = self._write_some(view)
+                except BlockingIOError:  # somebody else made it so
+                    wait_for(self._fd, select.POLLOUT)
+                    continue
+                self.written += count
+                view = view[count:]
+        return size
+
     def _collect(self, _: int) -> None:
         self._worker.handle_readable()
 
@@ -145,7 +165,6 @@ class StdoutEnd:
         except OSError as error:
             self._error = error
             return
-        self.written += size
         self._unwritten -= size
 
     def _failure(self, error: OSError) -> Failure:
@@ -216,16 +235,3 @@ def printable(text: str) -> str:
     """A text of the other side for a terminal: nothing in it moves or hides anything; lines and tabs stay."""
     return "\n".join("\t".join(map(escape, line.split("\t"))) for line in text.replace("\r\n", "\n").split("\n"))
 
-
-def write_all(fd: int, buffers: list[Buffer]) -> int:
-    """Blocks until all is written; returns how much that is. Raises OSError."""
-    size = 0
-    for buffer in buffers:
-        view = memoryview(buffer)
-        size += len(view)
-        while view:
-            try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:  # somebody else made it so
-                wait_for(fd, select.POLLOUT)
-    return size

@@ -144,11 +144,10 @@ class CommandReader(PipeReader):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._worker.close(END_PATIENCE):  # else: what the command left behind still holds the other end
+        self._close_write_end()
+        if self._worker.close(END_PATIENCE) and self._fd >= 0:  # else: what the command left behind has the other end
             os.close(self._fd)
-        if self._write_end >= 0:
-            os.close(self._write_end)
-            self._write_end = -1
+            self._fd = -1
 
     def _start(self) -> None:
         try:
@@ -157,8 +156,12 @@ class CommandReader(PipeReader):
             why = error.strerror or str(error)
             message = f"The shell that is to run `{escape(self._command)}` cannot be started: {why}"
             raise PipeError(message, "the command that makes it cannot be started") from error
-        os.close(self._write_end)
-        self._write_end = -1
+        self._close_write_end()
+
+    def _close_write_end(self) -> None:
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
 
     def _read(self, length: int) -> PipeData:
         data, is_end = super()._read(length)

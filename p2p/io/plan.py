@@ -99,13 +99,16 @@ def _plan_send(options: argparse.Namespace, code: str | None) -> Plan:
     if command is not None and not command.strip():
         raise CallerError("the command whose output is to be sent is empty")
     remembering = Remembering.of(names, code=code, no_code=options.no_code, remember=options.remember)
+    nameplate: str | None
+    secret: str | None
     if names is None:
         if options.no_code:
             raise CallerError("--no-code needs names: send --no-code ME FRIEND PATH...")
         nameplate, secret = split_code(code) if code else (None, generate_code(secrets.token_bytes))
     else:
         without = options.no_code or remembering.is_contact
-        nameplate, secret = None, None if without else code or generate_code(secrets.token_bytes)
+        nameplate = None
+        secret = None if without else code or generate_code(secrets.token_bytes)
         if secret is not None:
             normalise_secret(secret)
     return Plan(

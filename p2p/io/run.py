@@ -149,10 +149,9 @@ class _Run:
             assert crossing.failure is not None, "it is done or has failed"
             if not self._waits_again(crossing, crossing.failure):
                 return crossing.failure.code
-            pairing = crossing.pairing
             self._remembering = self._remembering.again()
             self._wish = self._wish_for(
-                (lambda _, same=pairing: same) if pairing is not None else self._plan.pairing,
+                partial(_same, crossing.pairing) if crossing.pairing is not None else self._plan.pairing,
                 tries=crossing.tries,
                 patience=min(REFUSED_PATIENCE, self._options.timeout or math.inf),
                 impatience=self._wish.impatience or crossing.failure,
@@ -319,6 +318,10 @@ class _Run:
             on_failed=on_failed,
             on_tick=tick,
         )
+
+
+def _same(pairing: Pairing, _: int) -> Pairing:
+    return pairing
 
 
 def _repaired(end: SendingEnd) -> Repaired:

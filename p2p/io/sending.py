@@ -44,7 +44,6 @@ class SendingEnd:
         self._counter = counter
         self._pipe = pipe
         self._sources: dict[int, Readable] = {}  # by number, oldest first; until the transfer has passed them
-        self._open: Readable | None = None
         self._records = [memoryview(bytearray(DATA_HEADER + PIECE)) for _ in range(MAX_PIECES)]
         self._pieces = [record[DATA_HEADER:] for record in self._records]
 
@@ -132,7 +131,8 @@ class SendingEnd:
         return has_sent
 
     def close(self) -> None:
-        self._leave()
+        for source in self._sources.values():
+            source.close()
         self._entries.close()
         if self._counter is not None:
             self._counter.close()
@@ -142,9 +142,6 @@ class SendingEnd:
     def _read(self, peer: Peer, read: Read, now: float) -> None:
         source = self._sources[read.file]
         try:
-            if self._open is not source:
-                self._leave()
-                self._open = source
             if read.may_be_hole and (length := source.hole_at(read.offset)):
                 self.machine.handle_hole(read, length)
                 return
@@ -158,12 +155,6 @@ class SendingEnd:
             return
         if self.machine.handle_read(read, records):
             peer.send(records, now)
-
-    def _leave(self) -> None:
-        """A file that is gone on with later, or that was given up, is not to keep its descriptor."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
 
     def _tell_totals(self) -> bool:
         totals = self.totals
@@ -179,7 +170,7 @@ class SendingEnd:
         found, is_last = batch
         oldest = self.machine.oldest_file
         for number in list(takewhile(lambda number: number < oldest, self._sources)):
-            del self._sources[number]
+            self._sources.pop(number).close()  # one that was read again may still be open
         self._sources.update((source.number, source) for _, source in found if source is not None)
         self.machine.handle_entries([entry for entry, _ in found], is_last)
         return True

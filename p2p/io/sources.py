@@ -107,7 +107,8 @@ def look_up(paths: Sequence[PathLike]) -> list[Named]:
     """
     taken: dict[str, int] = {}
     named = []
-    for path in map(os.fspath, paths):
+    for each in paths:
+        path = os.fspath(each)
         name = _distinct(portable_component(os.path.basename(os.path.abspath(path))), taken)
         try:
             status = _look_at(path, name)
@@ -169,18 +170,16 @@ class Source:
         try:
             if self._fd < 0:
                 self._open()
-            content = bytearray()
-            while piece := os.pread(self._fd, self.size + 1 - len(content), len(content)):
-                content += piece
-                if len(content) >= max(1, self.size):
-                    break
+            content = os.pread(self._fd, self.size + 1, 0)
+            while len(content) < self.size and (more := os.pread(self._fd, self.size + 1, len(content))):
+                content += more
             self._require_unchanged(os.fstat(self._fd))
             if len(content) < self.size:
                 raise self._changed("became shorter")
             if len(content) > self.size:  # and yet the size that was found
                 raise self._error(SIZELESS if not self.size else Trouble.changed("grew"))
             self.close()
-            return bytes(content)
+            return content
         except (OSError, SourceError) as error:
             raise self._explain(error) from error
 

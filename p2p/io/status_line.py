@@ -130,7 +130,7 @@ def plain_line(progress: Progress, bytes_per_second: float) -> str:
     share, left = _share(progress), _left(progress, bytes_per_second)
     when = f"{left:.0f} s left" if left is not None else "nothing moves"
     first = [f"{share} %"] if share is not None else []
-    last = [when] if left is not None or not bytes_per_second else []
+    last = [when] if left is not None or bytes_per_second < 1 else []
     return ", ".join([*first, amount(progress), rate(bytes_per_second), *last])
 
 
@@ -142,7 +142,7 @@ def _share(progress: Progress) -> int | None:
 
 
 def _left(progress: Progress, bytes_per_second: float) -> float | None:
-    if progress.total is None or not bytes_per_second:
+    if progress.total is None or bytes_per_second < 1:
         return None
     return max(0, progress.total - progress.done) / bytes_per_second
 

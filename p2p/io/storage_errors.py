@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 
 from p2p.core.text import escape
 from p2p.io.sources import FileError
@@ -27,6 +28,13 @@ def storage_error(error: OSError, directory: str, name: str) -> StorageError:
     here, file = escape(directory), escape(name) or "a file"
     what, advice = _explain(error, name)
     return StorageError(f"cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
+
+
+def fatal_cause(error: OSError, root: int) -> OSError | None:
+    """What ends it all, if the next file would fare no better; `root` is the receiving folder."""
+    if not os.fstat(root).st_nlink:
+        return OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return error if error.errno in FATAL else None
 
 
 def problem(error: OSError | Unstorable, path: str) -> str:

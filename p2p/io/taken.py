@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable
 from enum import Enum, auto
+from itertools import chain
 
 from p2p.core.transfer.names import is_temporary, numbered, temporary_name
 from p2p.io.naming import component, rename_over
@@ -79,7 +80,7 @@ class Names:
                 exclusively(first)
                 return first
         key = (*node, offered)
-        for number in range(self._next_number.get(key, 0), MAX_NUMBER + 1):
+        for number in chain([0], range(self._next_number.get(key, 1), MAX_NUMBER + 1)):
             name = numbered(offered, number) if number else offered
             with contextlib.suppress(FileExistsError):
                 exclusively(name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import selectors
 from collections.abc import Callable
 
-from p2p.core.datagram import Buffer
 from p2p.core.errors import Failure
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.messages import Offer, OfferKind
 from p2p.io.destination import Policy
 from p2p.io.ends import NoEnd, Taking
 from p2p.io.journal import Journals
-from p2p.io.outlets import StdoutEnd, TextEnd
+from p2p.io.outlets import StdoutEnd, TextEnd, WriteSome
 from p2p.io.pipes import PipeError
 from p2p.io.plan import PIPE
 from p2p.io.receiving import ReceivingEnd
@@ -33,7 +32,7 @@ class TakingEnd:
         selector: selectors.BaseSelector,
         on_text: Callable[[str], None],
         *,
-        write: Callable[[list[Buffer]], int] | None = None,
+        write: WriteSome | None = None,
     ) -> None:
         """`write`: takes the content of the one file, instead of a folder (see StdoutEnd)."""
         self.refusal: Failure | None = None

@@ -74,11 +74,11 @@ class OpenFolder:
     def __init__(self, name: str, parent: OpenFolder | None) -> None:
         """Without a `parent`, `name` is the path that the person named. Raises OSError."""
         self.name = self.sent_as = name
-        self.depth = parent.depth + 1 if parent is not None else 0
+        self.depth: int = parent.depth + 1 if parent is not None else 0
         """How many folders below its root."""
-        self.path = os.path.join(parent.path if parent is not None else "", name, "")
+        self.path: str = os.path.join(parent.path if parent is not None else "", name, "")
         """As the person would name it, with a slash behind."""
-        self.below = f"{parent.below}{name}/" if parent is not None else ""
+        self.below: str = f"{parent.below}{name}/" if parent is not None else ""
         """The same from the root on, which is left out: what patterns are for."""
         self.repaired: dict[str, int] = {}
         """Names that things in it are sent under and do not bear here, each with the last number tried for it."""
@@ -98,6 +98,7 @@ class OpenFolder:
         except OSError:
             self.close()
             raise
+        self.entries: Iterator[os.DirEntry[str]]
         if len(first) > MAX_SORTED:
             self.entries = chain(_drain(first), self._listing)
         else:

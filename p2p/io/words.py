@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 ELLIPSIS = "…"
+LONG = 99 * 3600  # seconds
 
 
 def size(count: int) -> str:
@@ -29,7 +30,9 @@ def things(count: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """0:07, 12:30, 3:05:00."""
+    """0:07, 12:30, 3:05:00, and what is too long to be of use."""
+    if seconds >= LONG:
+        return f">{LONG // 3600} h"
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)

@@ -68,8 +68,8 @@ class Side:
 class Pair:
     def __init__(self, folder: Path, *, first: int = 0) -> None:
         """`first`: whose turn comes first in `settle` and `step`."""
-        names = ("alice", "bob")
-        self.sides = [Side(*names[::way], Contacts(folder / me)) for way, me in zip((1, -1), names, strict=True)]
+        names = (("alice", "bob"), ("bob", "alice"))
+        self.sides = [Side(me, friend, Contacts(folder / me)) for me, friend in names]
         self.flying: list[deque[bytes]] = [deque(), deque()]  # to each
         self.first = first
         self.said: list[tuple[int, bytes]] = []

@@ -99,8 +99,9 @@ class Stage:
                 receiving.advance(self.line.peer, 0.0)
                 moved = self.line.deliver() or moved
                 moved = self._take_events(sender, receiving) or moved
-                ready = self.selector.select(0.0 if moved or sender.ended else GUARD)
-                assert ready or moved or sender.ended, "both wait for each other"
+                moved = moved or sender.ended or self.line.failure is not None
+                ready = self.selector.select(0.0 if moved else GUARD)
+                assert ready or moved, "both wait for each other"
                 for key, mask in ready:
                     key.data(mask)
         finally:

@@ -120,15 +120,16 @@ class Direct:
     def deliver(self) -> bool:
         """Returns whether anything arrived."""
         receiver, moved = self._receiving.machine, False
-        while self._records or (answer := receiver.poll_record()) is not None:
-            moved = True
+        while True:
             if self._records:
                 receiver.handle_record(self._records.popleft())
                 self._receiving.advance()
-            else:
+            elif (answer := receiver.poll_record()) is not None:
                 self._sender.handle_record(answer)
                 self._send_control()
-        return moved
+            else:
+                return moved
+            moved = True
 
     def _send_control(self) -> None:
         while (record := self._sender.poll_record()) is not None:
@@ -141,6 +142,13 @@ class Stage:
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self.selector = selector
         self.events: list[events.SenderEvent] = []
+
+    def count(self, end: SendingEnd) -> None:
+        while not end.is_counted:
+            ready = self.selector.select(GUARD)
+            assert ready, "nobody counts"
+            for key, mask in ready:
+                key.data(mask)
 
     def run(
         self,

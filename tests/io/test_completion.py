@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import signal
@@ -120,18 +121,24 @@ class Terminal:
             os.execve(path, [path, *INTERACTIVE[shell]], environment_of(home))
         self.seen = ""
         loads = "autoload -Uz compinit; compinit -u -D; " if shell == "zsh" else ""
-        self.type(f"PS1=''; {loads}source {home / f'script.{shell}'}; echo rea''dy\n")
-        self.read_until("ready")
+        self.type(f"PS1=''; {loads}eval \"$(cat {home / f'script.{shell}'})\"; echo rea''dy\n")
+        self.read_until("(ready)")
+
+    def complete(self, line: str) -> str:
+        """The line after the tabulator, as the shell itself understands it."""
+        self.type(f"{line}\t\x01echo :\x05:\n")
+        return self.read_until(r"[\r\n]:([^\r\n]*):\r").rstrip(" /")
 
     def type(self, text: str) -> None:
         self.seen = ""
         os.write(self.fd, text.encode())
 
-    def read_until(self, text: str) -> None:
+    def read_until(self, pattern: str) -> str:
         end = time.monotonic() + GUARD
-        while text not in self.seen:
+        while (match := re.search(pattern, re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", self.seen))) is None:
             assert select.select([self.fd], [], [], max(0.0, end - time.monotonic()))[0], self.seen
             self.seen += os.read(self.fd, 4096).decode(errors="replace")
+        return match[1]
 
     def close(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
@@ -143,16 +150,14 @@ class Terminal:
 def test_somebody_types(home, shell):
     terminal = Terminal(home, shell)
     try:
-        terminal.type("p2p se\t")
-        terminal.read_until("p2p send ")
-        terminal.type("--from-c\t")
-        terminal.read_until("--from-command ")
-        terminal.type("\x15p2p recv --ou\t")
-        terminal.read_until("--out ")
-        terminal.type("ph\t")
-        terminal.read_until("photos\\ of\\ us/")
-        terminal.type("\x15p2p send anna ben no\t")
-        terminal.read_until("notes.txt ")
+        assert terminal.complete("p2p se") == "p2p send"
+        assert terminal.complete("p2p send --from-c") == "p2p send --from-command"
+        assert terminal.complete("p2p recv --out ph") == "p2p recv --out photos of us"
+        assert terminal.complete("p2p send no") == "p2p send notes.txt"
+        assert terminal.complete("p2p send anna ben no") == "p2p send anna ben notes.txt"
+        assert terminal.complete("p2p send anna ben one two no") == "p2p send anna ben one two notes.txt"
+        assert terminal.complete("p2p recv --server x --ov") == "p2p recv --server x --overwrite"
+        assert terminal.complete("p2p completion fi") == "p2p completion fish"
     finally:
         terminal.close()
 

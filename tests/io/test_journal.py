@@ -340,16 +340,17 @@ def killed_after(work: Callable[[Callable[[str], None]], None], lines: int, rng:
     pid = os.fork()
     if pid == 0:
         try:
-            work(lambda text: os.write(answer, text.encode() + b"\n") and None)
-            os.write(answer, b"end\n")
+            stream = os.fdopen(answer, "w")
+            work(lambda text: print(text, file=stream, flush=True))
+            print("end", file=stream, flush=True)
             threading.Event().wait()  # for the end
         finally:
             os._exit(1)
     os.close(answer)
-    with os.fdopen(result, "r") as stream:
+    with os.fdopen(result, "r") as answers:
         said: list[str] = []
         while len(said) < lines or (not lines and not said):
-            line = stream.readline().strip()
+            line = answers.readline().strip()
             if line == "end":
                 break
             said.append(line)
@@ -357,7 +358,7 @@ def killed_after(work: Callable[[Callable[[str], None]], None], lines: int, rng:
             pass
         os.kill(pid, 9)
         os.waitpid(pid, 0)
-        said += [line for line in stream.read().splitlines() if line != "end"]
+        said += [line for line in answers.read().splitlines() if line != "end"]
     return said
 
 
@@ -509,7 +510,7 @@ def use(state: Path, out: Path) -> list[str]:
     journals = Journals(state)
     journals.parts_in(out)
     journal = journals.find(TOKEN, out) or journals.begin(TOKEN, out)
-    for number in range(2000):
+    for number in range(0, 2000, 7):
         row = journal.find(f"file/{number}")
         assert row is None or row.name is None or "/" not in row.name
         row = journal.find(f"part/{number}")
@@ -522,7 +523,7 @@ def use(state: Path, out: Path) -> list[str]:
 
 def test_a_file_that_is_cut_off_is_not_fatal(state: Path, out: Path) -> None:
     whole = filled(state, out).read_bytes()
-    for length in [0, 1, 15, 16, 99, 100, *range(511, len(whole), 5000)]:
+    for length in [0, 1, 15, 16, 99, 100, *range(511, len(whole), 10_000)]:
         shutil.rmtree(state / "journals")
         (state / "journals").mkdir(0o700)
         file = filled(state, out)

@@ -68,7 +68,7 @@ def test_what_is_cut_fits(text: str, room: int) -> None:
     assert columns(cut(text, room)) <= room
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(7.4, "0:07"), (750, "12:30"), (11_100, "3:05:00")])
+@pytest.mark.parametrize(("seconds", "words"), [(7.4, "0:07"), (750, "12:30"), (11_100, "3:05:00"), (1e300, ">99 h")])
 def test_time_left(seconds: float, words: str) -> None:
     assert clock(seconds) == words
 

@@ -289,18 +289,21 @@ def test_a_folder_that_lies_in_itself(tree: Path) -> None:
     ]
 
 
-def swap_for_a_link(path: Path) -> None:
-    shutil.rmtree(path)
-    path.symlink_to("/etc")
+def in_place_of(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        shutil.rmtree(path)
+        make(path)
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (swap_for_a_link, "8 was replaced while it was being sent"),
+        (in_place_of(lambda path: path.symlink_to("/etc")), "8 was replaced while it was being sent"),
         (shutil.rmtree, "9 went away while its folder was read"),
-        (lambda path: (shutil.rmtree(path), path.write_text("a file")), "8 was replaced while it was being sent"),
-        (lambda path: (shutil.rmtree(path), os.mkfifo(path)), "8 was replaced while it was being sent"),
+        (in_place_of(Path.touch), "8 was replaced while it was being sent"),
+        (in_place_of(os.mkfifo), "8 was replaced while it was being sent"),
     ],
 )
 def test_a_folder_that_changes_before_it_is_entered(
@@ -315,7 +318,7 @@ def test_a_folder_that_changes_before_it_is_entered(
             change(tree / "f")
         return open_(path, *args, dir_fd=dir_fd)
 
-    monkeypatch.setattr(visits.os, "open", change_and_open)
+    monkeypatch.setattr(os, "open", change_and_open)
     assert [line.split(":")[0] for line in told(entries(tree))] == ["tree/", "tree/a", f"tree/f {words}", "tree/z"]
 
 

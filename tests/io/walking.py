@@ -30,7 +30,8 @@ def entries(*paths: Path, exclude: Exclude = ALL) -> list[Entry]:
 
 def told(entries_: list[Entry]) -> list[str]:
     """What is said, on one line each, with the path that the other side makes of it."""
-    lines, folders = [], []
+    lines: list[str] = []
+    folders: list[str] = []
     for entry in entries_:
         if isinstance(entry, Leave):
             folders.pop()

@@ -63,7 +63,8 @@ def test_ten_breaks_in_one_transfer(netlab, tmp_path: Path) -> None:
     for side in sides:
         names = [event["event"] for event in side.events]
         assert names.count("path_lost") == 10
-        assert [names.count(name) for name in ("waiting", "started", "done")] == [1, 1, 1]
+        assert [names.count(name) for name in ("started", "done")] == [1, 1]
+        assert names.count("waiting") <= 1  # none where the other side was there before
         assert "code" not in side.err.partition("Connected")[2]
     assert receiver.event("done")["kept"] == 0
 

@@ -65,7 +65,9 @@ def test_one_code_and_none_after_it(two: Two) -> None:
     assert two.known("bob") == [("alice", True)]
     file = two.folder / "data of bob" / "p2p" / "contacts.json"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    sender, receiver = two.send("--json"), two.recv()
+    sender = two.send("--json")
+    sender.wait_for('"event": "waiting"')
+    receiver = two.recv()
     assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
     assert hash_of(two.folder / "out" / "file (1)") == two.digest
     assert "the remembered key is right" in sender.err

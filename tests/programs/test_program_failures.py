@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ END_GUARD = 15.0  # seconds in which the other side must have ended: the idle ti
 
 
 @pytest.fixture
-def programs():
+def programs() -> Iterator[Stage]:
     with stage() as made:
         yield made
 

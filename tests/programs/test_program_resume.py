@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -72,9 +74,11 @@ def pair(programs: Stage, tmp_path: Path) -> Pair:
 
 def last_progress(program: Program) -> dict[str, int]:
     """How far it was; its last line may be cut off by the kill."""
-    whole = program.out[: program.out.rfind("\n") + 1]
-    program.out = whole
-    found = [event for event in program.events if event["event"] == "progress"]
+    events = []
+    for line in program.out.splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            events.append(json.loads(line))
+    found: list[dict[str, int]] = [event for event in events if event["event"] == "progress"]
     return found[-1] if found else {"bytes": 0, "kept": 0}
 
 

@@ -7,6 +7,7 @@ import os
 import pty
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from harness import CODE, Program, Stage, hash_of, make_file, stage
 
 
 @pytest.fixture(scope="module")
-def programs():
+def programs() -> Iterator[Stage]:
     with stage() as made:
         yield made
 

@@ -32,16 +32,21 @@ def sized(length: int) -> st.SearchStrategy[bytes]:
     return st.binary(min_size=length, max_size=length)
 
 
-BY_MODE = {
-    Mode.CODE: st.one_of(
-        st.builds(Hello, st.just(Mode.CODE), nonces, sized(33)),
-        st.builds(Reply, st.just(Mode.CODE), nonces, nonces, sized(33), sized(32)),
+def with_secret(mode: Mode) -> st.SearchStrategy[Message]:
+    return st.one_of(
+        st.builds(Hello, st.just(mode), nonces, sized(33)),
+        st.builds(Reply, st.just(mode), nonces, nonces, sized(33), sized(32)),
         st.builds(Confirm, nonces, nonces, st.just(b""), sized(32), sealed),
         st.builds(Ready, nonces, nonces, st.just(b""), sealed),
         st.builds(Reject, nonces, nonces, st.sampled_from(Reason), st.integers(0, 255), st.integers(0, 255)),
         st.builds(Bye, nonces, nonces, sealed),
         st.builds(Signal, nonces, nonces, st.integers(0, 2**32 - 1), sealed),
-    ),
+    )
+
+
+BY_MODE = {
+    Mode.CODE: with_secret(Mode.CODE),
+    Mode.CONTACT: with_secret(Mode.CONTACT),
     Mode.OPEN: st.one_of(
         st.builds(Hello, st.just(Mode.OPEN), nonces, sized(32)),
         st.builds(Reply, st.just(Mode.OPEN), nonces, nonces, sized(32), st.just(b"")),
@@ -76,6 +81,8 @@ def test_layouts() -> None:
         b"\x01\x03" + s + r + b"o" * 48 + b"c" * 32 + b"z" * 16
     )
     assert Ready(s, r, b"c" * 32, b"z" * 16).encode() == b"\x01\x04" + s + r + b"c" * 32 + b"z" * 16
+    assert Hello(Mode.CONTACT, s, b"x" * 33).encode() == b"\x01\x01\x03" + s + b"x" * 33
+    assert Reject(s, r, Reason.CONTACT_MISMATCH, 0, 3).encode() == b"\x01\x05" + s + r + b"\x05\x00\x03"
     assert Reject(s, r, Reason.BURNT, 3, 3).encode() == b"\x01\x05" + s + r + b"\x02\x03\x03"
     assert Bye(s, r, b"z" * 16).encode() == b"\x01\x06" + s + r + b"z" * 16
     assert encode_bye(130, "ä") == b"\x82\x00\x02\xc3\xa4"

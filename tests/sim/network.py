@@ -373,8 +373,8 @@ class Network:
             return
         if (inner := self._nats.get((inside.host, router))) is not None:
             self._enter(inner, source, inside.port, data)
-        else:
-            _deliver(self._hosts[inside.host, router], inside.port, data, source)
+        elif (host := self._hosts.get((inside.host, router))) is not None:  # it may have another address by now
+            _deliver(host, inside.port, data, source)
 
 
 def _connected(pipe: TcpPipe, done: Callable[[TcpPipe | None], None]) -> None:

@@ -11,6 +11,7 @@ from sim.network import TTL, Host, Network, TcpPipe
 from transfer.in_memory import MemoryDisk, MemorySource, Tree
 
 from p2p.core.address import Address
+from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, CloseSockets, OpenSockets, UseSocket
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
@@ -120,8 +121,15 @@ class SimPeer:
         accepts: bool = True,
         takes_relay: bool = True,
         reconnect: float = 0.0,
+        contact: ContactExchange | None = None,
+        is_contact: bool = False,
     ) -> None:
-        """`reconnect`: virtual seconds to look for the other side after a path was lost, as `Crossing` does."""
+        """`reconnect`: virtual seconds to look for the other side after a path was lost, as `Crossing` does.
+
+        `contact`: this side is to remember the other; `is_contact`: `secret` is that of two who do.
+        """
+        self.contact = contact or ContactExchange()
+        self._is_contact = is_contact
         self._network, self.host, self._port = network, host, port
         self._role, self._server, self._takes_relay = role, server, takes_relay
         self._reconnect = reconnect
@@ -203,6 +211,9 @@ class SimPeer:
         self.events.append(event)
         self.timeline.append((self._network.now, event))
         self.is_done |= isinstance(event, events.Done)
+        if isinstance(event, events.ContactHeard):
+            self.contact.handle_held()
+            self.peer.advance(self._network.now)
 
     def drive_files(self, peer: Peer, now: float) -> None:
         """The end of the transfer on this machine."""
@@ -261,6 +272,7 @@ class SimPeer:
             udp_port=port,
             scratch={local: port + 1000 + local for local in SCRATCH},
             takes_relay=self._takes_relay,
+            is_contact=self._is_contact and not goes_on,
         )
         return Attempt(self._network, self, config, goes_on=goes_on)
 
@@ -294,7 +306,7 @@ class Attempt:
         for local, scratch_port in config.scratch.items():
             self._ports[local] = scratch_port
             self._host.udp[scratch_port] = partial(self.receive, local=local)
-        self.peer = Peer(config, run.machine, network.rng.randbytes, goes_on=goes_on)
+        self.peer = Peer(config, run.machine, network.rng.randbytes, goes_on=goes_on, contact=run.contact)
         self._host.udp[self._port] = self.receive
         self._host.tcp[self._port + 1] = self._accept
 

@@ -176,13 +176,13 @@ def test_close_during_a_sync_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     part = begin(destination, entry(), b"abc")
     failures: list[StorageError] = []
 
-    def finish() -> None:
+    def store() -> None:
         try:
             finish(destination, part)
         except StorageError as error:
             failures.append(error)
 
-    thread = threading.Thread(target=finish)
+    thread = threading.Thread(target=store)
     thread.start()
     assert syncing.wait(30)
     destination.close()
@@ -471,4 +471,4 @@ def test_a_folder_that_may_not_be_written_is_a_problem_of_its_own(
     public_path.chmod(0o777)
     (public_path / "locked").mkdir(mode=0o555)
     words = "locked/a cannot be stored: this user may not write there"
-    assert as_nobody(NOT_ALLOWED, public_path) == f"{Stored(2, 'good')} {Problem(1, words)}\n"
+    assert as_nobody(NOT_ALLOWED, public_path) == f"{Problem(1, words)} {Stored(2, 'good')}\n"

@@ -198,6 +198,14 @@ def test_a_change_before_its_turn_is_seen_at_the_first_piece(tmp_path: Path) -> 
         read(source, 0)
 
 
+def in_place_of(make: Callable[[Path], object]) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return change
+
+
 def make_link(path: Path) -> None:
     path.rename(path.parent / "moved")
     path.symlink_to("moved")
@@ -209,9 +217,9 @@ def make_link(path: Path) -> None:
         (Path.unlink, "does not exist", ExitCode.STORAGE),
         (replace, "was replaced", ExitCode.INTEGRITY),
         (make_link, "became a link", ExitCode.INTEGRITY),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "became a named pipe", ExitCode.INTEGRITY),
-        (lambda path: (path.unlink(), make_socket(path)), "became a socket", ExitCode.INTEGRITY),
-        (lambda path: (path.unlink(), path.mkdir()), "became a folder", ExitCode.INTEGRITY),
+        (in_place_of(os.mkfifo), "became a named pipe", ExitCode.INTEGRITY),
+        (in_place_of(make_socket), "became a socket", ExitCode.INTEGRITY),
+        (in_place_of(Path.mkdir), "became a folder", ExitCode.INTEGRITY),
     ],
 )
 @pytest.mark.parametrize("whole", [False, True])
@@ -226,6 +234,22 @@ def test_what_is_no_more_what_it_was(
         source.read_whole() if whole else read(source, 0, 3)
     assert caught.value.unreadable.exit_code is code
     assert str(tmp_path) not in caught.value.unreadable.reason
+
+
+def test_a_file_that_becomes_a_link_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To itself under another name, so that nothing but O_NOFOLLOW sees it."""
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    source = source_of(path)
+    open_ = os.open
+
+    def change_and_open(opened: str, flags: int, *, dir_fd: int | None = None) -> int:
+        make_link(path)
+        return open_(opened, flags, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", change_and_open)
+    with pytest.raises(SourceError, match="became a link"):
+        source.read_whole()
 
 
 def test_nothing_is_read_through_a_pipe_that_replaces_the_file(tmp_path: Path) -> None:
@@ -413,4 +437,5 @@ def test_a_text() -> None:
     text = Text(3, b"abcdefgh")
     buffers = [bytearray(3), bytearray(2)]
     text.read_into([memoryview(buffer) for buffer in buffers], 2)
-    assert (text.number, buffers, text.read_whole(), text.hole_at(0)) == (3, [b"cde", b"fg"], b"abcdefgh", 0)
+    assert [bytes(buffer) for buffer in buffers] == [b"cde", b"fg"]
+    assert (text.number, text.read_whole(), text.hole_at(0)) == (3, b"abcdefgh", 0)

@@ -93,6 +93,9 @@ class ContactExchange:
     def start_path(self) -> None:
         """There is a path, the first one or another: what was said on the last one may not have arrived."""
         self._records.clear()
+        if self._state is State.HEARD and not self._events:  # the word of it went with the last path
+            assert self._theirs is not None
+            self._events.append(Heard(self._theirs))
         if self._said_no is not None:
             self._records.append(messages.encode(No(self._said_no)))
         elif self._keys is not None and self._state is not State.OVER:

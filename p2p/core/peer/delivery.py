@@ -27,12 +27,18 @@ class Delivery:
     """Composes a channel and a transfer, which may outlive it."""
 
     def __init__(
-        self, channel: Channel, machine: Machine, now: float, *, goes_on: bool, contact: ContactExchange
+        self,
+        channel: Channel,
+        machine: Machine,
+        now: float,
+        *,
+        goes_on: bool,
+        contact: ContactExchange | None = None,
     ) -> None:
-        """`goes_on`: the transfer began on another path."""
+        """`goes_on`: the transfer began on another path. Without `contact` this side does not remember the other."""
         self._channel = channel
         self._machine = machine
-        self._contact = contact
+        self._contact = contact = contact or ContactExchange()
         self._is_greeted = not goes_on  # CONTINUE goes before all else
         self._events: deque[events.PeerEvent] = deque()
         self._unsent: deque[Buffer] = deque()  # more records came of what was read than the path takes at once
@@ -274,8 +280,10 @@ class Delivery:
 
     def _last_word(self) -> Buffer | None:
         """An ABORT behind records that waited for a slow disk: who said it does not come back."""
-        records = iter(self._channel.poll_record, None)
-        return next((record for record in records if record[0] == MessageType.ABORT), None)
+        while (record := self._channel.poll_record()) is not None:
+            if record and record[0] == MessageType.ABORT:
+                return record
+        return None
 
     def _lose(self, why: str, now: float) -> None:
         """The machine stays as it is: it may go on elsewhere."""

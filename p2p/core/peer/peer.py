@@ -53,7 +53,7 @@ class Peer:
 
         `contact` outlives the path too; without one, this side does not remember the other.
         """
-        self._contact = contact or ContactExchange()
+        self._contact = contact
         self._config = config
         self._goes_on = goes_on
         self._random_bytes = random_bytes

@@ -130,21 +130,23 @@ class IncomingFiles:
             raise RemoteError(f"more than {MAX_ANNOUNCED} entries ahead of their content")
         path = self._trail.path(name)
         self.number += 1
+        if name != entry.name:
+            entry = replace(entry, name=name)
         match entry:
             case File():
-                self._handle_file(number, parent, path, replace(entry, name=name))
+                self._handle_file(number, parent, path, entry)
                 return
             case Folder():
                 self._trail.enter(number, name)
-                self.actions.append(MakeFolder(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeFolder(number, parent, entry))
             case Symlink(target=target):
                 if not stays_inside(target, self._trail.depth - 1):
                     raise RemoteError(f"{escape(path)} is a link that leads elsewhere: {escape(target[:80])}")
-                self.actions.append(MakeSymlink(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeSymlink(number, parent, entry))
             case Hardlink(to=to):
                 if to not in self._linked:  # a link with another name elsewhere would lead elsewhere
                     raise RemoteError(f"{escape(path)} is another name of what is no file with several")
-                self.actions.append(MakeHardlink(number, parent, replace(entry, name=name)))
+                self.actions.append(MakeHardlink(number, parent, entry))
             case _:
                 assert_never(entry)
         self.handed.append(Handed(number, path))

@@ -11,7 +11,7 @@ from blake3 import blake3
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
 from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
-from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have, MessageType
 from p2p.core.transfer.paths import Trail
 
 
@@ -118,19 +118,22 @@ class OutgoingFiles:
         self._entries.extend(entries)
         self._is_last = is_last
 
-    def announce(self) -> tuple[Entry, ...]:
-        """What one ENTRIES holds, when it is time for one."""
-        announced = self._announced
-        if announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2):
-            return ()
-        size, entries = 1, []
-        while self._entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
-            size += len(encode_entry(self._entries[0]))
+    def announce(self) -> bytes | None:
+        """The next ENTRIES, when it is time for it."""
+        announced, entries = self._announced, self._entries
+        if not entries or (
+            announced and (not self.answers or self.number - announced[0].number > MAX_AHEAD // 2)
+        ):
+            return None
+        size, encoded = 1, [bytes([MessageType.ENTRIES])]
+        while entries and not (announced and self.number - announced[0].number >= MAX_AHEAD):
+            part = encode_entry(entries[0])
+            size += len(part)
             if size > MAX_MESSAGE:
                 break
-            entries.append(self._entries.popleft())
-            self._note(entries[-1])
-        return tuple(entries)
+            encoded.append(part)
+            self._note(entries.popleft())
+        return b"".join(encoded)
 
     def small_ones(self) -> tuple[int, ...]:
         """The numbers of as many whole files as one record holds, from the first on."""

@@ -79,8 +79,9 @@ class Records(Generic[Item]):
         """What is still to be said on this path."""
         return chain(self._again, self._queue)
 
-    def say(self, message: Message) -> None:
-        self._queue.append(messages.encode(message))
+    def say(self, message: Message | bytes) -> None:
+        """`message` may be encoded already."""
+        self._queue.append(message if isinstance(message, bytes) else messages.encode(message))
 
     def keep(self, item: bytes | Item) -> bool:
         """A numbered record was made that does not come from `poll`. Returns whether it is to go out now.

@@ -42,7 +42,6 @@ from p2p.core.transfer.messages import (
     Abort,
     Accept,
     Data,
-    Entries,
     FileEnd,
     Finish,
     Have,
@@ -393,8 +392,8 @@ class TransferSender:
         while self._wish is None and self._files.is_unwanted:  # the rest of it need not cross
             left = self._files.take()
             self._records.say(LeftOut(left.number, ExitCode.STORAGE, "it cannot be stored over there"))
-        if entries := self._files.announce():
-            self._records.say(Entries(entries))
+        if (entries := self._files.announce()) is not None:
+            self._records.say(entries)
             while self._files.skipped:
                 path, skipped = self._files.skipped.popleft()
                 self._miss(path, skipped.reason, skipped.exit_code)
