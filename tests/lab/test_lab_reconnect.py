@@ -19,8 +19,8 @@ from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM
 from netlab.schedule import At, Schedule
 from netlab.topology import two_nats
 
-SIZE = 200_000_000  # bytes
-RATE = "4M"  # bytes a second: fifty seconds of data, so that each break finds it under way
+SIZE = 160_000_000  # bytes
+RATE = "2M"  # bytes a second: four times the data that crosses between ten breaks, so that each finds it under way
 DARK = 20.0  # seconds without a cable: longer than the idle time-out
 GUARD = 120.0  # seconds, for anything
 
