@@ -65,16 +65,15 @@ class Caller:
 
     def _serve(self, outcome: Future[Result], raised: BaseException | None) -> BaseException | None:
         """Until there is an outcome, and nothing is left to call. Returns what a callback raised, or Ctrl-C."""
-        is_last = False
         while True:
             try:
                 is_last = outcome.done()
-                call = self._calls.get(timeout=0.0 if is_last else LOOK)
-                self._room.release()
-                if call is not None and raised is None:
-                    call()
-            except queue.Empty:
-                if is_last:
+                call = self._next(0.0 if is_last else LOOK)
+                if call is not None:
+                    self._room.release()
+                    if raised is None:
+                        call()
+                elif is_last:
                     return raised
             except BaseException as error:
                 if raised is None:
@@ -82,6 +81,12 @@ class Caller:
                     self._control.stop(FAILED if isinstance(error, Exception) else INTERRUPTED)
                 else:  # Ctrl-C once more
                     self._control.abandon()
+
+    def _next(self, patience: float) -> Callable[[], object] | None:
+        try:
+            return self._calls.get(timeout=patience)
+        except queue.Empty:
+            return None
 
     def _work(self, work: Callable[[], Result], outcome: Future[Result]) -> None:
         try:
