@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from harness import CODE, Program, Stage, hash_of, make_file, stage
 
+from p2p.core.contacts.keys import ContactKeys
+from p2p.io.contacts import Contacts
+
 
 @pytest.fixture(scope="module")
 def programs() -> Iterator[Stage]:
@@ -31,20 +34,19 @@ class Two:
         return {"XDG_DATA_HOME": str(self.folder / f"data of {name}")}
 
     def send(self, *options: str, code: str | None = None, **kwargs: Any) -> Program:
-        words = ["alice", "bob", self.folder / "file", "--once", *options]
+        words: list[str | Path] = ["alice", "bob", self.folder / "file", "--once", *options]
         return self._programs.send(*words, code=code, env=self.env("alice"), **kwargs)
 
     def recv(self, *options: str, code: str | None = None, yes: bool = True, **kwargs: Any) -> Program:
-        words = ["bob", "alice", "--out", self.folder / "out", *(["--yes"] if yes else []), *options]
+        words: list[str | Path] = ["bob", "alice", "--out", self.folder / "out", *(["--yes"] if yes else []), *options]
         return self._programs.recv(*words, code=code, env=self.env("bob"), **kwargs)
 
     def contacts(self, name: str, *words: str) -> Program:
         return Program(subprocess.Popen, ["-m", "p2p.peer", "contacts", *words], env=self.env(name))
 
     def known(self, name: str) -> list[tuple[str, bool]]:
-        program = self.contacts(name, "list", "--json")
-        assert program.finish() == 0, program.err
-        return [(each["friend"], each["confirmed"]) for each in map(json.loads, program.out.splitlines())]
+        contacts = Contacts(self.folder / f"data of {name}" / "p2p").all()
+        return [(each.friend, each.is_confirmed) for each in contacts]
 
     def remember(self) -> tuple[Program, Program]:
         sides = self.send("--remember", "--json", code=CODE), self.recv("--remember", "--json", code=CODE)
@@ -142,6 +144,19 @@ def test_what_makes_no_sense_is_said(words: list[str], said: str) -> None:
     program = Program(subprocess.Popen, ["-m", "p2p.peer", *words])
     assert program.finish() == 2
     assert said in program.err
+
+
+def test_the_list_holds_no_secrets(two: Two) -> None:
+    contacts = Contacts(two.folder / "data of alice" / "p2p")
+    theirs = ContactKeys(bytes(32), ("alice", "bob")).public
+    contacts.hold("alice", "b\x1bob", contacts.keys_for("alice", "b\x1bob"), theirs)
+    (contact,) = contacts.all()
+    plain, lines = two.contacts("alice", "list"), two.contacts("alice", "list", "--json")
+    assert (plain.finish(), lines.finish()) == (0, 0)
+    assert "b\\x1bob  as alice, since 20" in plain.out
+    assert "not certain" in plain.out
+    assert json.loads(lines.out) == {"me": "alice", "friend": "b\x1bob", "since": contact.since, "confirmed": False}
+    assert contact.private not in plain.out + lines.out
 
 
 def test_forgetting_somebody_who_is_not_remembered(two: Two) -> None:
