@@ -67,14 +67,15 @@ class Caller:
         """Until there is an outcome, and nothing is left to call. Returns what a callback raised, or Ctrl-C."""
         while True:
             try:
-                is_last = outcome.done()
-                call = self._next(0.0 if is_last else LOOK)
-                if call is not None:
-                    self._room.release()
-                    if raised is None:
-                        call()
-                elif is_last:
-                    return raised
+                while True:  # inside, for it is between two turns that Python looks for signals
+                    is_last = outcome.done()
+                    call = self._next(0.0 if is_last else LOOK)
+                    if call is not None:
+                        self._room.release()
+                        if raised is None:
+                            call()
+                    elif is_last:
+                        return raised
             except BaseException as error:
                 if raised is None:
                     raised = error
