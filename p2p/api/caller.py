@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from p2p.api.control import FAILED, INTERRUPTED, Control
 
 MAX_WAITING = 10_000  # calls that wait for a slow callback before the loop waits for it too: some MB of events
+LOOK = 0.5  # seconds: a signal that came just before we began to wait wakes nobody, and is seen then
 
 Result = TypeVar("Result")
 Argument = TypeVar("Argument")
@@ -35,25 +36,20 @@ class Caller:
         thread = threading.Thread(target=self._work, args=(work, outcome), name="p2p-transfer", daemon=True)
         raised: BaseException | None = None
         try:
-            thread.start()
-        except BaseException:
-            self._control.stop(INTERRUPTED)
-            raise
-        while True:
             try:
-                call = self._calls.get(block=not outcome.done())
-                self._room.release()
-                if call is not None and raised is None:
-                    call()
-            except queue.Empty:
-                break
-            except BaseException as error:
-                if raised is None:
-                    raised = error
-                    self._control.stop(FAILED if isinstance(error, Exception) else INTERRUPTED)
-                else:  # Ctrl-C once more
-                    self._control.abandon()
-        thread.join()
+                thread.start()
+            except BaseException as error:  # Ctrl-C, while the thread began
+                raised = error
+                self._control.stop(INTERRUPTED)
+                if thread.ident is None:
+                    raise
+            raised = self._serve(outcome, raised)
+            thread.join()
+        finally:
+            if thread.ident is not None and not outcome.done():  # Ctrl-C once more, while the first was looked at
+                self._control.abandon()
+                self._room.release(MAX_WAITING)
+                thread.join()
         if raised is not None:
             raise raised
         return outcome.result()
@@ -66,6 +62,32 @@ class Caller:
     def fail(self, error: Exception) -> None:
         """From any thread: as if a callback had raised it."""
         self.call(_raise, error)
+
+    def _serve(self, outcome: Future[Result], raised: BaseException | None) -> BaseException | None:
+        """Until there is an outcome, and nothing is left to call. Returns what a callback raised, or Ctrl-C."""
+        while True:
+            try:
+                while True:  # inside, for it is between two turns that Python looks for signals
+                    is_last = outcome.done()
+                    call = self._next(0.0 if is_last else LOOK)
+                    if call is not None:
+                        self._room.release()
+                        if raised is None:
+                            call()
+                    elif is_last:
+                        return raised
+            except BaseException as error:
+                if raised is None:
+                    raised = error
+                    self._control.stop(FAILED if isinstance(error, Exception) else INTERRUPTED)
+                else:  # Ctrl-C once more
+                    self._control.abandon()
+
+    def _next(self, patience: float) -> Callable[[], object] | None:
+        try:
+            return self._calls.get(timeout=patience)
+        except queue.Empty:
+            return None
 
     def _work(self, work: Callable[[], Result], outcome: Future[Result]) -> None:
         try:

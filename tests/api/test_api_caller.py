@@ -20,12 +20,16 @@ def press() -> None:
 
 def test_a_second_control_c_waits_for_no_farewell() -> None:
     control = Control()
+    caller = Caller(control)
     ended: list[BaseException] = []
+    is_waiting = threading.Event()
 
     def work() -> None:
         """A loop that is told to end, and has a farewell to say that takes for ever."""
         has_pressed = False
         with selectors.DefaultSelector() as selector, control.at(selector):
+            caller.call(lambda _: is_waiting.set(), None)
+            assert is_waiting.wait(GUARD)
             press()
             try:
                 while True:
@@ -39,7 +43,7 @@ def test_a_second_control_c_waits_for_no_farewell() -> None:
                 raise
 
     with pytest.raises(KeyboardInterrupt):
-        Caller(control).run(work)
+        caller.run(work)
     assert len(ended) == 1
     assert "Ctrl-C" in control.told
 
