@@ -22,7 +22,8 @@ def cut(port: int) -> None:
         with contextlib.suppress(OSError):  # it is closed by now, or not connected
             if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
                 with socket.socket(fileno=os.dup(int(name))) as found:
-                    if found.type is socket.SOCK_STREAM and found.getpeername()[1] == port:
+                    is_tcp = found.type is socket.SOCK_STREAM and found.family is not socket.AF_UNIX
+                    if is_tcp and found.getpeername()[1] == port:
                         found.shutdown(socket.SHUT_RDWR)
 
 
