@@ -98,9 +98,7 @@ class Forest:
         shallow = [root]
         while len(made) < self.folders:
             name = b"folder\xe9 %d" if rng.random() < 0.05 else b"folder %d"
-            path = os.path.join(rng.choice(shallow[-50:]), name % len(made))
-            if path.count(b"/") - root.count(b"/") > DEPTH:
-                continue
+            path = os.path.join(rng.choice(shallow), name % len(made))
             os.mkdir(path)
             made.append(path)
             shallow.append(path)

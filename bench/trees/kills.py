@@ -13,6 +13,8 @@ from bench.rivals.ours import event
 from bench.trees.forest import plant_sizes
 from bench.trees.likeness import equal
 from bench.trees.sides import Sides, Verdict, interrupt, memory
+from p2p.core.transfer.messages import CHUNK
+from p2p.core.transfer.names import is_temporary
 
 MAX_SHARE = 1.02  # of what one run without a kill puts on the wire
 LAST_MOMENT = 0.95  # of all bytes; later the run might be over before the kill
@@ -34,7 +36,7 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     yield f"without a kill: {clean:,} B for {size:,} B of files, {time.monotonic() - start:.1f} s from the first start"
     out = sides.folder / "out"
     out.mkdir()
-    story = Story(sides, lambda: _start(sides, tree, out, options), size, random.Random(seed))
+    story = Story(sides, out, lambda: _start(sides, tree, out, options), size, random.Random(seed))
     for line in story.kill(kills):
         yield f"  {line}"
     receiver, sender = story.start()
@@ -59,10 +61,15 @@ class Story:
     """The runs that are killed. `before`: what had left alice when they began."""
 
     def __init__(
-        self, sides: Sides, start: Callable[[], tuple[Watched, Watched]], size: int, rng: random.Random
+        self,
+        sides: Sides,
+        out: Path,
+        start: Callable[[], tuple[Watched, Watched]],
+        size: int,
+        rng: random.Random,
     ) -> None:
         self.start = start
-        self._sides = sides
+        self._sides, self._out = sides, out
         self._size = size
         self._rng = rng
         self.before = sides.sent()
@@ -71,7 +78,7 @@ class Story:
         """One line for each."""
         moments = sorted(self._rng.uniform(0.0, LAST_MOMENT) for _ in range(kills))
         for number, moment in enumerate(moments):
-            began = self._sides.sent()
+            began, had = self._sides.sent(), stored(self._out)
             receiver, sender = self.start()
             with killed_after(sender, receiver):
                 victim, other = (sender, receiver) if number % 2 == 0 else (receiver, sender)
@@ -81,10 +88,10 @@ class Story:
                 code = interrupt(other)
             which = "sender" if victim is sender else "receiver"
             said = "" if _has(receiver, "started") else ", before it began"
-            sent = self._sides.sent() - began
+            sent, stayed = self._sides.sent() - began, stored(self._out) - had
             yield (
                 f"kill {number + 1}: {which} at {moment:.2f}{' while it checked' if checking else ''}{said}, "
-                f"{sent:,} B in this run, the other ended with {code}"
+                f"{sent:,} B sent, {stayed:,} B stay, the other ended with {code}"
             )
 
     def checked(self, receiver: Watched) -> float:
@@ -113,6 +120,16 @@ class Story:
 
     def _crossed(self) -> float:
         return (self._sides.sent() - self.before) / self._size
+
+
+def stored(folder: Path) -> int:
+    """Bytes there that the next run can go on with: files, and whole chunks of parts."""
+    total = 0
+    for path in folder.rglob("*"):
+        if path.is_file():
+            size = path.stat().st_size
+            total += size // CHUNK * CHUNK if is_temporary(path.name) else size
+    return total
 
 
 def _start(sides: Sides, tree: Path, out: Path, options: tuple[str, ...]) -> tuple[Watched, Watched]:

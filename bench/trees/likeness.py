@@ -11,11 +11,13 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from bench.trees.forest import ISLANDS
 from bench.trees.sides import Verdict
+from p2p.core.transfer.messages import PIECE
 
 READ = 1 << 20  # bytes at a time; mapped into memory instead, a hole on tmpfs would fill it
 BLOCK = 512  # bytes; what st_blocks counts
-SPARE = 64 * 1024  # bytes that a file may take more than it took
+SPARE = 2 * ISLANDS * PIECE  # bytes that a file may take more than it took: a hole ends where a piece begins
 EXAMPLES = 3  # of each difference, told by name
 
 Groups = dict[tuple[int, int], set[bytes]]  # by device and inode
@@ -73,7 +75,8 @@ class Likeness:
             if self._renamed(os.readlink(source)) != os.readlink(copy):
                 self._differ("target", path)
             return
-        if status.st_mode & 0o777 & ~self.umask != stat.S_IMODE(found.st_mode):
+        own = stat.S_IRWXU if kind == stat.S_IFDIR else stat.S_IRUSR  # whose it is can always go on with it
+        if status.st_mode & 0o777 & ~self.umask | own != stat.S_IMODE(found.st_mode):
             self._differ("mode", path)
         if kind == stat.S_IFDIR:
             self.compared["folders"] += 1
