@@ -52,7 +52,9 @@ def main() -> int:
     if missing := missing_requirements():
         print("The benchmark cannot run here: " + "; ".join(missing), file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was made goes away
+    for number in (signal.SIGINT, signal.SIGTERM):  # what was made goes away
+        # A background job of a shell ignores Ctrl-C, and so would all that it starts, but for this.
+        signal.signal(number, signal.default_int_handler)
     for name, value in machine.describe().items():
         print(f"{name}: {value}")
     failed = False
