@@ -20,6 +20,7 @@ MAX_SHARE = 1.02  # of what one run without a kill puts on the wire
 LAST_MOMENT = 0.95  # of all bytes; later the run might be over before the kill
 CHECKED = 4  # every fourth kill comes while what is there is compared
 CHECKING = 0.5  # seconds, at most, from the yes to such a kill
+REACTION = 0.5  # seconds until the other person gives up too
 FRESH = 1_000_000  # bytes that leave the sender: then something new is on its way
 SLOWEST = 2e6  # bytes a second; with less the run is given up
 
@@ -85,6 +86,7 @@ class Story:
                 checking = number % CHECKED == CHECKED - 1
                 self._await(moment, receiver, checking=checking)
                 victim.kill()
+                time.sleep(REACTION)
                 code = interrupt(other)
             which = "sender" if victim is sender else "receiver"
             said = "" if _has(receiver, "started") else ", before it began"

@@ -50,6 +50,11 @@ def damage(path: Path) -> None:
     os.utime(path, ns=(0, status.st_mtime_ns))
 
 
+def become_a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def lead_elsewhere(path: Path) -> None:
     when = path.lstat().st_mtime_ns
     path.unlink()
@@ -66,7 +71,7 @@ DIFFERENCES: dict[str, Callable[[Path], object]] = {
     "target": lambda copy: lead_elsewhere(copy / "symlink"),
     "hard links": lambda copy: part_links(copy / "hard"),
     "blocks": lambda copy: fill(copy / "sparse"),
-    "kind": lambda copy: ((copy / "symlink").unlink(), (copy / "symlink").mkdir()),
+    "kind": lambda copy: become_a_folder(copy / "symlink"),
 }
 
 
