@@ -15,10 +15,11 @@ from bench.rivals.ours import event, events
 from bench.trees.forest import plant_sizes
 from bench.trees.likeness import equal
 from bench.trees.sides import Sides, Verdict, memory
-from netlab.events import Event, FlushMappings, Rebind, name_of
+from netlab.events import FlushMappings, Rebind, name_of
 
-CYCLE: tuple[Event, ...] = (Rebind("left"), Rebind("right"), FlushMappings("right"), Rebind("left"), Rebind("right"),
-                            FlushMappings("left"))  # fmt: skip
+CYCLE: tuple[Rebind | FlushMappings, ...] = (
+    Rebind("left"), Rebind("right"), FlushMappings("right"), Rebind("left"), Rebind("right"), FlushMappings("left")
+)  # fmt: skip
 SETTLED = 1.0  # seconds of data between one change and the next
 WATCHED = 1.0  # seconds of data whose delay is what a change cost
 LOOK = 0.02  # seconds between two looks at what has arrived
@@ -48,12 +49,12 @@ def run(sides: Sides, changes: int, rate: int, seed: int) -> Iterator[str | Verd
             lost.append(max(0.0, time.monotonic() - start - WATCHED))
             words = [each["event"] for _, each in events(receiver)[before:] if each["event"] in ("moved", "path_lost")]
             became = " ".join(words) or "nothing was noticed"
-            yield f"  {number}: {name_of(change)} {change.router}: {lost[-1]:.2f} s lost ({became})"  # type: ignore[union-attr]
+            yield f"  {number}: {name_of(change)} {change.router}: {lost[-1]:.2f} s lost ({became})"
         usage = sender.finish(GUARD + size / pace * 2), receiver.finish(GUARD)
     yield f"time lost: median {statistics.median(lost):.2f} s, at most {max(lost):.2f} s"
     yield _asked(sender, receiver)
     yield equal(tree, Path(out / "tree"))
-    yield memory(usage)
+    yield memory(*(each.peak_bytes for each in usage))
 
 
 def _asked(*sides: Watched) -> Verdict:

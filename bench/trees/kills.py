@@ -43,7 +43,9 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     receiver, sender = story.start()
     with killed_after(sender, receiver):
         checked = story.checked(receiver)
-        usage = sender.finish(limit), receiver.finish(GUARD)
+        sender.finish(limit)
+        receiver.finish(GUARD)
+        story.note(sender, receiver)
     done = event(receiver, "done")[1]
     yield f"last run: {done['kept']:,} B were there, {checked:.2f} s from the yes until something new crossed"
     yield Verdict("goes on", str(event(receiver, "started")[1]["goes_on"]), event(receiver, "started")[1]["goes_on"])
@@ -55,7 +57,7 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     names = sorted(path.name for path in out.iterdir())
     yield Verdict("one folder, no parts left", ", ".join(names), names == ["tree"])
     yield equal(tree, out / "tree")
-    yield memory(usage)
+    yield memory(*story.peaks)
 
 
 class Story:
@@ -70,6 +72,8 @@ class Story:
         rng: random.Random,
     ) -> None:
         self.start = start
+        self.peaks = (0, 0)
+        """Bytes of memory, of all runs, sender and receiver."""
         self._sides, self._out = sides, out
         self._size = size
         self._rng = rng
@@ -88,6 +92,7 @@ class Story:
                 victim.kill()
                 time.sleep(REACTION)
                 code = interrupt(other)
+                self.note(sender, receiver)
             which = "sender" if victim is sender else "receiver"
             said = "" if _has(receiver, "started") else ", before it began"
             sent, stayed = self._sides.sent() - began, stored(self._out) - had
@@ -95,6 +100,11 @@ class Story:
                 f"kill {number + 1}: {which} at {moment:.2f}{' while it checked' if checking else ''}{said}, "
                 f"{sent:,} B sent, {stayed:,} B stay, the other ended with {code}"
             )
+
+    def note(self, sender: Watched, receiver: Watched) -> None:
+        """Both have ended."""
+        sending, receiving = self.peaks
+        self.peaks = max(sending, sender.usage().peak_bytes), max(receiving, receiver.usage().peak_bytes)
 
     def checked(self, receiver: Watched) -> float:
         """Seconds from the receiver's yes until something new has left the sender."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import IO
 
 from bench.copying import GUARD, killed_after
 from bench.measure import Usage, Watched
@@ -61,7 +62,7 @@ def run(sides: Sides, size: int) -> Iterator[str | Verdict]:
     )
     yield Verdict("exit codes 0, 0", str(whole.codes), whole.codes == (0, 0))
     yield Verdict("what was written was read", whole.consumed, whole.produced == whole.consumed != "")
-    yield memory(whole.usage)
+    yield memory(*(each.peak_bytes for each in whole.usage))
     for case in CASES:
         outcome = _pipe(sides, FAILING, case)
         wanted = f"{case.name}: {case.ends[0]}, {case.ends[1]}"
@@ -98,7 +99,7 @@ def _pipe(sides: Sides, size: int, case: Case) -> Outcome:
         return Outcome(codes, produced, consumer.words(), seconds, (sender.usage(), receiver.usage()))
 
 
-def _ends(stack: ExitStack):  # type: ignore[no-untyped-def]
+def _ends(stack: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
     """Those of a new pipe: where it is read, and where it is written."""
     reading, writing = os.pipe()
-    return stack.enter_context(os.fdopen(reading, "rb", 0)), stack.enter_context(os.fdopen(writing, "wb", 0))
+    return stack.enter_context(open(reading, "rb", 0)), stack.enter_context(open(writing, "wb", 0))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from bench.copying import GUARD
-from bench.measure import NAP, MeasuringError, Usage, Watched
+from bench.measure import NAP, MeasuringError, Watched
 from bench.rivals.ours import CODE, PEER
 from netlab.lab import Lab
 
@@ -29,11 +29,11 @@ class Verdict:
         return f"{'ok  ' if self.holds else 'BAD '} {self.wanted:48} {self.found}"
 
 
-def memory(usage: tuple[Usage, Usage]) -> Verdict:
-    """Of sender and receiver."""
-    words = ", ".join(f"{each.peak_bytes / 1e6:.0f} MB" for each in usage)
+def memory(*peaks: int) -> Verdict:
+    """Of sender and receiver, in bytes."""
+    words = ", ".join(f"{peak / 1e6:.0f} MB" for peak in peaks)
     wanted = f"peak memory at most {MAX_MEMORY / 1e6:.0f} MB"
-    return Verdict(wanted, words, all(0 < each.peak_bytes <= MAX_MEMORY for each in usage))
+    return Verdict(wanted, words, all(0 < peak <= MAX_MEMORY for peak in peaks))
 
 
 @dataclass(frozen=True, slots=True)

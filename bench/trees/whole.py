@@ -37,4 +37,4 @@ def run(sides: Sides, forest: Forest) -> Iterator[str | Verdict]:
     yield likeness.verdict()
     sparse = (out / "tree" / "sparse").stat()
     yield f"sparse file: {sparse.st_size:,} B long, {sparse.st_blocks * 512:,} B on disk"
-    yield memory(usage)
+    yield memory(*(each.peak_bytes for each in usage))
