@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code."""
     _open_missing_streams()
     try:
-        options = build_parser().parse_args(arguments)
+        options = parse(arguments)
         if options.command == "doctor":
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
@@ -58,6 +58,18 @@ def main(arguments: list[str] | None = None) -> int:
     except P2PError as error:
         print(f"Internal error: {error}. Please report it with the command you ran", file=sys.stderr)
         return ExitCode.INTERNAL
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Words may stand before, between and after options, which argparse leaves alone once an option came between."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    strange = [word for word in rest if word.startswith("-") and word != "-"]
+    if strange or (rest and not hasattr(options, "words")):
+        parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
+    if rest:
+        options.words = [*options.words, *rest]
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:

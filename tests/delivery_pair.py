@@ -31,8 +31,8 @@ class Side:
     is_done: bool = False
     events: list[events.PeerEvent] = field(default_factory=list)
 
-    def start(self, now: float) -> None:
-        self.delivery = Delivery(self.link, self.machine, now, goes_on=False, contact=ContactExchange())
+    def start(self, now: float, *, goes_on: bool = False) -> None:
+        self.delivery = Delivery(self.link, self.machine, now, goes_on=goes_on, contact=ContactExchange())
         self.advance(now)
 
     def advance(self, now: float) -> None:
@@ -64,8 +64,8 @@ class Side:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-def pair(sender: Machine, receiver: Machine, *, now: float = START) -> tuple[Side, Side]:
-    """Both started, on one connection that is open already."""
+def pair(sender: Machine, receiver: Machine, *, now: float = START, goes_on: bool = False) -> tuple[Side, Side]:
+    """Both started, on one connection that is open already. `goes_on`: what they carry began on another one."""
     chance = random.Random(4)
     left, right = (name.ljust(32, b".") for name in (b"left", b"right"))
     channels = [
@@ -77,8 +77,8 @@ def pair(sender: Machine, receiver: Machine, *, now: float = START) -> tuple[Sid
             for buffer in channel.poll_output():
                 other.handle_data(bytes(buffer))
     left_side, right_side = Side(TcpLink(channels[0], now), sender), Side(TcpLink(channels[1], now), receiver)
-    left_side.start(now)
-    right_side.start(now)
+    left_side.start(now, goes_on=goes_on)
+    right_side.start(now, goes_on=goes_on)
     return left_side, right_side
 
 

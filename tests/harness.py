@@ -26,6 +26,7 @@ CODE = "amber-walnut-tiger"
 ROOT = Path(__file__).parents[1]
 STATE = tempfile.mkdtemp(prefix="p2p-tests-")  # where the programs remember things, instead of the tester's own folder
 atexit.register(shutil.rmtree, STATE, ignore_errors=True)
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE, "XDG_DATA_HOME": STATE}
 
 Spawn = Callable[..., "subprocess.Popen[Any]"]
 Found = TypeVar("Found")
@@ -35,9 +36,8 @@ class Program:
     """A process whose stdout and stderr are read as they come."""
 
     def __init__(self, spawn: Spawn, arguments: Sequence[str], *, cwd: Path | None = None, **kwargs: Any) -> None:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("P2P_")} | {"PYTHONPATH": str(ROOT)}
-        environment |= {"XDG_STATE_HOME": STATE, "XDG_DATA_HOME": STATE}
-        environment |= kwargs.pop("env", {})
+        own = {name: value for name, value in os.environ.items() if not name.startswith("P2P_")}
+        environment = own | ENVIRONMENT | kwargs.pop("env", {})
         self.process = spawn(
             [sys.executable, *arguments],
             stdin=kwargs.pop("stdin", subprocess.DEVNULL),

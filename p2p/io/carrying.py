@@ -7,7 +7,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.io.contents import Contents, Mismatch
@@ -92,11 +91,18 @@ class Carrier:
             for job in jobs:
                 self._prepare(job, batch)
             for ready in batch.ready:
-                self._guard(batch, ready, lambda ready: os.fsync(ready.fd))
+                try:
+                    os.fsync(ready.fd)
+                except OSError as error:
+                    self._fail(batch, ready.file, error)
             if self.journal is not None:
                 self._note(batch, self.journal)
             for ready in batch.ready:
-                self._guard(batch, ready, partial(self._name, batch))
+                if not ready.has_failed:
+                    try:
+                        self._name(batch, ready)
+                    except (OSError, Unstorable) as error:
+                        self._fail(batch, ready.file, error)
             for link in batch.links:
                 self._make_link(link, batch)
             self._finish_folders(batch)
@@ -247,14 +253,15 @@ class Carrier:
         """Before the names are given: a file that has one is known to the next run, whatever happens."""
         rows: list[Row] = []
         for ready in batch.ready:
-            if not ready.has_failed:
-                self._guard(batch, ready, partial(self._choose, rows))
+            if ready.has_failed:
+                continue
+            try:
+                if (row := self._final_names.choose(ready)) is not None:
+                    rows.append(row)
+            except OSError as error:
+                self._fail(batch, ready.file, error)
         if rows:
             journal.note_named(rows)
-
-    def _choose(self, rows: list[Row], ready: Ready) -> None:
-        if (row := self._final_names.choose(ready)) is not None:
-            rows.append(row)
 
     def _name(self, batch: Batch, ready: Ready) -> None:
         """Raises OSError, Unstorable."""
@@ -305,14 +312,6 @@ class Carrier:
         batch.outcomes += stored
 
     # what goes wrong
-
-    def _guard(self, batch: Batch, ready: Ready, call: Callable[[Ready], None]) -> None:
-        if ready.has_failed:
-            return
-        try:
-            call(ready)
-        except (OSError, Unstorable) as error:
-            self._fail(batch, ready.file, error)
 
     def _fail(self, batch: Batch, file: Waiting, error: OSError | Unstorable) -> None:
         """Raises StorageError for what concerns all files."""

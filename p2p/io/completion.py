@@ -43,7 +43,7 @@ _BY_OPTION: Final = {
     "--code-file": shtab.FILE,
     "--exclude-from": shtab.FILE,
 }
-_BY_COMMAND: Final = {"send": _NAMES_OR_FILES, "recv": _NAMES}
+_BY_COMMAND: Final = {"send": _NAMES_OR_FILES, "recv": _NAMES, "contacts": _NAMES}
 
 
 def answer(shell: str, parser: argparse.ArgumentParser) -> str:

@@ -142,7 +142,8 @@ class Journals:
             except sqlite3.Error as error:
                 if is_last or not is_damage(error):
                     raise OSError(f"the journal of {where} cannot be used: {error}") from error
-                self.notes.append(f"What is remembered of {where} is damaged and not used; it is kept beside {file}")
+                kept = escape(str(_damaged(file)))
+                self.notes.append(f"What is remembered of {where} is damaged, and not used; it is kept as {kept}")
                 _put_aside(file)
         raise OSError(f"the journal of {where} cannot be used")
 

@@ -123,7 +123,7 @@ class CommandReader(PipeReader):
 
     def __init__(self, command: str) -> None:
         """`command` is for the shell (sh -c). Its standard input and standard error are ours. Raises PipeError."""
-        read_end, self._write_end = os.pipe2(os.O_CLOEXEC)
+        read_end, self._write_end = os.pipe()
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         super().__init__(read_end, f"The output of `{escape(command)}`")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Final, TextIO
 
-import segno
-
 MAX_WIDTH: Final = 80  # columns: the narrowest terminal that people use
 QUIET_ZONE: Final = 4  # light modules around the code; ISO/IEC 18004 section 5.3.8
 _HALVES: Final = {(0, 0): " ", (1, 0): "▀", (0, 1): "▄", (1, 1): "█"}  # dark ones, upper and lower
@@ -20,6 +18,8 @@ def lines(text: str, width: int = MAX_WIDTH) -> list[str] | None:
 
     Each line sets and resets its own colours, so that it reads the same on a dark and on a light screen.
     """
+    import segno  # noqa: PLC0415  (it takes 60 ms, and few runs show a code)
+
     try:
         code = segno.make(text, error="l", micro=False)
     except segno.DataOverflowError:

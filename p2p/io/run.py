@@ -29,7 +29,7 @@ from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
 from p2p.io.ends import NOT_ASKED, SAID_NO
 from p2p.io.interrupts import Interrupts
-from p2p.io.journal import Journals
+from p2p.io.journal import JournalInUse, Journals
 from p2p.io.memory import keep_freed_memory
 from p2p.io.pipes import CommandReader, PipeError
 from p2p.io.plan import PIPE, Plan, make_plan
@@ -57,8 +57,12 @@ STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth 
 
 def run(options: argparse.Namespace) -> ExitCode:
     """Raises CallerError for what is wrong with the options."""
-    if options.command == "recv" and options.discard and _discard(options):
-        return ExitCode.DONE
+    try:
+        if options.command == "recv" and options.discard and _discard(options):
+            return ExitCode.DONE
+    except JournalInUse as error:
+        print(f"{error}.", file=sys.stderr)
+        return ExitCode.STORAGE
     try:
         plan = make_plan(options)
     except ContactsError as error:
@@ -260,6 +264,8 @@ class _Run:
     def _accept(self, crossing: Crossing, peer: Peer, offer: Offer, now: float) -> None:
         assert isinstance(crossing.end, TakingEnd), "a sender takes nothing"
         crossing.end.accept(offer, peer, now)
+        for note in crossing.end.take_notes():
+            self._screen.say(f"{note}.")
         if peer.failure is None:
             crossing.start(now, goes_on=crossing.end.machine.answers)
 
@@ -345,7 +351,7 @@ def _preview(plan: Plan, patterns: list[str], screen: Screen, options: argparse.
 
 
 def _discard(options: argparse.Namespace) -> bool:
-    """Forgets what earlier runs left in the folder. Returns whether that was all that was wanted."""
+    """Forgets what earlier runs left in the folder. Returns whether that was all. Raises JournalInUse."""
     folder = state.state_folder(lambda text: print(text, file=sys.stderr))
     out = Path(options.out or ".")
     count = Journals(folder).discard(out) if folder is not None else 0

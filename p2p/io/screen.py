@@ -325,8 +325,9 @@ class Screen:
         kept = f" {size(progress.kept)} were there already." if progress.kept else ""
         if self._saved > self._said:
             self.say(f"Saved {files(self._saved)}.")
-        self.say(f"{verb} {size(crossed)} in {seconds:.1f} s ({rate(crossed / seconds)}){path}; {end}.{kept}")
-        self.say(f"blake3 {done.digest.hex()}")
+        if progress.files or not done.missed:  # of one file that broke off, nobody is to read that it was verified
+            self.say(f"{verb} {size(crossed)} in {seconds:.1f} s ({rate(crossed / seconds)}){path}; {end}.{kept}")
+            self.say(f"blake3 {done.digest.hex()}")
         self._say_summary()
 
     def _say_summary(self) -> None:

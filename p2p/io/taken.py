@@ -75,10 +75,12 @@ class Names:
         """
         if is_temporary(offered):
             raise Unstorable("only temporary files are called that")
-        if first is not None:
-            with contextlib.suppress(FileExistsError):
-                exclusively(first)
-                return first
+        name = first or offered
+        try:  # nearly always
+            exclusively(name)
+            return name
+        except FileExistsError:
+            pass
         key = (*node, offered)
         for number in chain([0], range(self._next_number.get(key, 1), MAX_NUMBER + 1)):
             name = numbered(offered, number) if number else offered

@@ -35,6 +35,7 @@ class TakingEnd:
         self.refusal: Failure | None = None
         self._told = ""
         self._on_text = on_text
+        self._journals = journals
         self._end: Taking
         self._text: TextEnd | None = None
         try:
@@ -56,6 +57,15 @@ class TakingEnd:
     def regret(self) -> str | None:
         """What a person has to know after a run that failed."""
         return self._end.regret if isinstance(self._end, StdoutEnd) else None
+
+    def take_notes(self) -> list[str]:
+        """Why what an earlier run left, or what this one leaves, cannot be gone on with."""
+        notes: list[str] = []
+        if self._journals is not None:
+            notes, self._journals.notes = self._journals.notes, notes
+        if isinstance(self._end, ReceivingEnd) and self._end.note is not None:
+            notes.append(self._end.note)
+        return notes
 
     def handle_offer(self, offer: Offer) -> tuple[Failure, str] | None:
         """Why it cannot be taken: for the person here, and for the other side."""

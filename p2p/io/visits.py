@@ -51,16 +51,17 @@ class Exclude:
 
     def matches(self, relative_path: str, is_folder: bool) -> bool:
         """For a path whose folders do not match: a pattern for one of them says nothing about what is in it."""
+        path = relative_path
         for excludes, regex in self._rules:
-            if _is_met(regex, relative_path) or (is_folder and _is_met(regex, relative_path + "/")):
+            if regex.search(path) is not None and _is_met(regex, path):
+                return excludes
+            if is_folder and regex.search(path + "/") is not None and _is_met(regex, path + "/"):
                 return excludes
         return False
 
 
 def _is_met(regex: re.Pattern[str], path: str) -> bool:
     """Whether it speaks of `path` itself, and not of a folder above, or of all that is in a folder (`name/**`)."""
-    if regex.search(path) is None:
-        return False  # as nearly always
     end = len(path) if path.endswith("/") else -1  # where the slash of the group ends; -1: it took no part
     has_group = FOLDER_MARK in regex.groupindex
     return any((match.end(FOLDER_MARK) if has_group else -1) == end for match in regex.finditer(path))

@@ -58,7 +58,10 @@ def cut(text: str, room: int) -> str:
     if room < 3:
         return ""
     head, tail = (room - 1) // 2, room - 1 - (room - 1) // 2
-    return _first(text, head) + ELLIPSIS + _first(text[::-1], tail)[::-1]
+    end = _first(text[::-1], tail)[::-1]
+    while end and not _width(end[0]):  # an accent without its letter
+        end = end[1:]
+    return _first(text, head) + ELLIPSIS + end
 
 
 def _first(text: str, room: int) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from p2p.io.completion import SHELLS, script
+from p2p.io.completion import SHELLS, known_names, script
+from p2p.io.contacts import Contacts
 from p2p.peer import build_parser
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +161,25 @@ def test_somebody_types(home, shell):
         assert terminal.complete("p2p completion fi") == "p2p completion fish"
     finally:
         terminal.close()
+
+
+@pytest.fixture
+def contacts(home: Path, monkeypatch) -> None:
+    """One whom bash can name, and one whom it cannot."""
+    for variable in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(home / ".local" / "share" if variable != "HOME" else home))
+    made = Contacts.of_user()
+    for friend in ("benjamin", "Uncle $(reboot)"):
+        made.hold("anna", friend, made.keys_for("anna", friend), bytes(range(32)))
+
+
+@pytest.mark.usefixtures("contacts")
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_names_of_contacts(home, shell):
+    assert known_names() == ["anna", "benjamin"]
+    assert complete(home, shell, "p2p", "recv", "an") == {"anna"}
+    assert complete(home, shell, "p2p", "send", "anna", "ben") == {"benjamin"}
+    assert complete(home, shell, "p2p", "contacts", "forget", "ben") == {"benjamin"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

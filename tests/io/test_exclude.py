@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from walking import entries, make_tree, told
 
@@ -66,7 +66,6 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="compared with git")
-@settings(deadline=None)
 @given(patterns=st.lists(PATTERN, min_size=1, max_size=4))
 def test_patterns_mean_what_they_mean_to_git(repository: Path, patterns: list[str]) -> None:
     lines = [*patterns, ".git"]

@@ -75,10 +75,10 @@ def watched(policy: Policy) -> Iterator[Path]:
         for path, seen in mine.items():
             if Path(path) != inbox and policy is not Policy.OVERWRITE and not Path(path).is_dir():
                 assert after.get(path) == seen, f"{path} was there before"
-        for path in inbox.rglob("*"):
-            assert not is_temporary(path.name)
-            if not path.is_symlink() and path.is_file():
-                assert path.read_bytes() in (b"", WHOLE, MINE), path
+        for left in inbox.rglob("*"):
+            assert not is_temporary(left.name)
+            if not left.is_symlink() and left.is_file():
+                assert left.read_bytes() in (b"", WHOLE, MINE), left
         assert sorted(path.name for path in Path(folder).iterdir()) == ["inbox", "outside"]
 
 
@@ -195,7 +195,7 @@ class Guessing:
                 for entry in entries:
                     name = getattr(entry, "name", "a")
                     if is_honest and name not in GOOD:
-                        entry = replace(entry, name=GOOD[len(name) % len(GOOD)])  # type: ignore[type-var]
+                        entry = replace(entry, name=GOOD[len(name) % len(GOOD)])  # type: ignore[arg-type]
                     if isinstance(entry, File):
                         entry = replace(entry, size=5) if is_honest else entry
                         self.files.append(self.entries)

@@ -107,6 +107,10 @@ class World:
         self.most_unwritten = max(self.most_unwritten, getattr(self.end, "_unwritten", 0))
         return moved + carry(receiving, sending, START)
 
+    def lose_path(self) -> None:
+        """What is on its way is gone; both machines go on over another path."""
+        self.sending, self.receiving = pair(self.sending.machine, self.receiving.machine, goes_on=True)
+
     @property
     def is_over(self) -> bool:
         return all(side.is_done or side.failure is not None for side in (self.sending, self.receiving))
@@ -195,6 +199,27 @@ def test_from_a_pipe_to_a_pipe(stack, selector):
     assert consumer.hash.digest() == blake3(content).digest()
     assert world.receiving.of(events.FileDone)[0].size == world.end.written == len(content)
     assert world.receiving.of(events.Done)[0].exit_code is ExitCode.DONE
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_path_that_is_lost_costs_a_pipe_nothing(stack, selector, seed):
+    chance = random.Random(seed)
+    content = chance.randbytes(10_000_000)
+    world, _, sink, producer = piped(stack, selector, content)
+    consumer = Consumer(sink.reader)
+    consumer.start()
+    for at in sorted(chance.randrange(1, 9_000_000) for _ in range(4)):
+        world.run(lambda at=at: world.receiving.machine.progress.done >= at)
+        for _ in range(chance.randrange(4)):
+            world.producer.advance(world.sending, START)  # on its way to nobody
+        world.lose_path()
+    world.run(lambda: world.is_over)
+    sink.close_writer()
+    consumer.join()
+    producer.join()
+    assert world.sending.is_done
+    assert world.receiving.is_done
+    assert (consumer.length, consumer.hash.digest()) == (len(content), blake3(content).digest())
 
 
 def test_nothing_at_all_is_something_that_can_be_sent(stack, selector):

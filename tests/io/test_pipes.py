@@ -130,6 +130,7 @@ def test_closing_waits_for_no_producer(ends):
 def test_a_pipe_that_somebody_made_non_blocking_is_waited_for(reader, ends):
     os.set_blocking(ends[0], False)
     reader.want(10)
+    assert select.select([reader], [], [], 0.1)[0] == []
     os.write(ends[1], b"x")
     assert outcome(reader) == (b"x", False)
 

@@ -19,6 +19,7 @@ from sending_stage import describe, make
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.transfer import events
 from p2p.core.transfer.entries import File, Kind
+from p2p.core.transfer.limits import SMALL
 from p2p.core.transfer.messages import (
     CHUNK,
     PIECE,
@@ -97,7 +98,7 @@ def test_the_same_command_again_goes_on(things: dict[str, Any], ends: list[int],
         state.mkdir(mode=0o700)
         for end in ends:
             stage = Stage(selector)
-            stage.run(send(stage, tree), receive(stage, inbox, policy, state), until=lambda turn, end=end: turn >= end)
+            stage.run(send(stage, tree), receive(stage, inbox, policy, state), until=end.__le__)
             if any(isinstance(event, events.Finished) for event in stage.received):
                 return  # it was faster
         stage = Stage(selector)
@@ -106,6 +107,37 @@ def test_the_same_command_again_goes_on(things: dict[str, Any], ends: list[int],
         assert [path.name for path in inbox.iterdir()] == ["tree"]
         assert stage.problems == []
         assert list((state / "journals").glob("*.db")) == []
+
+
+def test_files_of_every_size_arrive_with_mode_and_time(tmp_path: Path, stage: Stage) -> None:
+    sizes = [0, 1, SMALL, SMALL + 1, PIECE - 1, PIECE, PIECE + 1, CHUNK, CHUNK + 1]
+    paths = [tmp_path / f"{size}.bin" for size in sizes]
+    for path, size in zip(paths, sizes, strict=True):
+        path.write_bytes(os.urandom(size))
+        path.chmod(0o640)
+        os.utime(path, ns=(0, size * 1_000_000_007))
+    inbox = tmp_path / "inbox"
+    stage.run(send(stage, *paths), receive(stage, inbox))
+    for path in paths:
+        twin = inbox / path.name
+        assert twin.read_bytes() == path.read_bytes()
+        assert (twin.stat().st_mode, twin.stat().st_mtime_ns) == (path.stat().st_mode, path.stat().st_mtime_ns)
+    assert len(list(inbox.iterdir())) == len(sizes)
+
+
+def test_a_source_that_changes_in_the_middle_leaves_nothing_and_the_rest_arrives(tmp_path: Path, stage: Stage) -> None:
+    tree, inbox = make(tmp_path / "tree", {"a": bytes(9 * CHUNK), "b": b"abc", "c": bytes(CHUNK)}), tmp_path / "inbox"
+    end = receive(stage, inbox)
+
+    def interfere(_: int) -> bool:
+        if end.machine.progress.done >= PIECE:
+            os.truncate(tree / "a", CHUNK)
+        return False
+
+    stage.run(send(stage, tree), end, until=interfere)
+    assert sorted(path.name for path in inbox.rglob("*")) == ["b", "c", "tree"]
+    [finished] = [event for event in stage.received if isinstance(event, events.Finished)]
+    assert finished.exit_code is ExitCode.INTEGRITY
 
 
 def interrupted(stage: Stage, tree: Path, inbox: Path, state: Path, is_time: Callable[[ReceivingEnd], bool]) -> None:
@@ -270,10 +302,9 @@ def test_what_arrived_on_a_lost_path_is_stored_and_nothing_after_a_failure(
     end.machine.handle_record(encode(WholeFiles((WholeFile(0, digest, b"abc"),))))
     line.failure = Failure(ExitCode.INTERRUPTED, "the path is lost")
     line.rejoin = object() if is_lost else None
-    for _ in range(2):
-        end.advance(line.peer, 0.0)
-        for key, mask in stage.selector.select(GUARD if is_lost else 0.0):
-            key.data(mask)
+    end.advance(line.peer, 0.0)
+    for key, mask in stage.selector.select(GUARD if is_lost else 0.0):
+        key.data(mask)
     end.advance(line.peer, 0.0)
     stored = [event for event in iter(end.machine.poll_event, None) if isinstance(event, events.FileStored)]
     assert len(stored) == is_lost

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sending_stage import GUARD, Receiving, Stage, describe, make
 
@@ -50,7 +50,6 @@ THINGS = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(things=st.dictionaries(NAMES, THINGS, max_size=8), breaks=st.lists(st.integers(2, 60), max_size=3))
 def test_any_tree_arrives_as_it_is(things: dict[str, Any], breaks: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.closing(selectors.DefaultSelector()) as selector:

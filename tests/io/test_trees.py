@@ -18,6 +18,8 @@ from p2p.core.transfer.names import is_temporary
 from p2p.io import folders, links, naming
 from p2p.io.destination import Destination, Policy
 from p2p.io.jobs import Discard, Finish, Job, Stored
+from p2p.io.journal import Node
+from p2p.io.parts import Found
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -317,6 +319,49 @@ def test_a_folder_that_is_exchanged_for_a_link_leads_nowhere(
         destination.carry_out([LeaveFolder(folder), LeaveFolder(other)])
     assert (inbox / "moved" / "a.txt").exists() is is_open
     assert snapshot(outside) == before
+
+
+def test_a_folder_that_is_exchanged_for_another_one_is_not_entered_again(
+    inbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "MAX_OPEN", 1)
+    (tmp_path / "elsewhere").mkdir(mode=0o711)
+    (tmp_path / "elsewhere" / "x").write_bytes(b"precious")
+    with Destination(inbox) as destination:
+        folder, other = make(destination, "a"), make(destination, "other")
+        (inbox / "a").rename(inbox / "moved")
+        (tmp_path / "elsewhere").rename(inbox / "a")
+        before = snapshot(inbox / "a")
+        outcomes = destination.carry_out([Whole(announce(destination, entry(), folder), b"abc", b"")])
+        assert problems(outcomes) == ["a.txt cannot be stored: something else took its place meanwhile"]
+        assert len(problems(destination.carry_out([LeaveFolder(folder), LeaveFolder(other)]))) == 1
+    assert snapshot(inbox / "a") == before
+
+
+def test_a_hole_in_what_an_earlier_run_began_is_zero(inbox: Path) -> None:
+    name = ".p2p-0123456789abcdef.part"
+    (inbox / name).write_bytes(b"x" * 50)
+    status = (inbox / name).stat()
+    with Destination(inbox, kept_parts=[name]) as destination:
+        assert destination._carrier is not None
+        root = destination._carrier._folders.root
+        found = Found(root, name, Node(status.st_dev, status.st_ino), 50, is_part=True, is_ours=True)
+        part = destination.open(announce(destination, entry(size=23)), "a.txt", found)
+        part.write(0, [b"abc"])
+        part.leave_hole(3, 20)
+        assert finish(destination, part, size=23) == ["a.txt"]
+    assert (inbox / "a.txt").read_bytes() == b"abc" + bytes(20)
+    assert [path.name for path in inbox.iterdir()] == ["a.txt"]
+
+
+def test_a_hole_takes_no_place(inbox: Path) -> None:
+    with Destination(inbox) as destination:
+        part = begin(destination, entry(size=2**30), b"abc")
+        part.leave_hole(3, 2**30 - 3)
+        finish(destination, part, size=2**30)
+    status = (inbox / "a.txt").stat()
+    assert status.st_size == 2**30
+    assert status.st_blocks * 512 < 2**20
 
 
 @pytest.mark.parametrize("policy", list(Policy))

@@ -84,6 +84,7 @@ def test_a_side_that_does_not_come_back_is_given_up_in_words(netlab, tmp_path: P
         lab.apply(LinkDown("alice"))
         assert (sender.finish(GUARD), receiver.finish(GUARD)) == (7, 7), sender.err + receiver.err
         for side in (sender, receiver):
-            assert side.events[-2]["event"] == "path_lost"
+            assert len(side.events_named("path_lost")) == 1
+            assert side.events[-1]["event"] == "failed"
             assert "run both commands again" in side.events[-1]["message"]
             assert "Traceback" not in side.err

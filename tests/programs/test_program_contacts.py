@@ -34,11 +34,11 @@ class Two:
         return {"XDG_DATA_HOME": str(self.folder / f"data of {name}")}
 
     def send(self, *options: str, code: str | None = None, **kwargs: Any) -> Program:
-        words = ["alice", "bob", self.folder / "file", "--once", *options]
+        words: list[str | Path] = ["alice", "bob", self.folder / "file", "--once", *options]
         return self._programs.send(*words, code=code, env=self.env("alice"), **kwargs)
 
     def recv(self, *options: str, code: str | None = None, yes: bool = True, **kwargs: Any) -> Program:
-        words = ["bob", "alice", "--out", self.folder / "out", *(["--yes"] if yes else []), *options]
+        words: list[str | Path] = ["bob", "alice", "--out", self.folder / "out", *(["--yes"] if yes else []), *options]
         return self._programs.recv(*words, code=code, env=self.env("bob"), **kwargs)
 
     def contacts(self, name: str, *words: str) -> Program:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import CODE, GUARD, ROOT, STATE, Stage, hash_of, make_file, stage
+from harness import CODE, ENVIRONMENT, GUARD, Stage, hash_of, make_file, stage
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def receive(programs: Stage, *options: str | Path, shell: str = "", **streams: o
     command = [sys.executable, *words, *map(str, options)]
     if shell:
         command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE}, **streams)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, **streams)  # type: ignore[call-overload, no-any-return]
 
 
 def broken_pipe() -> int:

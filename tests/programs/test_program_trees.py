@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import CODE, ROOT, STATE, Program, Stage, hash_of, make_file, stage, tree_of
+from harness import CODE, ENVIRONMENT, Program, Stage, hash_of, make_file, stage, tree_of
 
 ODD_NAMES = ("with space", "-rf", "ünï", "ü" * 100, "日本語", ".hidden", "a~", "x" * 255, "%41", "' \" $ `")
 
@@ -157,7 +157,7 @@ def test_a_pipe_goes_through(programs: Stage, tmp_path: Path) -> None:
         sender = programs.send("alice", "bob", "-", stdin=data)
         words = ["recv", "bob", "alice", "--server", programs.address, "--code", CODE, "--out", "-", "--yes"]
         command = [sys.executable, "-m", "p2p.peer", *words]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE}
+        environment = os.environ | ENVIRONMENT
         receiver = subprocess.run(command, stdout=copy, stderr=subprocess.PIPE, env=environment, check=False)
     assert (sender.finish(), receiver.returncode) == (0, 0), sender.err + receiver.stderr.decode()
     assert hash_of(tmp_path / "copy") == digest

@@ -218,6 +218,17 @@ def test_the_path_breaks_when_only_the_receiver_knows_that_all_arrived(scenario:
     assert_all_arrived(*peers)
 
 
+@BOTH_PATHS
+def test_an_end_that_was_heard_needs_no_other_path(scenario: Scenario) -> None:
+    """By the sender's last word, or by what the transport knows."""
+    world = World(scenario)
+    peers = start(world)
+    world.run(*peers, limit=10.0)
+    assert_all_arrived(*peers)
+    assert [len(peer.attempts) for peer in peers] == [1, 1]
+    assert [peer.peer.rejoin for peer in peers] == [None, None]
+
+
 def test_the_path_breaks_while_the_person_is_asked() -> None:
     world = World(NATTED)
     sender, receiver = world.sender(FILES, reconnect=RECONNECT), world.receiver(reconnect=RECONNECT)

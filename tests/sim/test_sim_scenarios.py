@@ -140,3 +140,18 @@ def test_the_relay_outlives_a_restart_of_the_server(left: str) -> None:
     world.run(sender, receiver, limit=120.0)
     assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
     assert receiver.received == {"file": content}
+
+
+@pytest.mark.parametrize("one_lan", [False, True])
+def test_files_that_cannot_be_read_make_more_records_than_a_path_takes_at_once(one_lan: bool) -> None:
+    world = World(Scenario("port-restricted", "port-restricted", one_lan=one_lan))
+    files = {str(number): bytes([number % 256]) for number in range(600)}
+    sender, receiver = world.sender(files), world.receiver()
+    sender.source.tree.unreadable = dict.fromkeys(range(0, 600, 2), 0)
+    sender.start()
+    receiver.start()
+    world.run(sender, receiver, limit=20.0)
+    assert receiver.received == {name: content for name, content in files.items() if int(name) % 2}
+    for peer in (sender, receiver):
+        done = next(event for event in peer.events if isinstance(event, events.Done))
+        assert (done.exit_code, done.missed) == (ExitCode.INTEGRITY, 300)

@@ -129,7 +129,7 @@ def test_two_processes_that_want_the_same_names(tmp_path: Path) -> None:
         assert racer.stdin is not None
         racer.stdin.write("go\n")
         racer.stdin.flush()
-    said = {}
+    said: dict[str, str] = {}
     for letter, racer in zip("xy", racers, strict=True):
         output, _ = racer.communicate(timeout=60)
         assert racer.returncode == 0
@@ -214,7 +214,7 @@ sys.stdin.readline()
 
 
 def test_leftovers_of_a_killed_run_go_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, tmp_path]
+    command: list[str | Path] = [sys.executable, "-c", KILLED, tmp_path]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as process:
@@ -278,7 +278,7 @@ def test_a_directory_that_is_removed_is_said(tmp_path: Path, when: str) -> None:
     inbox = tmp_path / "inbox"
     with Destination(inbox) as destination:
         number = announce(destination, entry())
-        jobs = [Whole(number, b"abc", b"")]
+        jobs: list[Job] = [Whole(number, b"abc", b"")]
         if when == "before its name":
             part = destination.open(number, "a.txt")
             part.write(0, [b"abc"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transfer.in_memory import MemoryDisk, MemorySource, Tree, chunk_digests, digest
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
-from p2p.core.transfer import messages
+from p2p.core.transfer import messages, outgoing
 from p2p.core.transfer.entries import File, Folder, Hardlink, Leave, Skipped, Symlink
 from p2p.core.transfer.events import (
     Accepted,
@@ -465,28 +465,34 @@ def test_a_slow_disk_holds_small_files_back() -> None:
 
 @pytest.mark.parametrize("answers", [False, True])
 @pytest.mark.parametrize("shape", ["folders", "deep", "links", "empty folders"])
-def test_what_waits_for_content_does_not_hold_the_content_back(shape: str, answers: bool) -> None:
-    """Folders wait for all that is in them, hard links for their file; neither may stop the records that bring it."""
+def test_what_waits_for_content_does_not_hold_the_content_back(
+    shape: str, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders wait for all that is in them, hard links for their file; neither may stop the records that bring it.
+
+    Of a sender that goes as far ahead as is allowed.
+    """
+    monkeypatch.setattr(outgoing, "MAX_AHEAD", 2 * MAX_UNNAMED)
     tree = Tree()
     if shape == "links":
         tree.add(Folder("root", 0o755, 1))
         first = tree.add(File("file", 0o644, 1, SMALL + 1, is_linked=True), bytes(SMALL + 1))
-        for number in range(5000):
+        for number in range(1500):
             tree.add(Hardlink(str(number), first))
         tree.add(Leave())
     elif shape == "deep":
-        for _ in range(30):
+        for _ in range(12):
             for depth in range(MAX_DEPTH):
                 tree.add(Folder(str(depth), 0o755, 1))
                 tree.add(File("file", 0o644, 1, 3), b"abc")
             tree.entries += [Leave()] * MAX_DEPTH
     else:
-        for number in range(3000):
+        for number in range(1200):
             tree.add(Folder(str(number), 0o755, 1))
             if shape == "folders":
                 tree.add(File("file", 0o644, 1, SMALL + number % 2), bytes(SMALL + number % 2))
             tree.add(Leave())
-    pair = Pair(tree, answers=answers)
+    pair = Pair(tree, answers=answers, batch=2 * MAX_UNNAMED)
     pair.settle()
     assert pair.receiver.is_confirmed
     assert len(pair.disk.names) == tree.number

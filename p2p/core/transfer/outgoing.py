@@ -10,8 +10,9 @@ from blake3 import blake3
 
 from p2p.core.errors import CallerError, RemoteError
 from p2p.core.transfer.entries import Entry, File, Folder, Leave, Skipped, encode_entry
+from p2p.core.transfer.events import Read, ReadPipe, ReadWhole
 from p2p.core.transfer.limits import MAX_AHEAD, MAX_CHUNKS, MAX_ENTRIES, MAX_TOTAL, SMALL
-from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, WHOLE_FILE_HEADER, Have, MessageType
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, MAX_MESSAGE, PIECE, WHOLE_FILE_HEADER, Have, MessageType
 from p2p.core.transfer.paths import Trail
 
 
@@ -144,6 +145,23 @@ class OutgoingFiles:
                 break
             numbers.append(file.number)
         return tuple(numbers)
+
+    def next_wish(self, most: int) -> Read | ReadWhole | ReadPipe | None:
+        """What is to be read next, `most` pieces of it, or whole files for one record."""
+        file = self.first
+        if file is None:
+            return None
+        if file.size is None:
+            return ReadPipe(file.number, most * PIECE)
+        if file.goes_whole:
+            return ReadWhole(self.small_ones())
+        left = file.size - file.offset
+        if file.to_compare is not None:
+            return Read(file.number, file.offset, min(CHUNK, left))
+        is_compared = file.offset < file.differs_until
+        if is_compared:
+            left = file.differs_until - file.offset
+        return Read(file.number, file.offset, min(most * PIECE, left), may_be_hole=not is_compared)
 
     def take(self) -> Outgoing:
         """Takes the first one off."""

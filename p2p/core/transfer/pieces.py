@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from blake3 import blake3
 
 from p2p.core.datagram import Buffer
+from p2p.core.transfer.events import Read
 from p2p.core.transfer.messages import CHUNK_DIGEST, DATA_HEADER, PIECE, MessageType
 
 _ABOUT_ONE_FILE = frozenset(
@@ -15,9 +17,8 @@ _ABOUT_ONE_FILE = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A DATA record, as it can be made again."""
+class Piece(NamedTuple):
+    """A DATA record, as it can be made again. One is made for each record, and a tuple is made fastest."""
 
     file: int
     offset: int
@@ -26,6 +27,16 @@ class Piece:
     def follows(self, other: Piece) -> bool:
         """Whether one read gives both, `other` first."""
         return other.length == PIECE and (self.file, self.offset) == (other.file, other.offset + PIECE)
+
+
+def next_read(repeated: Iterable[bytes | Piece], most: int) -> Read | None:
+    """What to read to say the first of these again, `most` pieces at a time; None where a record is as it was."""
+    pieces: list[Piece] = []
+    for item in islice(repeated, most):
+        if not isinstance(item, Piece) or (pieces and not item.follows(pieces[-1])):
+            break
+        pieces.append(item)
+    return Read(pieces[0].file, pieces[0].offset, sum(piece.length for piece in pieces)) if pieces else None
 
 
 def file_of(item: bytes | Piece) -> int | None:

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
-from itertools import islice
 from typing import assert_never
 
 from blake3 import blake3
@@ -36,7 +35,6 @@ from p2p.core.transfer.events import (
 from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
 from p2p.core.transfer.messages import (
-    CHUNK,
     DATA_HEADER,
     PIECE,
     Abort,
@@ -59,7 +57,7 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
-from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out
+from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out, next_read
 from p2p.core.transfer.records import Records
 from p2p.core.transfer.worst import Missing
 
@@ -301,40 +299,15 @@ class TransferSender:
         if self._wish is not None or room < 1 or self._records.is_held:
             return None
         if self._records.repeated:
-            self._wish, self._repeats = self._repeat(room), True
+            self._wish, self._repeats = next_read(self._records.repeated, min(room, MAX_PIECES)), True
         elif self._state is State.SENDING and not self._records and not self._records.is_full:
-            self._wish, self._repeats = self._next_wish(room), False
+            self._wish, self._repeats = self._files.next_wish(min(room, MAX_PIECES)), False
         return self._wish
 
     def poll_event(self) -> SenderEvent | None:
         return self._events.popleft() if self._events else None
 
     # inside: what is wanted
-
-    def _repeat(self, room: int) -> Read | None:
-        """Pieces that follow one another, in one read."""
-        pieces: list[Piece] = []
-        for item in islice(self._records.repeated, min(room, MAX_PIECES)):
-            if not isinstance(item, Piece) or (pieces and not item.follows(pieces[-1])):
-                break
-            pieces.append(item)
-        return Read(pieces[0].file, pieces[0].offset, sum(piece.length for piece in pieces)) if pieces else None
-
-    def _next_wish(self, room: int) -> Read | ReadWhole | ReadPipe | None:
-        file = self._files.first
-        if file is None:
-            return None
-        if file.size is None:
-            return ReadPipe(file.number, min(room, MAX_PIECES) * PIECE)
-        if file.goes_whole:
-            return ReadWhole(self._files.small_ones())
-        left = file.size - file.offset
-        if file.to_compare is not None:
-            return Read(file.number, file.offset, min(CHUNK, left))
-        is_compared = file.offset < file.differs_until
-        if is_compared:
-            left = file.differs_until - file.offset
-        return Read(file.number, file.offset, min(min(room, MAX_PIECES) * PIECE, left), may_be_hole=not is_compared)
 
     def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> bool:
         """Returns whether its answer is of use."""
