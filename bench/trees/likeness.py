@@ -13,11 +13,11 @@ from blake3 import blake3
 
 from bench.trees.forest import ISLANDS
 from bench.trees.sides import Verdict
-from p2p.core.transfer.messages import CHUNK
+from p2p.core.transfer.messages import PIECE
 
 READ = 1 << 20  # bytes at a time; mapped into memory instead, a hole on tmpfs would fill it
 BLOCK = 512  # bytes; what st_blocks counts
-SPARE = ISLANDS * CHUNK  # bytes that a file may take more than it took: a read that begins in data ends where it will
+SPARE = ISLANDS * PIECE  # bytes that a file may take more than it took: data ends with a piece
 EXAMPLES = 3  # of each difference, told by name
 
 Groups = dict[tuple[int, int], set[bytes]]  # by device and inode

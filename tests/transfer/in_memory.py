@@ -136,6 +136,9 @@ class MemorySource:
                 if hole:
                     machine.handle_hole(wish, hole)
                     return []
+                data = self._data(number, offset) if may_be_hole else length
+                if data < length:
+                    wish, length = machine.shorten(wish, data), data
                 content = self.tree.contents[number][offset : offset + length]
                 pieces = [content[start : start + PIECE] for start in range(0, length, PIECE)]
                 assert (len(pieces), len(pieces[-1])) == (wish.pieces, wish.last)
@@ -153,6 +156,12 @@ class MemorySource:
     def _hole(self, number: int, offset: int) -> int:
         ends = (hole.stop for hole in self.tree.holes.get(number, []) if hole.start <= offset < hole.stop)
         return min(next(ends, offset) - offset, MAX_HOLE)
+
+
+    def _data(self, number: int, offset: int) -> int:
+        """Whole pieces from `offset` on, until those that begin in a hole."""
+        starts = [hole.start for hole in self.tree.holes.get(number, []) if hole.start > offset]
+        return -(-(min(starts, default=1 << 62) - offset) // PIECE) * PIECE
 
 
 @dataclass(slots=True)
