@@ -13,7 +13,7 @@ from bench.rivals.ours import event
 from bench.trees.forest import plant_sizes
 from bench.trees.likeness import equal
 from bench.trees.sides import Sides, Verdict, interrupt, memory
-from p2p.core.transfer.messages import CHUNK
+from p2p.core.transfer.messages import PIECE
 from p2p.core.transfer.names import is_temporary
 
 MAX_SHARE = 1.02  # of what one run without a kill puts on the wire
@@ -53,7 +53,7 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     share = sent / clean
     yield Verdict(f"bytes on the wire at most {MAX_SHARE} x", f"{share:.4f} x, {sent:,} B", share <= MAX_SHARE)
     per_kill = (sent - clean) / max(1, kills)
-    yield f"{per_kill:,.0f} B a kill: the introductions and digests of a run, chunks that were not whole"
+    yield f"{per_kill:,.0f} B a kill: the introductions and digests of a run, what was on its way"
     names = sorted(path.name for path in out.iterdir())
     yield Verdict("one folder, no parts left", ", ".join(names), names == ["tree"])
     yield equal(tree, out / "tree")
@@ -135,12 +135,12 @@ class Story:
 
 
 def stored(folder: Path) -> int:
-    """Bytes there that the next run can go on with: files, and whole chunks of parts."""
+    """Bytes there that the next run can go on with: files, and whole pieces of parts."""
     total = 0
     for path in folder.rglob("*"):
         if path.is_file():
             size = path.stat().st_size
-            total += size // CHUNK * CHUNK if is_temporary(path.name) else size
+            total += size // PIECE * PIECE if is_temporary(path.name) else size
     return total
 
 

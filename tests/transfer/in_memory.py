@@ -187,7 +187,7 @@ class MemoryDisk:
         """What bears its name now."""
         self.dropped: set[int] = set()
         self.hole_bytes = 0
-        self.to_answer: deque[tuple[int, list[bytes]]] = deque()
+        self.to_answer: deque[tuple[int, list[bytes], int]] = deque()
         self._here = dict(here or {})
         self._rng = rng or Random(0)
         self._waiting: list[int] = []
@@ -211,8 +211,9 @@ class MemoryDisk:
                 self.things[number] = Stored(parent, entry, path, waits=2)  # until its content came
                 self._note(number, parent)
                 if machine.answers:
-                    whole = len(here) if len(here) == entry.size else len(here) // CHUNK * CHUNK
-                    self.to_answer.append((number, chunk_digests(here[:whole])))
+                    whole = len(here) if len(here) == entry.size else len(here) // PIECE * PIECE
+                    lacking = 0 if len(here) == entry.size else -whole % CHUNK // PIECE
+                    self.to_answer.append((number, chunk_digests(here[:whole]), lacking))
             case Write(number, offset, pieces):
                 self._put(number, offset, b"".join(pieces))
             case LeaveHole(number, offset, length):
