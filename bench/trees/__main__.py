@@ -1,6 +1,6 @@
 """Folders, resume, changes of address and pipes at full size, across two port-restricted NATs: python -m bench.trees
 
-    python -m bench.trees               all parts: tree, kills, changes, pipe (a quarter of an hour)
+    python -m bench.trees               all parts: tree, kills, changes, pipe (ten minutes)
     python -m bench.trees kills pipe    these parts only
     python -m bench.trees --small       every part in seconds
 
@@ -45,6 +45,17 @@ PARTS: dict[str, Part] = {
     "changes": lambda sides, options: changes.run(sides, options.changes, options.changes_rate, options.seed),
     "pipe": lambda sides, options: pipe.run(sides, options.pipe * MB),
 }
+WHOLE = {"files": 100_000, "folders": 2_000, "sparse": 5_000, "size": 1_000, "kills": 20, "changes": 10, "pipe": 20_000}
+SMALL = {
+    "files": 1_000,
+    "folders": 40,
+    "sparse": 50,
+    "size": 200,
+    "kills": 3,
+    "changes": 2,
+    "pipe": 200,
+    "kills_rate": "20M",  # so that there is a moment for each
+}
 
 
 def main() -> int:
@@ -80,7 +91,7 @@ def _options() -> argparse.Namespace:
         prog="python -m bench.trees", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--small", action="store_true", help="every part small: what is not said is a hundredth")
+    parser.add_argument("--small", action="store_true", help="every part in seconds, where no option says more")
     parser.add_argument("--directory", default="/dev/shm", help="where the files lie (default: /dev/shm)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, help="small files of the tree (default: 100,000)")
@@ -96,15 +107,14 @@ def _options() -> argparse.Namespace:
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}")
     options.parts = options.parts or list(PARTS)
-    whole_sizes = {
-        "files": 100_000, "folders": 2_000, "sparse": 5_000, "size": 1_000, "kills": 20, "changes": 10, "pipe": 20_000
-    }  # fmt: skip
-    small_sizes = {"files": 1_000, "folders": 40, "sparse": 50, "size": 100, "kills": 4, "changes": 2, "pipe": 200}
-    for name, value in (small_sizes if options.small else whole_sizes).items():
+    for name, value in (SMALL if options.small else WHOLE).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("Stopped; what was made is gone.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -105,6 +106,31 @@ def test_a_forest_has_what_it_says(tmp_path: Path) -> None:
 def test_plain_sizes_add_up(tmp_path: Path) -> None:
     plant_sizes(tmp_path / "tree", 12_345_678, seed=1)
     assert sum(path.stat().st_size for path in (tmp_path / "tree").rglob("*") if path.is_file()) == 12_345_678
+
+
+COMMAND = [sys.executable, "-m", "bench.trees", "--small", "tree", "--directory"]
+
+
+@pytest.mark.netlab
+def test_a_small_tree_crosses(tmp_path: Path) -> None:
+    done = subprocess.run([*COMMAND, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("  ok ") == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_a_run_that_is_stopped(tmp_path: Path, number: int) -> None:
+    command = [*COMMAND, tmp_path, "--files", "10000", "--folders", "100"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        while "made in" not in (line := running.stdout.readline()):
+            assert line, "it ended"
+        assert list(tmp_path.iterdir()) != []
+        running.send_signal(number)
+        assert running.communicate()[1].startswith("Stopped")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_both_ends_of_a_pipe_say_the_same() -> None:
