@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from netlab.node import Node
 
@@ -36,10 +36,20 @@ class Usage:
 
 
 class Watched:
-    """A process in the lab whose use of CPU and memory is known afterwards, and when it wrote each line to stdout."""
+    """A process in the lab whose use of CPU and memory is known afterwards, and when it wrote each line to stdout.
+
+    With a `stdout` of its own no line is read.
+    """
 
     def __init__(
-        self, node: Node, command: Sequence[str], environment: Mapping[str, str] | None = None, *, cwd: Path = ROOT
+        self,
+        node: Node,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        cwd: Path = ROOT,
+        stdin: int | IO[bytes] | None = None,
+        stdout: int | IO[bytes] | None = None,
     ) -> None:
         self.name = Path(command[0]).name
         self.lines: list[tuple[float, str]] = []  # monotonic seconds, text
@@ -47,8 +57,8 @@ class Watched:
         self.started = time.monotonic()
         self.process: subprocess.Popen[Any] = node.popen(
             command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
+            stdout=subprocess.PIPE if stdout is None else stdout,
             stderr=self._words,
             env=_environment() | dict(environment or {}),
             cwd=cwd,
@@ -134,7 +144,8 @@ class Watched:
 
     def _read(self) -> None:
         stream = self.process.stdout
-        assert stream is not None
+        if stream is None:
+            return
         with suppress(ValueError, OSError), stream:  # the lab may close it
             for line in stream:
                 self.lines.append((time.monotonic(), line.decode(errors="replace").rstrip()))

@@ -16,7 +16,7 @@ from blake3 import blake3
 from p2p.core.errors import P2PError
 from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_CHUNKS
-from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, PIECE
 from p2p.io.worker import Worker
 
 READ: Final = 2**20  # bytes; reads of 4, 8 and 16 MiB are no faster
@@ -32,9 +32,13 @@ class Stopped(P2PError):
 
 
 class Digests(Sequence[bytes]):
-    """Of the chunks of a file, from the first on. 16 bytes each: as objects of their own they would take 49."""
+    """Of the chunks of a file, from the first on. 16 bytes each: as objects of their own they would take 49.
 
-    def __init__(self, data: bytes | bytearray) -> None:
+    `lacking`: pieces by which the last chunk is shorter.
+    """
+
+    def __init__(self, data: bytes | bytearray, lacking: int = 0) -> None:
+        self.lacking = lacking
         self._data = data
 
     def __len__(self) -> int:
@@ -84,7 +88,8 @@ class Checker:
     def check(self, open_file: OpenFile, size: int, done: Callable[[Digests], None]) -> None:
         """Queues a file of which `size` bytes were announced; `done` gets its digests, in order of the calls.
 
-        They are of whole chunks, and of a last one that is shorter if the file has exactly that size. `open_file` runs
+        They are of whole chunks, and of a last one of as many whole pieces as are there; of a file that has exactly
+        that size, it ends where the file does. `open_file` runs
         in the thread when the file's turn has come, so thousands may wait without a descriptor; it gives one that is
         closed afterwards, or None where nothing is there. What cannot be read is not there.
         """
@@ -100,36 +105,40 @@ class Checker:
         """In the thread."""
         read = self._read
         digests = bytearray()
+        lacking = 0
         try:
             with contextlib.suppress(OSError):
                 fd = open_file()
                 if fd is not None:
                     try:
-                        self._read_chunks(fd, size, digests)
+                        lacking = self._read_chunks(fd, size, digests)
                     finally:
                         os.close(fd)
         finally:
             self._absent += size - (self._read - read)
-        return Digests(digests)
+        return Digests(digests, lacking)
 
-    def _read_chunks(self, fd: int, size: int, digests: bytearray) -> None:
-        """Raises OSError; what was read until then stands."""
+    def _read_chunks(self, fd: int, size: int, digests: bytearray) -> int:
+        """Returns how many pieces the last chunk lacks. Raises OSError; what was read until then stands."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            return
+            return 0
         length = min(size, status.st_size, MAX_CHUNKS * CHUNK)
+        lacking = 0
         if status.st_size != size:
-            length -= length % CHUNK
+            length -= length % PIECE
+            lacking = -length % CHUNK // PIECE
         extents = Extents(fd)
         for offset in range(0, length, CHUNK):
             chunk = self._buffer[: length - offset]
             if extents.is_hole(offset, len(chunk)):
                 digests += _digest_of_zeros(len(chunk))
             elif self._is_closed or read_full(fd, chunk, offset) < len(chunk):
-                return
+                return 0
             else:
                 digests += blake3(chunk, max_threads=_threads(len(chunk))).digest(CHUNK_DIGEST)
             self._read += len(chunk)
+        return lacking
 
 
 class Extents:

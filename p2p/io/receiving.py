@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import selectors
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from p2p.core.transfer.events import (
 )
 from p2p.core.transfer.messages import Offer, OfferKind
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.io.checking import Checker
+from p2p.io.checking import Checker, Digests
 from p2p.io.destination import Destination
 from p2p.io.jobs import Damaged, Discard, Finish, Job, LookedUp, Outcome, Problem, Stored
 from p2p.io.journal import Journal, JournalInUse, Journals
@@ -44,6 +44,7 @@ from p2p.io.worker import Worker
 SMALL_BATCH = 64  # small files stored at a time: each needs a descriptor until it is named
 BATCH = 1024  # jobs done at a time, before what became of them is reported
 MAX_JOBS = 4096  # jobs that wait before no more is taken from the path: a few hundred bytes each, and their contents
+NOTHING = Digests(b"")
 
 
 @dataclass(slots=True)
@@ -51,7 +52,7 @@ class Answer:
     """What the sender is to hear of a file. `digests` is None while they are computed."""
 
     number: int
-    digests: Sequence[bytes] | None
+    digests: Digests | None
     problem: str | None = None
 
 
@@ -275,10 +276,10 @@ class ReceivingEnd:
         while self._results and not self._is_stopped:
             for outcome in self._results.popleft().result():
                 self._take_outcome(outcome)
-        while self._answers and self._answers[0].digests is not None:
+        while self._answers and (digests := self._answers[0].digests) is not None:
             answer = self._answers.popleft()
             self._unanswered.discard(answer.number)
-            self.machine.handle_have(answer.number, answer.digests or ())
+            self.machine.handle_have(answer.number, digests, digests.lacking)
             self._has_told = True
             if answer.problem is not None:
                 self._lose(answer.number, answer.problem)
@@ -294,7 +295,7 @@ class ReceivingEnd:
                     self._has_told = True
             case Problem(number, words):
                 if number in self._unanswered:
-                    self._answers.append(Answer(number, (), words))
+                    self._answers.append(Answer(number, NOTHING, words))
                 else:
                     self._lose(number, words)
             case LookedUp(number, found):
@@ -309,7 +310,7 @@ class ReceivingEnd:
 
     def _answer(self, number: int, found: Found | None) -> None:
         announced = self._announced.get(number)
-        answer = Answer(number, () if found is None or announced is None else None)
+        answer = Answer(number, NOTHING if found is None or announced is None else None)
         self._answers.append(answer)
         if found is not None and announced is not None:
             assert self._checker is not None

@@ -142,9 +142,13 @@ class SendingEnd:
     def _read(self, peer: Peer, read: Read, now: float) -> None:
         source = self._sources[read.file]
         try:
-            if read.may_be_hole and (length := source.hole_at(read.offset)):
-                self.machine.handle_hole(read, length)
-                return
+            if read.may_be_hole:
+                if length := source.hole_at(read.offset):
+                    self.machine.handle_hole(read, length)
+                    return
+                length = -(-(source.data_until(read.offset) - read.offset) // PIECE) * PIECE
+                if length < read.length:
+                    read = self.machine.shorten(read, length)
             count, last = read.pieces, read.last
             records, pieces = self._records[:count], self._pieces[:count]
             if last < PIECE:

@@ -128,13 +128,14 @@ class Readable(Protocol):
     def read_into(self, buffers: Sequence[memoryview], offset: int) -> None: ...
     def read_whole(self) -> bytes: ...
     def hole_at(self, offset: int) -> int: ...
+    def data_until(self, offset: int) -> int: ...
     def close(self) -> None: ...
 
 
 class Source:
     """A file that is sent, as it was when it was found. All but `close` raise SourceError when it is that no more."""
 
-    __slots__ = ("_fd", "_follows", "_is_sparse", "_status", "number", "path", "size")
+    __slots__ = ("_data", "_fd", "_follows", "_is_sparse", "_status", "number", "path", "size")
 
     def __init__(self, number: int, path: str, status: os.stat_result, *, follows: bool = False) -> None:
         """`number` is that of its entry. `follows`: the path was named by the person, and may be a link."""
@@ -143,6 +144,7 @@ class Source:
         self.size = status.st_size
         self._status = status
         self._is_sparse = status.st_blocks * BLOCK < status.st_size
+        self._data = range(0)  # of a sparse file: where it is known to have bytes on the disk
         self._follows = follows
         self._fd = -1
 
@@ -185,7 +187,7 @@ class Source:
 
     def hole_at(self, offset: int) -> int:
         """How many bytes from `offset` on have no place on the disk and are zero: MAX_HOLE at most. 0 in most files."""
-        if not self._is_sparse:
+        if not self._is_sparse or offset in self._data:
             return 0
         try:
             if self._fd < 0:
@@ -196,6 +198,19 @@ class Source:
             return max(0, length)
         except (OSError, SourceError) as error:
             raise self._explain(error) from error
+
+    def data_until(self, offset: int) -> int:
+        """Where the data at `offset` ends and a hole begins. The kernel looks for that once, however long it takes."""
+        if not self._is_sparse:
+            return self.size
+        if offset not in self._data:
+            try:
+                if self._fd < 0:
+                    self._open()
+                self._data = range(offset, _next_hole(self._fd, offset, self.size))
+            except (OSError, SourceError) as error:
+                raise self._explain(error) from error
+        return self._data.stop
 
     def close(self) -> None:
         """It is opened again when it is read again."""
@@ -270,6 +285,9 @@ class Text:
     def hole_at(self, offset: int) -> int:  # noqa: ARG002
         return 0
 
+    def data_until(self, offset: int) -> int:  # noqa: ARG002
+        return len(self.content)
+
     def close(self) -> None:
         pass
 
@@ -336,6 +354,16 @@ def _next_data(fd: int, offset: int, size: int) -> int:
             return size
         if error.errno == errno.EINVAL:  # a file system that cannot tell
             return offset
+        raise
+
+
+def _next_hole(fd: int, offset: int, size: int) -> int:
+    """Where the first byte behind `offset` lies that has no place on the disk; `size` if there is none."""
+    try:
+        return max(offset + 1, min(size, os.lseek(fd, offset, os.SEEK_HOLE)))
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENXIO):  # a file system that cannot tell; a file that became shorter
+            return size
         raise
 
 

@@ -14,7 +14,8 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
+from p2p.core.transfer.limits import MAX_PIECES
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, PIECE
 from p2p.io.checking import READ, Checker, Digests, Stopped, digest_of
 
 PATIENCE = 30.0  # seconds until a hang is called one
@@ -53,18 +54,21 @@ def content_of(length: int) -> bytes:
     return random.Random(length).randbytes(length)
 
 
-@pytest.mark.parametrize("length", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 70_000])
+@pytest.mark.parametrize("length", [0, 1, PIECE, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 70_000])
 @pytest.mark.parametrize("announced", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK + 5, 3 * CHUNK + 70_000, 9 * CHUNK])
-def test_whole_chunks_and_the_last_one_only_of_a_file_of_that_size(
+def test_whole_pieces_and_the_last_one_only_of_a_file_of_that_size(
     checker: Checker, tmp_path: Path, length: int, announced: int
 ) -> None:
     (tmp_path / "file").write_bytes(content := content_of(length))
-    expected = chunks_of(content)
+    told: list[Digests] = []
+    checker.check(opened(tmp_path / "file"), announced, told.append)
+    end, lacking = length, 0
     if length != announced:
-        expected = expected[: min(length, announced) // CHUNK]
-    assert run(checker, (opened(tmp_path / "file"), announced)) == [expected]
-    read = min(length, announced, len(expected) * CHUNK)
-    assert checker.checked == (read, read)
+        end = min(length, announced) // PIECE * PIECE
+        lacking = (MAX_PIECES - end % CHUNK // PIECE) % MAX_PIECES
+    assert run(checker, (opened(tmp_path / "file"), announced)) == [chunks_of(content[:end])]
+    assert (list(told[0]), told[0].lacking) == (chunks_of(content[:end]), lacking)
+    assert checker.checked == (2 * end, 2 * end)
 
 
 def test_files_are_told_in_their_order_and_counted(checker: Checker, tmp_path: Path) -> None:

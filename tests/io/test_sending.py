@@ -144,6 +144,22 @@ def test_a_sparse_file_crosses_as_one(tmp_path: Path, stage: Stage) -> None:
     assert sum(written) <= CHUNK
 
 
+def test_what_lies_between_holes_crosses_alone(tmp_path: Path, stage: Stage) -> None:
+    """As the image of a disk has it: many stretches, and less than one read from each to the next."""
+    count, apart, length = 40, 10 * PIECE, PIECE + 5000
+    tree = make(tmp_path / "tree", {"image": ("hole", count * apart)})
+    with (tree / "image").open("r+b") as file:
+        for number in range(count):
+            file.seek(number * apart)
+            file.write(os.urandom(length))
+    receiving = Receiving()
+    written: list[int] = []
+    receiving.on_write = lambda write: written.append(sum(map(len, write.pieces)))
+    stage.run(SendingEnd.of_tree([tree], ALL, TOKEN, stage.selector), receiving, breaks=(3, 9))
+    assert receiving.tree == describe(tree, "tree")
+    assert sum(written) <= count * 2 * PIECE
+
+
 def test_files_that_were_sent_are_forgotten(tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "ENTRIES_A_BATCH", 100)
     tree = make(tmp_path / "tree", {f"{number:05}": b"x" * 20 for number in range(6000)})

@@ -136,6 +136,9 @@ class MemorySource:
                 if hole:
                     machine.handle_hole(wish, hole)
                     return []
+                data = self._data(number, offset) if may_be_hole else length
+                if data < length:
+                    wish, length = machine.shorten(wish, data), data
                 content = self.tree.contents[number][offset : offset + length]
                 pieces = [content[start : start + PIECE] for start in range(0, length, PIECE)]
                 assert (len(pieces), len(pieces[-1])) == (wish.pieces, wish.last)
@@ -153,6 +156,12 @@ class MemorySource:
     def _hole(self, number: int, offset: int) -> int:
         ends = (hole.stop for hole in self.tree.holes.get(number, []) if hole.start <= offset < hole.stop)
         return min(next(ends, offset) - offset, MAX_HOLE)
+
+
+    def _data(self, number: int, offset: int) -> int:
+        """Whole pieces from `offset` on, until those that begin in a hole."""
+        starts = [hole.start for hole in self.tree.holes.get(number, []) if hole.start > offset]
+        return -(-(min(starts, default=1 << 62) - offset) // PIECE) * PIECE
 
 
 @dataclass(slots=True)
@@ -178,7 +187,7 @@ class MemoryDisk:
         """What bears its name now."""
         self.dropped: set[int] = set()
         self.hole_bytes = 0
-        self.to_answer: deque[tuple[int, list[bytes]]] = deque()
+        self.to_answer: deque[tuple[int, list[bytes], int]] = deque()
         self._here = dict(here or {})
         self._rng = rng or Random(0)
         self._waiting: list[int] = []
@@ -202,8 +211,9 @@ class MemoryDisk:
                 self.things[number] = Stored(parent, entry, path, waits=2)  # until its content came
                 self._note(number, parent)
                 if machine.answers:
-                    whole = len(here) if len(here) == entry.size else len(here) // CHUNK * CHUNK
-                    self.to_answer.append((number, chunk_digests(here[:whole])))
+                    whole = len(here) if len(here) == entry.size else len(here) // PIECE * PIECE
+                    lacking = 0 if len(here) == entry.size else -whole % CHUNK // PIECE
+                    self.to_answer.append((number, chunk_digests(here[:whole]), lacking))
             case Write(number, offset, pieces):
                 self._put(number, offset, b"".join(pieces))
             case LeaveHole(number, offset, length):

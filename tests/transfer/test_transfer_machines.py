@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transfer.in_memory import MemoryDisk, MemorySource, Tree, chunk_digests, digest
+from transfer.in_memory import MemoryDisk, MemorySource, Tree, digest
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages, outgoing
@@ -283,9 +283,9 @@ def random_remains(rng: random.Random, tree: Tree) -> dict[int, bytes]:
 
 def kept_of(content: bytes, here: bytes) -> int:
     """Bytes that need not cross again."""
-    whole = len(here) if len(here) == len(content) else len(here) // CHUNK * CHUNK
-    pairs = zip(chunk_digests(content), chunk_digests(here[:whole]), range(0, len(content), CHUNK), strict=False)
-    return sum(min(CHUNK, len(content) - at) for ours, theirs, at in pairs if ours == theirs)
+    whole = len(here) if len(here) == len(content) else len(here) // PIECE * PIECE
+    chunks = (range(at, min(at + CHUNK, whole)) for at in range(0, min(whole, len(content)), CHUNK))
+    return sum(len(at) for at in chunks if content[at.start : at.stop] == here[at.start : at.stop])
 
 
 @settings(max_examples=150, deadline=None)
@@ -680,6 +680,23 @@ def test_what_is_there_does_not_cross_again() -> None:
     sent = [event for event in pair.sent if isinstance(event, FileSent)]
     assert sent == [FileSent("a", len(content), digest(content), 2 * CHUNK + 5)]
     assert pair.sender.progress.kept == pair.receiver.progress.kept == 2 * CHUNK + 5
+
+
+@pytest.mark.parametrize("more", [0, PIECE - 1, PIECE, 15 * PIECE + 7])
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_the_pieces_of_a_chunk_that_is_not_all_there_do_not_cross_again(more: int, is_changed: bool) -> None:
+    content = random.Random(5).randbytes(3 * CHUNK + 5)
+    here = bytearray(content[: CHUNK + more])
+    if is_changed:
+        here[CHUNK - 1 + min(more, 1)] ^= 1
+    pair = Pair(Tree.of({"a": content}), {0: bytes(here)}, answers=True)
+    pair.settle()
+    assert pair.disk.contents() == {0: content}
+    kept = CHUNK + more // PIECE * PIECE
+    if is_changed:
+        kept = CHUNK if more else 0
+    assert pair.sender.progress.kept == pair.receiver.progress.kept == kept
+    assert pair.sent_bytes == len(content) - kept
 
 
 def test_digests_of_a_large_file_take_several_records_and_little_memory() -> None:

@@ -13,7 +13,15 @@ from p2p.core.errors import ExitCode, RemoteError
 from p2p.core.transfer import messages, receiver, sender
 from p2p.core.transfer.entries import File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Refused, WantEntries, Whole
-from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_DEPTH, MAX_HOLE, MAX_LINKED, MAX_TEXT, MAX_TOTAL
+from p2p.core.transfer.limits import (
+    MAX_ANNOUNCED,
+    MAX_DEPTH,
+    MAX_HOLE,
+    MAX_LINKED,
+    MAX_PIECES,
+    MAX_TEXT,
+    MAX_TOTAL,
+)
 from p2p.core.transfer.messages import (
     CHUNK,
     PIECE,
@@ -75,6 +83,7 @@ TREE: tuple[Step, ...] = (offer(F), "yes", entries(folder()))
 LONG: tuple[Step, ...] = (offer(A), "yes", entries(file(size=PIECE + 1)))
 MIDDLE: tuple[Step, ...] = (offer(A), "yes", entries(file(size=3 * PIECE)), Data(0, 0, bytes(PIECE)))
 ANSWERED: tuple[Step, ...] = (offer(A), "answers", entries(file(size=3 * CHUNK + 5)), "has 2 chunks")
+HALF_ANSWERED: tuple[Step, ...] = (*ANSWERED[:-1], "has 1 chunk and a half")
 WHOLE = WholeFiles((WholeFile(0, ABC, b"abc"),))
 SENT: tuple[Step, ...] = (*ONE, WHOLE)
 TOTAL = digest(ABC)
@@ -132,6 +141,8 @@ SENDER_OFFENCES: dict[str, tuple[Step, ...]] = {
     "the same where nothing was told": (*MIDDLE, Same(0, PIECE, PIECE)),
     "the same of what was not told": (*ANSWERED, Same(0, 0, 3 * CHUNK)),
     "the same of half a chunk": (*ANSWERED, Same(0, 0, CHUNK // 2)),
+    "the same of more pieces than are there": (*HALF_ANSWERED, Same(0, 0, 2 * CHUNK)),
+    "the same of fewer pieces than are there": (*HALF_ANSWERED, Same(0, 0, CHUNK + PIECE)),
     "the same of nothing": (*ANSWERED, Same(0, 0, 0)),
     "the same out of order": (*ANSWERED, Same(0, CHUNK, CHUNK)),
     "the same in the middle of a chunk": (*ANSWERED, Data(0, 0, bytes(5)), Same(0, 5, CHUNK)),
@@ -169,6 +180,7 @@ TOLERATED: dict[str, tuple[Step, ...]] = {
     "as deep as allowed": (offer(F), "yes", DEEP),
     "a link within": (*TREE, entries(folder("g"), Symlink("l", 0, "../x/y"), Symlink("m", 0, "x"))),
     "the same of all that was told": (*ANSWERED, Same(0, 0, 2 * CHUNK), Data(0, 2 * CHUNK, b"x")),
+    "the same of all pieces that are there": (*HALF_ANSWERED, Same(0, 0, CHUNK), Same(0, CHUNK, CHUNK // 2)),
     "keepalive, at any time": (Keepalive(), *ONE, Keepalive(), WHOLE, Keepalive()),
     "totals while deciding and later": (
         *(offer(A, is_final=False), Totals(2, 5, is_final=False), "yes", Totals(3, 9, is_final=False)),
@@ -186,6 +198,9 @@ def replay(machine: TransferReceiver, script: Sequence[Step]) -> None:
                 assert machine.poll_record() == encode(Accept(step == "answers"))
             case "has 1 chunk" | "has 2 chunks":
                 machine.handle_have(0, [bytes(16)] * int(step[4]))
+                assert machine.poll_record() is not None
+            case "has 1 chunk and a half":
+                machine.handle_have(0, [bytes(16)] * 2, MAX_PIECES // 2)
                 assert machine.poll_record() is not None
             case "another path":
                 machine.go_on()

@@ -47,7 +47,7 @@ class Read:
     """Bytes [offset, offset + length) of a file, as pieces of PIECE bytes, the last one of what is left: `handle_read`.
 
     Each is placed `DATA_HEADER` bytes into a record of its own. Where `may_be_hole` and the file has none of these
-    bytes on its disk, `handle_hole` says so instead.
+    bytes on its disk, `handle_hole` says so instead; where a hole begins within them, `shorten` leaves it out.
     """
 
     file: int

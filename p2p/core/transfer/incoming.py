@@ -28,7 +28,7 @@ from p2p.core.transfer.events import (
 )
 from p2p.core.transfer.hashing import update_with_zeros
 from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_CHUNKS, MAX_LINKED, MAX_PIECES, MAX_TEXT, MAX_TOTAL
-from p2p.core.transfer.messages import CHUNK, Data, FileEnd, Hole, Offer, OfferKind, Same, WholeFile
+from p2p.core.transfer.messages import CHUNK, PIECE, Data, FileEnd, Hole, Offer, OfferKind, Same, WholeFile
 from p2p.core.transfer.names import safe_name, stays_inside
 from p2p.core.transfer.paths import Trail
 
@@ -39,12 +39,12 @@ class ContentError(P2PError):
 
 @dataclass(slots=True)
 class Incoming:
-    """A file that was announced and is not here yet. `chunks`: how many of it were said to be here."""
+    """A file that was announced and is not here yet. `told`: how many bytes of it were said to be here."""
 
     number: int
     path: str
     size: int | None
-    chunks: int = 0
+    told: int = 0
     is_answered: bool = False
     offset: int = 0
     kept: int = 0
@@ -170,8 +170,8 @@ class IncomingFiles:
 
     def handle_same(self, same: Same) -> None:
         file = self._take_range(same.file, same.offset, same.length)
-        end, told = same.offset + same.length, file.chunks * CHUNK
-        if same.offset % CHUNK or end > told or (end % CHUNK and end != file.size):
+        end = same.offset + same.length
+        if same.offset % CHUNK or end > file.told or (end % CHUNK and end not in (file.told, file.size)):
             raise RemoteError(f"SAME of {same.length} bytes at {same.offset} of file {file.number}: not told")
         file.kept += same.length
         self.kept += same.length
@@ -196,7 +196,7 @@ class IncomingFiles:
         """Raises ContentError."""
         number, digest, content = whole
         file = self._current(number)
-        if len(content) != file.size or file.chunks or file.offset:
+        if len(content) != file.size or file.told or file.offset:
             raise RemoteError(f"whole file {number} of {len(content)} bytes where {file.size} were due")
         if blake3(content).digest() != digest:
             raise ContentError(file.path)
@@ -218,14 +218,18 @@ class IncomingFiles:
 
     # commands
 
-    def answer(self, number: int, digests: Sequence[bytes]) -> Sequence[bytes]:
+    def answer(self, number: int, digests: Sequence[bytes], lacking: int) -> tuple[Sequence[bytes], int]:
         """What is here of the file that is due an answer. Returns what of it the sender may be told."""
+        if not 0 <= lacking < MAX_PIECES or (lacking and not digests):
+            raise CallerError(f"{len(digests)} chunks, the last one without {lacking} pieces")
         if not self._unanswered or self._unanswered[0].number != number:
             raise CallerError(f"file {number} is not due an answer")
         file = self._unanswered.popleft()
-        digests = digests[: min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK))]
-        file.chunks, file.is_answered = len(digests), True
-        return digests
+        most = min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK))
+        if len(digests) > most:
+            digests, lacking = digests[:most], 0
+        file.told, file.is_answered = len(digests) * CHUNK - lacking * PIECE, True
+        return digests, lacking
 
     def lose(self, number: int) -> bool:
         """It cannot be stored: what comes of it is passed over. Returns whether anything was still to come."""

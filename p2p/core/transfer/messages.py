@@ -40,6 +40,7 @@ _WHOLE_FILE = struct.Struct(">IH32s")
 _FINAL = 0x01  # of OFFER and TOTALS
 _ANSWERS = 0x01  # of ACCEPT
 _LAST = 0x01  # of HAVE
+_LACKING = 4  # of HAVE: the number in the upper four bits
 
 
 class OfferKind(IntEnum):
@@ -214,13 +215,14 @@ class Finish:
 class Have:
     """type(1) file(4) first(4) flags(1) digest(16)*
 
-    Of the chunks `first`, `first` + 1, ... of the file.
+    Of the chunks `first`, `first` + 1, ... of the file. `lacking`: pieces by which the very last one is shorter.
     """
 
     file: int
     first: int
     digests: tuple[bytes, ...]
     is_last: bool
+    lacking: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,9 +302,9 @@ def encode(message: Message) -> bytes:
             return bytes([MessageType.LEFT_OUT]) + uint(file, 4) + bytes([exit_code]) + reason(why)
         case Finish(entries, digest):
             return bytes([MessageType.FINISH]) + uint(entries, 4) + digest
-        case Have(file, first, digests, is_last):
+        case Have(file, first, digests, is_last, lacking):
             header = bytes([MessageType.HAVE]) + uint(file, 4) + uint(first, 4)
-            return header + bytes([_LAST if is_last else 0]) + b"".join(digests)
+            return header + bytes([is_last * _LAST | lacking << _LACKING]) + b"".join(digests)
         case Problem(number, why):
             return bytes([MessageType.PROBLEM]) + uint(number, 4) + reason(why)
         case Finished(digest):
@@ -441,13 +443,18 @@ def _decode_offer(reader: Reader) -> Offer:
 
 
 def _decode_have(reader: Reader) -> Have:
-    file, first, is_last = reader.uint(4), reader.uint(4), _flag(reader)
+    file, first, flags = reader.uint(4), reader.uint(4), reader.uint(1)
+    is_last, lacking = bool(flags & _LAST), flags >> _LACKING
+    if flags != is_last * _LAST | lacking << _LACKING:
+        raise DecodeError(f"unknown flags {flags:#04x}")
     if reader.remaining % CHUNK_DIGEST:
         raise DecodeError("HAVE ends within a digest")
     digests = tuple(reader.take(CHUNK_DIGEST) for _ in range(reader.remaining // CHUNK_DIGEST))
     if not digests and not is_last:
         raise DecodeError("HAVE says nothing")
-    return Have(file, first, digests, is_last)
+    if lacking and not (digests and is_last):
+        raise DecodeError("only the last chunk of a HAVE may be shorter")
+    return Have(file, first, digests, is_last, lacking)
 
 
 def _encode_root(root: Root) -> bytes:
@@ -464,7 +471,7 @@ def _read_size(reader: Reader) -> int | None:
 
 
 def _flag(reader: Reader) -> bool:
-    """All flags fields have one flag by now."""
+    """All flags fields but that of HAVE have one flag by now."""
     if (flags := reader.uint(1)) > 1:
         raise DecodeError(f"unknown flags {flags:#04x}")
     return bool(flags)

@@ -19,7 +19,7 @@ from p2p.core.transfer.paths import Trail
 @dataclass(slots=True)
 class Outgoing:
     """A file that was announced and is not sent yet. `digests`, CHUNK_DIGEST bytes each, are of the chunks that the
-    receiver has, from its beginning.
+    receiver has, from its beginning; of the last one `lacking` pieces are not there.
 
     A chunk that was compared and is another is sent up to `differs_until`.
     """
@@ -28,6 +28,7 @@ class Outgoing:
     path: str
     size: int | None
     digests: bytes = b""
+    lacking: int = 0
     is_answered: bool = False
     is_unwanted: bool = False
     offset: int = 0
@@ -58,6 +59,12 @@ class Outgoing:
         number, within = divmod(self.offset, CHUNK)
         is_next = not within and number < self.chunks and self.offset >= self.differs_until
         return self.digests[number * CHUNK_DIGEST : (number + 1) * CHUNK_DIGEST] if is_next else None
+
+    @property
+    def comparable(self) -> int:
+        """Bytes of the chunk that is to be compared next, if the file does not end before."""
+        is_last = self.offset // CHUNK == self.chunks - 1
+        return CHUNK - self.lacking * PIECE if is_last else CHUNK
 
 
 class OutgoingFiles:
@@ -157,7 +164,7 @@ class OutgoingFiles:
             return ReadWhole(self.small_ones())
         left = file.size - file.offset
         if file.to_compare is not None:
-            return Read(file.number, file.offset, min(CHUNK, left))
+            return Read(file.number, file.offset, min(file.comparable, left))
         is_compared = file.offset < file.differs_until
         if is_compared:
             left = file.differs_until - file.offset
@@ -178,7 +185,7 @@ class OutgoingFiles:
         if file.chunks > min(MAX_CHUNKS, -(-(file.size or 0) // CHUNK)):
             raise RemoteError(f"HAVE of {file.chunks} chunks of a file of {file.size} bytes")
         if have.is_last:
-            file.is_answered = True
+            file.lacking, file.is_answered = have.lacking, True
             self._unanswered.popleft()
 
     def give_up(self, number: int) -> None:

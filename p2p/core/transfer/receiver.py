@@ -207,14 +207,17 @@ class TransferReceiver:
             self._end(Abort(ExitCode.INTERNAL, f"protocol error: {error}"))
             raise
 
-    def handle_have(self, number: int, digests: Sequence[bytes]) -> None:
-        """The chunks of an announced file that are here, from its first on; in the order of the files."""
+    def handle_have(self, number: int, digests: Sequence[bytes], lacking: int = 0) -> None:
+        """The chunks of an announced file that are here, from its first on; in the order of the files.
+
+        `lacking`: pieces by which the last of these is shorter, because no more of it is here.
+        """
         if self.ended:
             return
-        told = self._files.answer(number, digests)
+        told, lacking = self._files.answer(number, digests, lacking)
         for first in range(0, max(1, len(told)), MAX_DIGESTS):
-            part = tuple(told[first : first + MAX_DIGESTS])
-            self._records.say(Have(number, first, part, is_last=first + MAX_DIGESTS >= len(told)))
+            part, is_last = tuple(told[first : first + MAX_DIGESTS]), first + MAX_DIGESTS >= len(told)
+            self._records.say(Have(number, first, part, is_last, lacking if is_last else 0))
 
     def handle_stored(self, number: int, final_name: str) -> None:
         """It is on the disk, durable, and bears `final_name` in its folder."""

@@ -222,6 +222,13 @@ class TransferSender:
         update_with_zeros(file.hash, length)
         self._advance(file, length)
 
+    def shorten(self, read: Read, length: int) -> Read:
+        """What is wanted instead: a hole begins within `length` bytes, which are whole pieces."""
+        if self._wish != read or not read.may_be_hole or not 0 < length < read.length or length % PIECE:
+            raise CallerError(f"{length} bytes of {read}")
+        self._wish = wish = replace(read, length=length)
+        return wish
+
     def handle_whole(self, read: ReadWhole, contents: Sequence[bytes | Unreadable]) -> list[bytes]:
         """What the files of `read` hold, or why they cannot be read. Returns the records to send next."""
         if self.ended or not self._take_wish(read):
