@@ -146,7 +146,7 @@ def test_a_tree_whose_sides_are_killed_again_and_again(pair: Pair, tmp_path: Pat
     size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
     across, kills = 0, 3
     for _ in range(kills):
-        files: list[str] = [*(f"tree/middle {n}" for n in range(6)), *(f"tree/small {n // 50}/{n}.txt" for n in range(300))]
+        files = [f"tree/small {number // 50}/{number}.txt" for number in range(300)]
         moment: int | str = rng.randrange(1, 3) if rng.random() < 0.5 else rng.choice(files)
         sender, receiver = pair.run_until(tree, moment)
         sides = [sender, receiver]
@@ -284,8 +284,8 @@ def test_a_damaged_journal_is_told_and_nothing_more(pair: Pair, tmp_path: Path) 
 
 def test_without_a_state_folder_all_goes_as_ever(pair: Pair, tmp_path: Path) -> None:
     digest = make_file(tmp_path / "file", 30 * MB)
-    for side in ("alice", "bob"):
-        (tmp_path / f"state of {side}").write_text("no folder")
+    for name in ("alice", "bob"):
+        (tmp_path / f"state of {name}").write_text("no folder")
     sender, receiver = pair.run_until(tmp_path / "file", 1)
     end_both(sender, receiver)
     assert list(pair.out.iterdir()) == []
