@@ -22,7 +22,7 @@ from p2p.core.role import Role
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
 from p2p.io.ends import End
 from p2p.io.interfaces import local_addresses
-from p2p.io.interrupts import Interrupts
+from p2p.io.interrupts import Stop
 from p2p.io.loop import PeerLoop
 from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
@@ -70,7 +70,7 @@ def attempt(
     end: End,
     *,
     selector: selectors.BaseSelector,
-    interrupts: Interrupts,
+    interrupts: Stop,
     contact: ContactExchange,
     on_event: Callable[[Peer, events.PeerEvent, float], None],
     on_tick: Callable[[Peer, float], None],

@@ -6,29 +6,51 @@ import contextlib
 import selectors
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.introduction import Pairing
 from p2p.core.peer import events, explain
 from p2p.core.peer.delivery import Machine
 from p2p.core.peer.peer import Peer
+from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer
+from p2p.core.transport.events import Stats
 from p2p.io.attempts import Settings, Wish, attempt
 from p2p.io.ends import End
-from p2p.io.interrupts import Interrupts
+from p2p.io.interrupts import Stop
 from p2p.io.remembering import Remembering
-from p2p.io.screen import Screen
 
 CONFIRM_PATIENCE = 20.0  # seconds a receiver that has everything looks for a sender that may not know it
 PAUSE = 1.0  # seconds between two attempts of which the first found no way
-STOPPED_LOOKING = Failure(
-    ExitCode.CANCELLED,
-    "Stopped by Ctrl-C, while the other side was looked for. "
-    "Run both commands again, and they go on with what has arrived",
-)
 END_OF_OUTPUT = Failure(ExitCode.STORAGE, "Stopped, because the events of --json can no longer be written")
 # Ends of an attempt to find the other side again after which the next may find it.
 _AGAIN = (ExitCode.NO_PEER, ExitCode.NO_PATH, ExitCode.WRONG_CODE, ExitCode.USAGE)
+
+
+class Watching(Protocol):
+    """Whom it is told to: the screen, or a program."""
+
+    is_reconnecting: bool
+
+    @property
+    def output_is_gone(self) -> bool:
+        """Whether nobody reads the events any more, which ends the run."""
+
+    def handle_event(self, event: events.PeerEvent, now: float, progress: Progress = ...) -> None:
+        """`progress` is given with Done alone."""
+
+    def say(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None:
+        """What only who wants to know all reads."""
+
+    def note_transport(self, stats: Stats) -> None: ...
+
+    def show_transport(self, stats: Stats) -> None: ...
+
+    def show_looking(self, left: float, now: float) -> None:
+        """While the two look for each other again, for `left` seconds more."""
 
 
 class Crossing:
@@ -41,8 +63,8 @@ class Crossing:
         end: End,
         *,
         selector: selectors.BaseSelector,
-        interrupts: Interrupts,
-        screen: Screen,
+        interrupts: Stop,
+        screen: Watching,
         reconnect: float,
         remembering: Remembering,
         on_offer: Callable[[Crossing, Peer, Offer, float], None],
@@ -132,7 +154,7 @@ class Crossing:
             case events.Failed(failure):
                 is_looking = self._screen.is_reconnecting and not self._is_connected
                 if is_looking and self._interrupts.is_asked:
-                    self._fail(STOPPED_LOOKING)
+                    self._fail(self._interrupts.looking)
                 elif not (is_looking and failure.code in _AGAIN):
                     self._fail(failure)
             case events.PathLost(why):

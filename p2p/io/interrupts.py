@@ -8,9 +8,35 @@ import signal
 import socket
 import time
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+from p2p.core.errors import ExitCode, Failure
 
 SAME_INTERRUPT = 0.5  # seconds in which a second signal is the first one again: wrappers pass on what the terminal sent
+
+
+class Stop(Protocol):
+    """Who may end a run from outside of its loop, and wakes whoever waits at the selector then.
+
+    The three failures are how it ends here: while nobody was there, with the other side, and while that was looked for
+    again. `told` is half a sentence for the other side.
+    """
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the run is to end."""
+
+    @property
+    def alone(self) -> Failure: ...
+
+    @property
+    def together(self) -> Failure: ...
+
+    @property
+    def looking(self) -> Failure: ...
+
+    @property
+    def told(self) -> str: ...
 
 
 class Interrupts:
@@ -18,6 +44,18 @@ class Interrupts:
 
     A signal wakes whoever waits at the selector. The second one raises KeyboardInterrupt.
     """
+
+    alone = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, while nothing was being sent or received")
+    together = Failure(
+        ExitCode.CANCELLED,
+        "Stopped by Ctrl-C. The other side was told; the same two commands go on with what has arrived",
+    )
+    looking = Failure(
+        ExitCode.CANCELLED,
+        "Stopped by Ctrl-C, while the other side was looked for. "
+        "Run both commands again, and they go on with what has arrived",
+    )
+    told = "it was stopped by Ctrl-C over there"
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 from p2p.core.address import Address
 from p2p.core.datagram import MULTICAST, Transmit
-from p2p.core.errors import ExitCode, Failure
+from p2p.core.errors import Failure
 from p2p.core.peer import events
 from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
-from p2p.io.interrupts import Interrupts
+from p2p.io.interrupts import Stop
 from p2p.io.multicast import MulticastGroups
 from p2p.io.sockets import UdpSockets
 from p2p.io.surroundings import Surroundings
@@ -25,11 +25,6 @@ from p2p.io.udp import SendResult
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
 READS_A_TURN = 4  # batches read from the UDP socket in one turn
-INTERRUPTED_HERE = Failure(
-    ExitCode.CANCELLED, "Stopped by Ctrl-C. The other side was told; the same two commands go on with what has arrived"
-)
-INTERRUPTED_ALONE = Failure(ExitCode.CANCELLED, "Stopped by Ctrl-C, while nothing was being sent or received")
-TOLD_INTERRUPTED = "it was stopped by Ctrl-C over there"
 
 
 class PeerLoop:
@@ -42,7 +37,7 @@ class PeerLoop:
         sockets: UdpSockets,
         tcp: TcpHub,
         end: End,
-        interrupts: Interrupts,
+        interrupts: Stop,
         selector: selectors.BaseSelector,
         on_event: Callable[[events.PeerEvent, float], None],
         on_tick: Callable[[float], None],
@@ -206,5 +201,5 @@ class PeerLoop:
                 self._peer.give_up(self._patience, now)
         if self._interrupts.is_asked and not self._is_stopping:
             self._is_stopping = True
-            failure = INTERRUPTED_HERE if self._peer.has_met else INTERRUPTED_ALONE
-            self._peer.fail(failure, TOLD_INTERRUPTED, now)
+            failure = self._interrupts.together if self._peer.has_met else self._interrupts.alone
+            self._peer.fail(failure, self._interrupts.told, now)

@@ -8,6 +8,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import Final
 
 from p2p.core.datagram import Buffer
@@ -32,19 +33,32 @@ NO_FILE_TOLD = "it takes one file and was sent something else"
 _ZEROS: Final = memoryview(bytes(BATCH))
 
 
+WriteSome = Callable[[memoryview], int]
+
+
 class StdoutEnd:
     """Writes the content of the one file of an offer to a descriptor, in order, in a thread.
 
     While the reader of that lags, the machine takes no records, and the other side is slowed down.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, fd: int = STDOUT, name: str = "standard output") -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        fd: int = STDOUT,
+        name: str = "standard output",
+        *,
+        write: WriteSome | None = None,
+    ) -> None:
+        """`write` is used instead of the descriptor: it waits, and returns how much it took. Raises OSError."""
         self.machine = TransferReceiver()
         self.written = 0
         """Bytes that went out and cannot be taken back."""
         self._selector = selector
+        self._write_some: WriteSome = write or partial(os.write, fd)
         self._fd = fd
         self._name = name
+        self._option = " (--out -)" if write is None else ""
         self._queue: deque[Buffer] = deque()
         self._unwritten = 0  # bytes, of the queue and of what the thread has
         self._whole: int | None = None  # the number of the file, once all of it came
@@ -61,7 +75,7 @@ class StdoutEnd:
 
     def handle_offer(self, offer: Offer) -> None:
         """Raises PipeError unless it is one file."""
-        require_one_file(offer, f"{self._name} (--out -)")
+        require_one_file(offer, f"{self._name}{self._option}")
 
     def accept(self, _: Offer, peer: Peer, now: float) -> None:
         self.machine.accept()
@@ -134,7 +148,7 @@ class StdoutEnd:
             size += len(view)
             while view:
                 try:
-                    count = os.write(self._fd, view)
+                    count = self._write_some(view)
                 except BlockingIOError:  # somebody else made it so
                     wait_for(self._fd, select.POLLOUT)
                     continue

@@ -57,8 +57,7 @@ class PipeReader:
         self._name = name
         self._outcome: Future[PipeData] | None = None
         self._is_wanted = self._is_over = False
-        self._check()
-        _widen(fd)
+        self._prepare()
         self._worker = Worker("p2p-pipe")
 
     def fileno(self) -> int:
@@ -94,13 +93,15 @@ class PipeReader:
     def _take(self, outcome: Future[PipeData]) -> None:
         self._outcome = outcome
 
-    def _check(self) -> None:
+    def _prepare(self) -> None:
+        """Raises PipeError."""
         try:
             mode = os.fstat(self._fd).st_mode
         except OSError as error:
             raise self._unreadable(error) from error
         if stat.S_ISDIR(mode):
             raise self._unreadable(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        _widen(self._fd)
 
     def _read(self, length: int) -> PipeData:
         """In the thread."""

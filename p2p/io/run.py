@@ -8,7 +8,6 @@ import math
 import os
 import selectors
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -37,15 +36,15 @@ from p2p.io.preview import preview
 from p2p.io.question import Question
 from p2p.io.resolve import resolve, resolve_stun
 from p2p.io.screen import Screen
-from p2p.io.sending import SendingEnd
+from p2p.io.sending import COUNT_PATIENCE, SendingEnd
 from p2p.io.sources import SourceError
 from p2p.io.summary import Repaired
 from p2p.io.taking import TakingEnd
 from p2p.io.visits import Exclude
+from p2p.io.waiting import wait
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 REFUSED_PATIENCE = 60.0  # seconds for the person there to start again, after a no that was a slip of the finger
-COUNT_PATIENCE = 1.0  # seconds in which all is counted, as a rule, so that the offer can say how much it is
 LOOKED = Failure(ExitCode.REFUSED, "Dry run: nothing was taken, and nothing written")
 # With --wait, ends after which nothing better can be waited for.
 _FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_CODE, ExitCode.INTERNAL)
@@ -175,10 +174,7 @@ class _Run:
 
     def _count(self, end: SendingEnd) -> None:
         """Waits until the offer can say how much it is, if that is soon."""
-        until = time.monotonic() + COUNT_PATIENCE
-        while not end.is_counted and not self._interrupts.is_asked and (left := until - time.monotonic()) > 0:
-            for key, mask in self._selector.select(left):
-                key.data(mask)
+        wait(self._selector, COUNT_PATIENCE, lambda: end.is_counted or self._interrupts.is_asked)
         if not end.is_counted:
             self._screen.say("Counting what is to be sent, meanwhile ...")
 
@@ -293,10 +289,7 @@ class _Run:
 
     def _pause(self) -> None:
         """A stranger has come in the friend's place, and may come again at once."""
-        until = time.monotonic() + STRANGER_PAUSE
-        while not self._interrupts.is_asked and (left := until - time.monotonic()) > 0:
-            for key, mask in self._selector.select(left):
-                key.data(mask)
+        wait(self._selector, STRANGER_PAUSE, lambda: self._interrupts.is_asked)
 
     # both
 

@@ -95,7 +95,7 @@ class Screen:
 
     def handle_event(self, event: events.PeerEvent, now: float, progress: Progress = NOTHING_YET) -> None:
         """`progress` is needed with Done alone."""
-        if self.is_reconnecting and isinstance(event, _OF_A_MEETING):
+        if self.is_reconnecting and isinstance(event, events.OfAMeeting):
             return
         if isinstance(event, events.Done):
             self._finish(event, progress, now)
@@ -378,15 +378,6 @@ class Screen:
 
 
 _KINDS = {events.PathKind.TCP: "direct TCP", events.PathKind.UDP: "direct UDP", events.PathKind.RELAY: "relay"}
-_OF_A_MEETING = (
-    events.WaitingForPeer
-    | events.SeatTaken
-    | events.PeerFound
-    | events.PeerGone
-    | events.PeerSilent
-    | events.CodeRejected
-    | events.Connecting
-)
 
 
 def _sentence(text: str) -> str:

@@ -22,6 +22,7 @@ from p2p.io.sources import Named, PathLike, Readable, SourceError, Text, look_up
 from p2p.io.walk import Exclude, Found, Renamed, Walk
 from p2p.io.worker import Worker
 
+COUNT_PATIENCE: Final = 1.0  # seconds in which all is counted, as a rule, so that the offer can say how much it is
 READS_A_TURN: Final = 8  # reads, of a piece or of many, before the loop looks at its sockets again
 ENTRIES_A_BATCH: Final = 500  # of the walk: some 5 ms of its thread
 TEXT_NAME: Final = "text"

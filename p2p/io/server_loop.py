@@ -88,7 +88,10 @@ class ServerLoop:
         self._ranks: dict[int, int] = {}  # by file descriptor: renewals first (server_lanes.Kind)
 
     def run(self, signalled: socket.socket) -> None:
-        """Serves until a signal number arrives on `signalled` (see `stop_signals`), then closes the sockets."""
+        """Serves until a signal number arrives on `signalled` (see `stop_signals`), then closes the sockets.
+
+        0 is no signal: the program that this server is part of wants it to end.
+        """
         with self._sockets:
             for index, port in enumerate(self._udp):
                 for rank, lane in enumerate(port.lanes):
@@ -105,7 +108,8 @@ class ServerLoop:
                 # A JOIN before the LEAVE that came after it, though they wait in two queues.
                 for key, mask in sorted(ready, key=self._rank):
                     if key.data is None:
-                        log.info("stopping: %s", signal.Signals(signalled.recv(1)[0]).name)
+                        number = signalled.recv(1)[0]
+                        log.info("stopping: %s", signal.Signals(number).name if number else "no longer wanted")
                         self._flush()
                         log.info("%s", self._summary())
                         return
@@ -120,6 +124,10 @@ class ServerLoop:
                     if summarised != self._counts():
                         summarised = self._counts()
                         log.info("%s", self._summary())
+
+    def close(self) -> None:
+        """Instead of `run`."""
+        self._sockets.close()
 
     def _rank(self, ready: tuple[selectors.SelectorKey, int]) -> int:
         """Where it stands among those that are ready in one turn."""

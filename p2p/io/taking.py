@@ -11,7 +11,7 @@ from p2p.core.transfer.messages import Offer, OfferKind
 from p2p.io.destination import Policy
 from p2p.io.ends import NoEnd, Taking
 from p2p.io.journal import Journals
-from p2p.io.outlets import StdoutEnd, TextEnd
+from p2p.io.outlets import StdoutEnd, TextEnd, WriteSome
 from p2p.io.pipes import PipeError
 from p2p.io.plan import PIPE
 from p2p.io.receiving import ReceivingEnd
@@ -31,7 +31,10 @@ class TakingEnd:
         journals: Journals | None,
         selector: selectors.BaseSelector,
         on_text: Callable[[str], None],
+        *,
+        write: WriteSome | None = None,
     ) -> None:
+        """`write`: takes the content of the one file, instead of a folder (see StdoutEnd)."""
         self.refusal: Failure | None = None
         self._told = ""
         self._on_text = on_text
@@ -39,7 +42,9 @@ class TakingEnd:
         self._end: Taking
         self._text: TextEnd | None = None
         try:
-            if out == PIPE:
+            if write is not None:
+                self._end = StdoutEnd(selector, name="the stream", write=write)
+            elif out == PIPE:
                 self._end = StdoutEnd(selector)
             else:
                 self._end = ReceivingEnd(out, Policy[policy.upper()], journals, selector)

@@ -210,6 +210,9 @@ class Failed:
     failure: Failure
 
 
+OfAMeeting = WaitingForPeer | SeatTaken | PeerFound | PeerGone | PeerSilent | CodeRejected | Connecting
+"""What is of no interest while the two look for each other again."""
+
 PeerEvent = (
     ServerSilent
     | ServerAnswering

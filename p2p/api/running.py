@@ -1,0 +1,194 @@
+"""One transfer of a program, composed of the same parts as one of the commands."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2p.api.audience import Audience, offer_of
+from p2p.api.caller import Caller
+from p2p.api.control import Abandoned, Control
+from p2p.api.errors import ArgumentError, CancelledError, IncompleteError, NoPeerError, TransferError, error_of
+from p2p.api.results import Offer, Result
+from p2p.core.errors import CallerError, P2PError
+from p2p.core.peer.peer import Peer
+from p2p.core.text import escape
+from p2p.core.transfer import messages
+from p2p.io import state
+from p2p.io.attempts import Settings, Wish
+from p2p.io.contacts import ContactsError
+from p2p.io.crossing import Crossing
+from p2p.io.ends import SAID_NO
+from p2p.io.journal import Journals
+from p2p.io.outlets import WriteSome
+from p2p.io.pipes import PipeError
+from p2p.io.plan import Plan
+from p2p.io.resolve import resolve, resolve_stun
+from p2p.io.sending import COUNT_PATIENCE, SendingEnd
+from p2p.io.sources import FileError
+from p2p.io.taking import TakingEnd
+from p2p.io.waiting import wait
+
+OpenSource = Callable[[selectors.BaseSelector], SendingEnd]
+Accept = Callable[[Offer], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What both sides say alike: see `p2p.send`."""
+
+    server: str | None
+    stun: Sequence[str]
+    relay: bool
+    timeout: float | None
+    reconnect: float
+    idle_timeout: float
+    rate_limit: float
+
+
+class Running:
+    """Its methods run in a thread of their own (`Caller.run`), and raise TransferError and nothing else."""
+
+    def __init__(self, plan: Plan, network: Network, caller: Caller, control: Control, audience: Audience) -> None:
+        self._plan = plan
+        self._network = network
+        self._caller = caller
+        self._control = control
+        self._audience = audience
+
+    def send(self, open_source: OpenSource) -> Result:
+        with self._loop() as (selector, settings), contextlib.closing(open_source(selector)) as end:
+            wait(selector, COUNT_PATIENCE, lambda: end.is_counted or self._control.is_asked)
+            return self._cross(selector, settings, end, _offered_nothing)
+
+    def receive(self, out: Path, policy: str, write: WriteSome | None, accept: Accept | None) -> Result:
+        """`write`: what takes the content, instead of the folder."""
+        with self._loop() as (selector, settings):
+            folder = state.state_folder(self._audience.say)
+            journals = None if folder is None else Journals(folder)
+            end = TakingEnd(str(out), policy, journals, selector, self._audience.take_text, write=write)
+            with contextlib.closing(end):
+                if end.refusal is not None:
+                    raise error_of(end.refusal)
+                end.machine.rate_limit = self._network.rate_limit
+                return self._cross(selector, settings, end, _Decision(end, self._caller, self._control, accept))
+
+    @contextlib.contextmanager
+    def _loop(self) -> Iterator[tuple[selectors.BaseSelector, Settings]]:
+        with explained(), selectors.DefaultSelector() as selector, self._control.at(selector):
+            if self._plan.remembering.note is not None:
+                self._audience.say(self._plan.remembering.note)
+            yield selector, self._settings()
+
+    def _settings(self) -> Settings:
+        network = self._network
+        servers = [] if network.server is None else resolve(network.server, option="server")
+        if network.server is not None and not servers:
+            raise NoPeerError(f"No address can be found for the server {escape(network.server)}")
+        return Settings(
+            self._plan.role,
+            servers,
+            resolve_stun(network.stun) if servers else (),
+            takes_relay=network.relay,
+            idle_timeout=network.idle_timeout,
+            rate_limit=network.rate_limit,
+        )
+
+    def _cross(
+        self,
+        selector: selectors.BaseSelector,
+        settings: Settings,
+        end: SendingEnd | TakingEnd,
+        on_offer: Callable[[Crossing, Peer, messages.Offer, float], None],
+    ) -> Result:
+        def tick(_: Peer, now: float) -> None:
+            checked = end.checked if isinstance(end, TakingEnd) else (0, 0)
+            self._audience.tick(end.machine.progress, checked, now)
+
+        remembering = self._plan.remembering
+        crossing = Crossing(
+            settings,
+            end.machine,
+            end,
+            selector=selector,
+            interrupts=self._control,
+            screen=self._audience,
+            reconnect=self._network.reconnect,
+            remembering=remembering,
+            on_offer=on_offer,
+            on_failed=lambda _, __: None,
+            on_tick=tick,
+        )
+        secret = self._plan.session_secret(remembering)
+        patience, is_contact = self._network.timeout, remembering.is_contact
+        crossing.run(Wish(self._plan.pairing, secret, patience=patience, is_contact=is_contact))
+        if crossing.code is None:
+            assert crossing.failure is not None, "it is done or has failed"
+            raise error_of(crossing.failure)
+        result = self._audience.result
+        assert result is not None, "it is done"
+        if crossing.code:
+            raise IncompleteError(result, crossing.code)
+        return result
+
+
+class _Decision:
+    """About the offer, in the thread of whoever called, who may take his time."""
+
+    def __init__(self, end: TakingEnd, caller: Caller, control: Control, accept: Accept | None) -> None:
+        self._end = end
+        self._caller = caller
+        self._control = control
+        self._accept = accept
+
+    def __call__(self, crossing: Crossing, peer: Peer, offer: messages.Offer, now: float) -> None:
+        refused = self._end.handle_offer(offer)
+        if refused is not None:
+            peer.refuse(*refused, now)
+        elif (accept := self._accept) is None:
+            self._answer(crossing, peer, offer, is_yes=True)
+        else:
+
+            def ask(shown: Offer) -> None:
+                is_yes = bool(accept(shown))
+                self._control.tell(lambda: self._answer(crossing, peer, offer, is_yes=is_yes))
+
+            self._caller.call(ask, offer_of(offer))
+
+    def _answer(self, crossing: Crossing, peer: Peer, offer: messages.Offer, *, is_yes: bool) -> None:
+        now = time.monotonic()
+        if crossing.failure is not None or peer.failure is not None:
+            return  # it came too late
+        if not is_yes:
+            peer.refuse(SAID_NO, "the program there said no", now)
+            return
+        self._end.accept(offer, peer, now)
+        if peer.failure is None:
+            crossing.start(now, goes_on=self._end.machine.answers)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Whatever is raised inside, as a TransferError."""
+    try:
+        yield
+    except TransferError:
+        raise
+    except (FileError, PipeError, ContactsError) as error:
+        raise error_of(error.failure) from error
+    except CallerError as error:
+        raise ArgumentError(str(error)) from error
+    except Abandoned as error:
+        raise CancelledError("Stopped at once: the other side was not told") from error
+    except P2PError as error:
+        raise TransferError(f"Internal error: {error}. Please report it") from error
+    except OSError as error:
+        raise TransferError(f"The system refuses what is needed: {error}") from error
+
+
+def _offered_nothing(_: Crossing, __: Peer, ___: messages.Offer, ____: float) -> None:
+    raise AssertionError("a sender is offered nothing")
