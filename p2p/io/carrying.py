@@ -204,7 +204,7 @@ class Carrier:
         row = self.journal.find(file.path) if self.journal is not None else None
         if row is not None and row.name is not None:
             node = row.replaces or Node(row.device, row.inode)
-            if (found := self._look_at(file.folder, row.name, node)) is not None:
+            if (found := self._look_at(file.folder, row.name, node, row.mtime_ns)) is not None:
                 return found
         if row is not None and row.part is not None:
             node = Node(row.device, row.inode)
@@ -214,14 +214,17 @@ class Carrier:
             return self._look_at(file.folder, file.entry.name, None)
         return None
 
-    def _look_at(self, folder: Folder, name: str, node: Node | None) -> Found | None:
-        """None unless it is a file, and with `node` this one, which is ours. Raises OSError."""
+    def _look_at(self, folder: Folder, name: str, node: Node | None, mtime_ns: int | None = None) -> Found | None:
+        """None unless it is a file, and with `node` this one, which is ours: nobody has written to it since.
+
+        Raises OSError.
+        """
         try:
             status = os.stat(component(name), dir_fd=self._folders.descriptor(folder), follow_symlinks=False)
         except FileNotFoundError:
             return None
         here = Node(status.st_dev, status.st_ino)
-        if not stat.S_ISREG(status.st_mode) or node not in (None, here):
+        if not stat.S_ISREG(status.st_mode) or node not in (None, here) or mtime_ns not in (None, status.st_mtime_ns):
             return None
         return Found(folder, name, here, status.st_size, is_part=False, is_ours=node is not None)
 

@@ -78,7 +78,11 @@ class Contacts:
 
     @classmethod
     def of_user(cls) -> Contacts:
-        return cls(user_data_path("p2p"))
+        """None can be kept for one who has no home folder, as many a container's user."""
+        try:
+            return cls(user_data_path("p2p"))
+        except RuntimeError:
+            return cls(Path())
 
     def all(self) -> list[Contact]:
         """By name. Raises ContactsError."""
@@ -164,6 +168,8 @@ class Contacts:
                 self._write(changed)
 
     def _read(self) -> list[Contact]:
+        if not self._folder.is_absolute():
+            return []  # never those of the folder in which we happen to stand
         with self._blaming():
             try:
                 fd = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -109,4 +109,5 @@ class FinalNames:
 
 def _row(ready: Ready, name: str) -> Row:
     status = os.fstat(ready.fd)
-    return Row(ready.file.path, name, ready.temporary or None, status.st_dev, status.st_ino)
+    temporary, mtime_ns = ready.temporary or None, status.st_mtime_ns
+    return Row(ready.file.path, name, temporary, status.st_dev, status.st_ino, mtime_ns=mtime_ns)

@@ -49,10 +49,11 @@ MAX_PENDING: Final = 4096  # notes that wait while the disk is busy: as many as 
 CLOSE_PATIENCE: Final = 5.0  # seconds; a disk that hangs does not keep the program from ending
 
 _FIND = """
-SELECT n.name, n.device, n.inode, p.part, p.device, p.inode, p.old_device, p.old_inode FROM (SELECT ?1 AS key) AS k
+SELECT n.name, n.device, n.inode, p.part, p.device, p.inode, p.old_device, p.old_inode, n.mtime
+FROM (SELECT ?1 AS key) AS k
 LEFT JOIN named AS n ON n.key = k.key AND n.run < ?2 LEFT JOIN parts AS p ON p.key = k.key AND p.run < ?2
 """
-_NOTE_NAMED = "INSERT OR REPLACE INTO named VALUES (?, ?, ?, ?, ?)"
+_NOTE_NAMED = "INSERT OR REPLACE INTO named VALUES (?, ?, ?, ?, ?, ?)"
 _NOTE_PART = "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DROP_PART = "DELETE FROM parts WHERE key = ?"
 
@@ -105,18 +106,19 @@ class Journal:
             return None
         name, part = component(found[0]), component(found[3])
         named = self._node(*found[1:3]) if name is not None else None
+        mtime_ns = found[8] if isinstance(found[8], int) else None
         if part is None or not is_temporary(part):
-            return None if named is None else Row(path, name, None, *named)
+            return None if named is None else Row(path, name, None, *named, mtime_ns=mtime_ns)
         node, replaces = self._node(*found[4:6]), None
         if found[7] is not None:
             replaces = self._node(*found[6:8])
         elif named is not None and named != node:
             replaces = named
-        return Row(path, name, part, *node, replaces)
+        return Row(path, name, part, *node, replaces, mtime_ns)
 
     def note_folder(self, path: str, name: str, status: os.stat_result) -> bool:
         """Returns whether it is remembered, as all of these do."""
-        row = (key_of(path), encoded(name), *self._stored(Node(status.st_dev, status.st_ino)), self._run_now)
+        row = (key_of(path), encoded(name), *self._stored(Node(status.st_dev, status.st_ino)), None, self._run_now)
         return self._note((_NOTE_NAMED, row))
 
     def note_part(self, path: str, part: str, status: os.stat_result, replaces: Node | None = None) -> bool:
@@ -132,13 +134,13 @@ class Journal:
     def note_named(self, rows: Sequence[Row]) -> bool:
         """These are whole, and get their names next; those of the call before have theirs. Blocks on the disk.
 
-        Durable when it returns, and so is everything noted before. `path`, `name`, `device`, `inode` of a row count.
+        Durable when it returns, and so is everything noted before. `part` and `replaces` of a row do not count.
         """
         if not self._is_open:
             return False
         keys = [key_of(row.path) for row in rows]
         notes = [
-            (key, encoded(row.name or ""), *self._stored(Node(row.device, row.inode)), self._run)
+            (key, encoded(row.name or ""), *self._stored(Node(row.device, row.inode)), row.mtime_ns, self._run)
             for key, row in zip(keys, rows, strict=True)
         ]
         with self._writing, self._guarded():

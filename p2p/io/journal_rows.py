@@ -26,7 +26,8 @@ BUSY_PATIENCE: Final = 5.0  # seconds for which another program, which looks for
 
 SCHEMA: Final = (
     "CREATE TABLE place (path BLOB, run INTEGER)",
-    "CREATE TABLE named (key BLOB PRIMARY KEY, name BLOB, device INTEGER, inode INTEGER, run INTEGER) WITHOUT ROWID",
+    "CREATE TABLE named (key BLOB PRIMARY KEY, name BLOB, device INTEGER, inode INTEGER, mtime INTEGER, run INTEGER)"
+    " WITHOUT ROWID",
     "CREATE TABLE parts (key BLOB PRIMARY KEY, part BLOB, device INTEGER, inode INTEGER,"
     " old_device INTEGER, old_inode INTEGER, run INTEGER) WITHOUT ROWID",
     f"PRAGMA user_version = {VERSION}",
@@ -69,7 +70,8 @@ class Row:
 
     It bears `name`, or still `part` where that is not None; with both, the program was killed when the name was about
     to be given. `replaces`: the whole file of an earlier run that bears `name`, while the inode is a new part which is
-    to take its place.
+    to take its place. `mtime_ns`: of what bears `name`, when it got it, or None for a folder. Whatever has another one
+    was written to since by somebody here.
     """
 
     path: str
@@ -78,6 +80,7 @@ class Row:
     device: int
     inode: int
     replaces: Node | None = None
+    mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

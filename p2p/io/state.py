@@ -36,7 +36,10 @@ def state_folder(say: Say | None = None) -> Path | None:
     Nothing can be gone on with then, and `say` gets a sentence that tells the person so.
     """
     try:
-        return private_folder(user_state_path("p2p"))
+        path = user_state_path("p2p")
+        if path.is_absolute():
+            return private_folder(path)
+        _say_so(say, StateError("this user has no home folder"))  # older platformdirs: below the current one, then
     except StateError as error:
         _say_so(say, error)
     except (OSError, RuntimeError) as error:  # platformdirs: no home folder to be found

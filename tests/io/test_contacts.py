@@ -36,6 +36,24 @@ def remember(contacts: Contacts, friend: str = "bob", public: bytes = FRIEND, *,
     return found
 
 
+def test_a_user_without_a_home_has_no_contacts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs as some number: neither a traceback, nor contacts of the folder we stand in."""
+
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    monkeypatch.chdir(tmp_path)
+    remember(Contacts(tmp_path))
+    contacts = Contacts.of_user()
+    assert contacts.all() == []
+    assert contacts.find("alice", "bob") is None
+    with pytest.raises(ContactsError, match="this user has no home folder"):
+        contacts.hold("alice", "bob", contacts.keys_for("alice", "bob"), FRIEND)
+
+
 def test_what_is_stored_is_found(contacts: Contacts, tmp_path: Path) -> None:
     assert contacts.find("alice", "bob") is None
     assert not (tmp_path / "p2p").exists()  # nothing is made for a question

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from p2p.core.transfer.entries import File, Folder
-from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder
+from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, Whole
 from p2p.core.transfer.names import is_temporary
 from p2p.io.destination import Destination, Policy
 from p2p.io.jobs import Finish, LookedUp, Stored
@@ -89,3 +89,29 @@ def test_killed(tmp_path: Path, when: str, policy: Policy) -> None:
     assert (inbox / "a" / "large").read_bytes() == b"abcdef"
     assert (inbox / "a" / "large").stat().st_mtime_ns == 10**18
     assert sorted(path.name for path in inbox.rglob("*")) == ["a", "large", *(["small"] if has_name else [])]
+
+
+@pytest.mark.parametrize("is_edited", [True, False])
+def test_what_somebody_wrote_to_since_is_his(tmp_path: Path, is_edited: bool) -> None:
+    """A file of the first run, in which the person here went on working, is neither compared nor replaced."""
+    inbox, state = tmp_path / "inbox", tmp_path / "state"
+    inbox.mkdir()
+    state.mkdir(mode=0o700)
+    announced = Announced(0, None, "a", File("a", 0o644, 10**18, 6))
+    journals = Journals(state)
+    journal = journals.begin(TOKEN, inbox)
+    with Destination(inbox, journal=journal) as destination:
+        assert destination.carry_out([announced, Whole(0, b"theirs", b"")])[-1] == Stored(0, "a")
+    journal.close()
+    if is_edited:
+        with (inbox / "a").open("ab") as file:
+            file.write(b", and mine")
+    found_again = journals.find(TOKEN, inbox)
+    assert found_again is not None
+    with Destination(inbox, journal=found_again) as destination:
+        [found] = destination.carry_out([announced])
+        assert isinstance(found, LookedUp)
+        assert (found.found is None) is is_edited
+        assert destination.carry_out([Whole(0, b"newer.", b"")]) == [Stored(0, "a (1)" if is_edited else "a")]
+    found_again.finish()
+    assert (inbox / "a").read_bytes() == (b"theirs, and mine" if is_edited else b"newer.")
