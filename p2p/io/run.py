@@ -205,8 +205,10 @@ class _Run:
                 crossing = self._crossing(end, self._show_failed)
                 crossing.run(self._wish)
             code = self._end_of(crossing, end)
-            if not self._options.wait or end.refusal is not None or self._interrupts.is_asked:
+            if not self._options.wait or end.refusal is not None:
                 return code
+            if self._interrupts.is_asked:  # the wait is ended, however the last transfer did
+                return ExitCode.CANCELLED
             is_contact = self._remembering.is_contact
             if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
                 return last if code is ExitCode.NO_PEER and last is not None else code
