@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.copying import GUARD, killed_after
@@ -16,7 +17,7 @@ from bench.trees.sides import Sides, Verdict, interrupt, memory
 from p2p.core.transfer.messages import PIECE
 from p2p.core.transfer.names import is_temporary
 
-MAX_SHARE = 1.02  # of what one run without a kill puts on the wire
+MAX_SHARE = 1.02  # of all files: content that has crossed, by what has left the sender and has no other reason
 LAST_MOMENT = 0.95  # of all bytes; later the run might be over before the kill
 CHECKED = 4  # every fourth kill comes while what is there is compared
 CHECKING = 0.5  # seconds, at most, from the yes to such a kill
@@ -40,6 +41,7 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     story = Story(sides, out, lambda: _start(sides, tree, out, options), size, random.Random(seed))
     for line in story.kill(kills):
         yield f"  {line}"
+    began = sides.sent()
     receiver, sender = story.start()
     with killed_after(sender, receiver):
         checked = story.checked(receiver)
@@ -49,15 +51,28 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     done = event(receiver, "done")[1]
     yield f"last run: {done['kept']:,} B were there, {checked:.2f} s from the yes until something new crossed"
     yield Verdict("goes on", str(event(receiver, "started")[1]["goes_on"]), event(receiver, "started")[1]["goes_on"])
-    sent = sides.sent() - story.before
-    share = sent / clean
-    yield Verdict(f"bytes on the wire at most {MAX_SHARE} x", f"{share:.4f} x, {sent:,} B", share <= MAX_SHARE)
-    per_kill = (sent - clean) / max(1, kills)
-    yield f"{per_kill:,.0f} B a kill: the introductions and digests of a run, what was on its way"
+    sent, frame = sides.sent() - story.before, clean / size
+    again = sides.sent() - began - (size - done["kept"]) * frame
+    yield f"all runs: {sent:,} B, {sent / clean:.4f} x; in the last one {again:,.0f} B for names and what was there"
+    content = size - done["kept"] + sum(run.content(again / done["kept"]) for run in story.runs) / frame
+    share = content / size
+    yield Verdict(f"content sent at most {MAX_SHARE} x", f"{share:.4f} x, {content:,.0f} B", share <= MAX_SHARE)
     names = sorted(path.name for path in out.iterdir())
     yield Verdict("one folder, no parts left", ", ".join(names), names == ["tree"])
     yield equal(tree, out / "tree")
     yield memory(*story.peaks)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Bytes that the receiver had before it, and that left the sender in it."""
+
+    had: int
+    sent: int
+
+    def content(self, listing: float) -> float:
+        """Without what names and digests of a byte that is there already cost, `listing` bytes each."""
+        return max(0.0, self.sent - self.had * listing)
 
 
 class Story:
@@ -72,6 +87,7 @@ class Story:
         rng: random.Random,
     ) -> None:
         self.start = start
+        self.runs: list[Run] = []
         self.peaks = (0, 0)
         """Bytes of memory, of all runs, sender and receiver."""
         self._sides, self._out = sides, out
@@ -96,6 +112,7 @@ class Story:
             which = "sender" if victim is sender else "receiver"
             said = "" if _has(receiver, "started") else ", before it began"
             sent, stayed = self._sides.sent() - began, stored(self._out) - had
+            self.runs.append(Run(had, sent))
             yield (
                 f"kill {number + 1}: {which} at {moment:.2f}{' while it checked' if checking else ''}{said}, "
                 f"{sent:,} B sent, {stayed:,} B stay, the other ended with {code}"
