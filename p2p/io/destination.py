@@ -96,8 +96,9 @@ class Destination:
                 open_found=self.open_found,
             )
         except OSError as error:
+            failure = storage_error(error, self.path, "")  # as long as the folder is there to be looked at
             self.close()
-            raise storage_error(error, self.path, "") from error
+            raise failure from error
         self.use(journal, answers=journal is not None)
 
     def __enter__(self) -> Destination:
