@@ -7,6 +7,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.io.contents import Contents, Mismatch
@@ -18,7 +19,7 @@ from p2p.io.links import Links
 from p2p.io.naming import component
 from p2p.io.parts import Found, Gate, Part, Parts
 from p2p.io.storage_errors import Unstorable, fatal_cause, problem, storage_error
-from p2p.io.taken import Names, Policy
+from p2p.io.taken import Names, Policy, same_time
 
 _NO_DIRECTORY_SYNC = frozenset([errno.EINVAL, errno.EOPNOTSUPP, errno.EACCES])
 
@@ -209,9 +210,11 @@ class Carrier:
         if row is not None and row.part is not None:
             node = Node(row.device, row.inode)
             if (found := self._look_at(self._folders.root, row.part, node)) is not None:
-                return Found(found.folder, found.name, node, found.size, is_part=True, is_ours=True)
+                return replace(found, is_part=True, is_ours=True)
         if self._policy is Policy.SKIP:
-            return self._look_at(file.folder, file.entry.name, None)
+            found = self._look_at(file.folder, file.entry.name, None)
+            # One of another size is not the same, and what is in it is no business of the sender's.
+            return found if found is not None and found.size == file.entry.size else None
         return None
 
     def _look_at(self, folder: Folder, name: str, node: Node | None, mtime_ns: int | None = None) -> Found | None:
@@ -224,9 +227,12 @@ class Carrier:
         except FileNotFoundError:
             return None
         here = Node(status.st_dev, status.st_ino)
-        if not stat.S_ISREG(status.st_mode) or node not in (None, here) or mtime_ns not in (None, status.st_mtime_ns):
+        if not stat.S_ISREG(status.st_mode) or node not in (None, here):
             return None
-        return Found(folder, name, here, status.st_size, is_part=False, is_ours=node is not None)
+        if mtime_ns is not None and not same_time(mtime_ns, status.st_mtime_ns):
+            return None
+        size, is_ours = status.st_size, node is not None
+        return Found(folder, name, here, size, status.st_mtime_ns, is_part=False, is_ours=is_ours)
 
     # content and names
 

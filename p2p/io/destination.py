@@ -57,13 +57,13 @@ class Destination:
         *,
         policy: Policy = Policy.RENAME,
         journal: Journal | None = None,
-        kept_parts: Collection[str] = (),
+        kept_parts: Collection[str] | None = (),
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """Creates the directory if it is missing, and tries whether it can be written. Raises StorageError.
 
         Removes the temporary files of runs that were killed, those whose lock nobody holds, but for `kept_parts`, which
-        are needed by journals.
+        are needed by journals; none at all if that is None, for it is not known which are.
         """
         self.path = os.path.abspath(directory)
         self.policy = policy
@@ -80,7 +80,7 @@ class Destination:
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             names = Names(policy, random_bytes)
             self._parts = Parts(self._root, names.temporary, self._gate)
-            self.leftovers_removed = self._parts.sweep(kept_parts)
+            self.leftovers_removed = self._parts.sweep(kept_parts) if kept_parts is not None else 0
             temporary, fd = self._parts.create()
             names.began_ns = os.fstat(fd).st_ctime_ns
             self._parts.remove(temporary)
@@ -96,8 +96,9 @@ class Destination:
                 open_found=self.open_found,
             )
         except OSError as error:
+            failure = storage_error(error, self.path, "")  # as long as the folder is there to be looked at
             self.close()
-            raise storage_error(error, self.path, "") from error
+            raise failure from error
         self.use(journal, answers=journal is not None)
 
     def __enter__(self) -> Destination:

@@ -13,9 +13,9 @@ from p2p.io.contents import Contents
 from p2p.io.folders import Folders
 from p2p.io.jobs import Ready
 from p2p.io.journal import Journal, Row
-from p2p.io.naming import name_exclusively, rename_exclusively, rename_over
-from p2p.io.parts import Gate, Parts, copy_range, create_temporary
-from p2p.io.taken import Names, another_took_its_place, same_inode
+from p2p.io.naming import component, name_exclusively, rename_exclusively, rename_over
+from p2p.io.parts import Found, Gate, Parts, copy_range, create_temporary
+from p2p.io.taken import Names, another_took_its_place, same_inode, same_time
 
 
 class FinalNames:
@@ -74,7 +74,7 @@ class FinalNames:
                     raise another_took_its_place()
                 over = partial(rename_over, temporary, directory=home, into=directory)
             is_replaced = found is not None and found.is_ours and not found.is_part
-            if found is not None and is_replaced and same_inode(directory, found.name, found.node):
+            if found is not None and is_replaced and _is_untouched(directory, found):
                 name = found.name
                 if over is not None:
                     over(name)
@@ -105,6 +105,15 @@ class FinalNames:
         finally:
             os.close(fd)
         return name
+
+
+def _is_untouched(directory: int, found: Found) -> bool:
+    """Whether nobody wrote to it since it was looked up, which may have been long ago."""
+    try:
+        status = os.stat(component(found.name), dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return found.node == (status.st_dev, status.st_ino) and same_time(found.mtime_ns, status.st_mtime_ns)
 
 
 def _row(ready: Ready, name: str) -> Row:

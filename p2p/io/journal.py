@@ -82,12 +82,17 @@ class Journals:
         except (OSError, StateError) as error:
             return NoJournal(why(error))
 
-    def parts_in(self, directory: Path) -> frozenset[str]:
-        """The temporary names there that some journal still needs."""
+    def parts_in(self, directory: Path) -> frozenset[str] | None:
+        """The temporary names there that some journal still needs. None: one of them cannot be asked now."""
         names: set[str] = set()
         for file in self._files_of(directory):
-            with contextlib.suppress(OSError, sqlite3.Error):  # damaged: it will be found out when it is used
+            try:
                 names.update(read_parts(file)[1])
+            except FileNotFoundError:  # done meanwhile
+                pass
+            except (OSError, sqlite3.Error) as error:
+                if not is_damage(error):  # else it will be found out when it is used
+                    return None
         return frozenset(names)
 
     def discard(self, directory: Path) -> int:

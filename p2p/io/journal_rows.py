@@ -43,8 +43,9 @@ PRAGMAS: Final = (
     f"max_page_count = {MAX_PAGES}",
 )
 
-# A damaged schema has no such table (ERROR); what is a folder, or unreadable, cannot be opened.
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_ERROR}
+# A damaged schema has no such table (ERROR). CANTOPEN is none: so a full disk, or too many open files, refuse the file
+# beside it that SQLite wants.
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 
 
 class NotAFile(sqlite3.DatabaseError):
@@ -105,8 +106,11 @@ class Place:
         return self.system, self.inode
 
 
-def connect(file: Path) -> sqlite3.Connection:
-    """Opens what exists. Raises sqlite3.Error, OSError."""
+def connect(file: Path, *, is_alone: bool = False) -> sqlite3.Connection:
+    """Opens what exists. `is_alone`: nobody else has it, so SQLite needs no memory that is shared in a file beside it.
+
+    Raises sqlite3.Error, OSError.
+    """
     if not stat.S_ISREG(os.lstat(file).st_mode):
         raise NotAFile("it is not a regular file")
     uri = f"file:{quote(os.fsencode(file))}?mode=rw"
@@ -114,7 +118,7 @@ def connect(file: Path) -> sqlite3.Connection:
         uri, timeout=BUSY_PATIENCE, isolation_level=None, check_same_thread=False, uri=True, cached_statements=16
     )
     try:
-        for pragma in PRAGMAS:
+        for pragma in ("locking_mode = EXCLUSIVE", *PRAGMAS) if is_alone else PRAGMAS:
             connection.execute(f"PRAGMA {pragma}").fetchall()
     except BaseException:
         connection.close()
@@ -130,7 +134,16 @@ def parts_of(connection: sqlite3.Connection) -> dict[str, int]:
 
 def read_parts(file: Path) -> tuple[str, dict[str, int]]:
     """The path of a journal's folder, and its parts. Raises sqlite3.Error, OSError."""
-    with contextlib.closing(connect(file)) as connection:
+    try:
+        return _read_parts(file, is_alone=False)
+    except sqlite3.Error as error:
+        if is_damage(error):
+            raise
+        return _read_parts(file, is_alone=True)  # as on a full disk, which whoever looks may want to make room on
+
+
+def _read_parts(file: Path, *, is_alone: bool) -> tuple[str, dict[str, int]]:
+    with contextlib.closing(connect(file, is_alone=is_alone)) as connection:
         if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
             return "", {}
         place = connection.execute("SELECT path FROM place").fetchone()

@@ -25,6 +25,7 @@ from p2p.io.worker import Worker
 
 STDOUT = 1
 MAX_UNWRITTEN = 4 << 20  # bytes that wait for a slow reader of our output; beyond, records stay with the path
+MAX_PIECES = 1 << 14  # of them: a sender may say a byte at a time, and each takes some 300
 BATCH = 1 << 20  # bytes that the thread writes at a time: what a pipe holds
 NO_NAME = "-"  # under which it is reported as stored
 NO_FILE = Failure(ExitCode.REFUSED, "The other side sends something else than the one file that it offered. Stopped")
@@ -60,7 +61,7 @@ class StdoutEnd:
         self._name = name
         self._option = " (--out -)" if write is None else ""
         self._queue: deque[Buffer] = deque()
-        self._unwritten = 0  # bytes, of the queue and of what the thread has
+        self._unwritten = self._pieces = 0  # bytes, and in how many pieces, of the queue and of what the thread has
         self._whole: int | None = None  # the number of the file, once all of it came
         self._error: OSError | None = None
         self._worker = Worker("p2p-stdout")
@@ -82,7 +83,7 @@ class StdoutEnd:
         peer.advance(now)
 
     def advance(self, peer: Peer, now: float) -> bool:
-        if peer.failure is not None and peer.rejoin is None:
+        if peer.failure is not None and self.machine.ended:  # else only an attempt to find the other side failed
             self._queue.clear()  # it failed: nobody is to take for good what comes now
             return False
         if self._error is not None:
@@ -93,7 +94,8 @@ class StdoutEnd:
                 peer.fail(NO_FILE, NO_FILE_TOLD, now)
                 return False
         self._write_next()
-        was_behind, self.machine.is_behind = self.machine.is_behind, self._unwritten >= MAX_UNWRITTEN
+        is_behind = self._unwritten >= MAX_UNWRITTEN or self._pieces >= MAX_PIECES
+        was_behind, self.machine.is_behind = self.machine.is_behind, is_behind
         is_stored = self._whole is not None and not self._unwritten
         if self._whole is not None and is_stored:
             number, self._whole = self._whole, None
@@ -129,6 +131,7 @@ class StdoutEnd:
     def _put(self, buffers: list[Buffer]) -> None:
         self._queue.extend(buffers)
         self._unwritten += sum(map(len, buffers))
+        self._pieces += len(buffers)
 
     def _write_next(self) -> None:
         if self._worker.pending or not self._queue:
@@ -140,8 +143,8 @@ class StdoutEnd:
             size += len(batch[-1])
         self._worker.submit(self._write, batch, done=self._note_written)
 
-    def _write(self, batch: list[Buffer]) -> int:
-        """In the thread. Blocks until all is written; returns how much that is."""
+    def _write(self, batch: list[Buffer]) -> tuple[int, int]:
+        """In the thread. Blocks until all is written; returns how many bytes, and pieces, that is."""
         size = 0
         for buffer in batch:
             view = memoryview(buffer)
@@ -154,18 +157,19 @@ class StdoutEnd:
                     continue
                 self.written += count
                 view = view[count:]
-        return size
+        return size, len(batch)
 
     def _collect(self, _: int) -> None:
         self._worker.handle_readable()
 
-    def _note_written(self, outcome: Future[int]) -> None:
+    def _note_written(self, outcome: Future[tuple[int, int]]) -> None:
         try:
-            size = outcome.result()
+            size, pieces = outcome.result()
         except OSError as error:
             self._error = error
             return
         self._unwritten -= size
+        self._pieces -= pieces
 
     def _failure(self, error: OSError) -> Failure:
         why = "whoever read it has stopped reading" if isinstance(error, BrokenPipeError) else error.strerror
@@ -193,7 +197,7 @@ class TextEnd:
         peer.advance(now)
 
     def advance(self, peer: Peer, now: float) -> bool:
-        if peer.failure is not None and peer.rejoin is None:
+        if peer.failure is not None and self.machine.ended:  # else only an attempt to find the other side failed
             return False
         while (action := self.machine.poll_action()) is not None:
             match action:

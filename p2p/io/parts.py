@@ -34,6 +34,7 @@ class Found:
     name: str
     node: Node
     size: int
+    mtime_ns: int
     is_part: bool
     """It is a part that an earlier run began: what is missing is written into it."""
     is_ours: bool

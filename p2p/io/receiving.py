@@ -29,7 +29,8 @@ from p2p.core.transfer.events import (
     Whole,
     Write,
 )
-from p2p.core.transfer.messages import Offer, OfferKind
+from p2p.core.transfer.limits import MAX_CHUNKS
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, Offer, OfferKind
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.io.checking import Checker, Digests
 from p2p.io.destination import Destination
@@ -45,6 +46,8 @@ SMALL_BATCH = 64  # small files stored at a time: each needs a descriptor until 
 BATCH = 1024  # jobs done at a time, before what became of them is reported
 MAX_JOBS = 4096  # jobs that wait before no more is taken from the path: a few hundred bytes each, and their contents
 NOTHING = Digests(b"")
+# Bytes of digests that are computed and not told: 4 TB of files. A sender may announce the same large one 4,096 times.
+MAX_UNTOLD = 2**26
 
 
 @dataclass(slots=True)
@@ -54,6 +57,8 @@ class Answer:
     number: int
     digests: Digests | None
     problem: str | None = None
+    cost: int = 0
+    """Bytes that the digests take at most."""
 
 
 class ReceivingEnd:
@@ -70,7 +75,7 @@ class ReceivingEnd:
         self.machine = TransferReceiver()
         self._journals = journals
         self._selector = selector
-        kept_parts = journals.parts_in(Path(directory)) if journals is not None else ()
+        kept_parts = journals.parts_in(Path(directory)) if journals is not None else frozenset()
         self.destination = Destination(directory, policy=policy, kept_parts=kept_parts)
         self._policy = policy
         self._worker = Worker("p2p-storing")
@@ -81,6 +86,8 @@ class ReceivingEnd:
         self._parts: dict[int, Part] = {}
         self._found: dict[int, Found] = {}
         self._answers: deque[Answer] = deque()
+        self._unchecked: deque[tuple[Answer, Found, int]] = deque()  # and how many bytes were announced
+        self._untold = 0
         self._unanswered: set[int] = set()
         self._jobs: deque[Job] = deque()
         self._results: deque[Future[list[Outcome]]] = deque()
@@ -88,6 +95,8 @@ class ReceivingEnd:
         self._has_told = False
         self._failure: StorageError | None = None
         self._is_stopped = False
+        self.is_left = False
+        """Whether something was left for the next run to go on with. Known once it is closed."""
         self._watch(self._worker.fileno(), self._worker.handle_readable)
 
     @property
@@ -135,7 +144,7 @@ class ReceivingEnd:
         """
         if self._failure is not None:  # it came while there was no path
             peer.fail(self._failure.failure, self._failure.public, now)
-        elif peer.failure is not None and peer.rejoin is None:
+        elif peer.failure is not None and self.machine.ended:  # else only an attempt to find the other side failed
             self._stop()
         if self._is_stopped:
             return False
@@ -169,6 +178,7 @@ class ReceivingEnd:
                 watched.close()
         self.destination.close()
         if self._journal is not None:
+            self.is_left = not self._journal.is_empty
             self._journal.close()
             self._journal = None
 
@@ -276,13 +286,15 @@ class ReceivingEnd:
         while self._results and not self._is_stopped:
             for outcome in self._results.popleft().result():
                 self._take_outcome(outcome)
-        while self._answers and (digests := self._answers[0].digests) is not None:
+        while self._answers and self.machine.takes_answers and (digests := self._answers[0].digests) is not None:
             answer = self._answers.popleft()
+            self._untold -= answer.cost
             self._unanswered.discard(answer.number)
             self.machine.handle_have(answer.number, digests, digests.lacking)
             self._has_told = True
             if answer.problem is not None:
                 self._lose(answer.number, answer.problem)
+        self._check_more()
         has_told, self._has_told = self._has_told, False
         return has_told
 
@@ -313,10 +325,17 @@ class ReceivingEnd:
         answer = Answer(number, NOTHING if found is None or announced is None else None)
         self._answers.append(answer)
         if found is not None and announced is not None:
-            assert self._checker is not None
             self._found[number] = found
+            self._unchecked.append((answer, found, announced.entry.size or 0))
+
+    def _check_more(self) -> None:
+        while self._unchecked and self._untold < MAX_UNTOLD:
+            assert self._checker is not None
+            answer, found, size = self._unchecked.popleft()
+            answer.cost = CHUNK_DIGEST * min(MAX_CHUNKS, -(-min(size, found.size) // CHUNK))
+            self._untold += answer.cost
             open_found = partial(self.destination.open_found, found)
-            self._checker.check(open_found, announced.entry.size or 0, partial(setattr, answer, "digests"))
+            self._checker.check(open_found, size, partial(setattr, answer, "digests"))
 
     def _lose(self, number: int, words: str) -> None:
         """That one cannot be stored; the rest goes on."""

@@ -51,6 +51,8 @@ _FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_C
 
 # A contact's key cannot be guessed, and a stranger in the friend's seat is to end nobody's wait.
 _FINAL_OF_CONTACT = (ExitCode.CANCELLED, ExitCode.NO_PEER, ExitCode.INTERNAL)
+# Ends whose words say by themselves that the same command goes on.
+_SAYS_WHAT_IS_LEFT = (ExitCode.CANCELLED, ExitCode.INTERRUPTED)
 STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth of a second of computing each
 
 
@@ -277,6 +279,9 @@ class _Run:
     def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
         if end.regret is not None and crossing.code is not ExitCode.DONE:
             self._screen.say(f"{end.regret}.")
+        is_said = crossing.failure is None or crossing.failure.code in _SAYS_WHAT_IS_LEFT
+        if end.remains is not None and not is_said:
+            self._screen.say(f"{end.remains}.")
         if crossing.code is not None:
             return crossing.code
         assert crossing.failure is not None, "it is done or has failed"

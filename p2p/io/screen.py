@@ -272,10 +272,13 @@ class Screen:
     def _show_offer(self, offer: Offer) -> None:
         self._offered = offer.totals
         say = self._print if self._is_asked else self.say
-        for root in offer.shown[:SHOWN_FILES] if offer.kind is not OfferKind.TEXT else ():
+        # A hidden file may be one that a shell runs, and is not to slip in behind eight photos.
+        hidden = [root for root in offer.shown[SHOWN_FILES:] if root.name.startswith(".")]
+        shown = [*offer.shown[:SHOWN_FILES], *hidden] if offer.kind is not OfferKind.TEXT else []
+        for root in shown:
             say(f"  {thing(root)}")
-        if offer.roots > SHOWN_FILES:
-            say(f"  and {offer.roots - SHOWN_FILES:,} more")
+        if shown and offer.roots > len(shown):
+            say(f"  and {offer.roots - len(shown):,} more")
         say(f"{self._friend} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:

@@ -27,6 +27,9 @@ def storage_error(error: OSError, directory: str, name: str) -> StorageError:
     """`name` is empty where the directory itself is meant."""
     here, file = escape(directory), escape(name) or "a file"
     what, advice = _explain(error, name)
+    if error.errno == errno.ENOSPC and _has_no_inodes(directory):
+        what = "the disk holds no more files (its inodes are used up)"
+        advice = "remove some, or choose another folder with --out"
     return StorageError(f"cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
 
 
@@ -41,6 +44,15 @@ def problem(error: OSError | Unstorable, path: str) -> str:
     """For both sides: names no folder of this machine."""
     what = _explain(error, path)[0] if isinstance(error, OSError) else str(error)
     return f"{escape(path)} cannot be stored: {what}"
+
+
+def _has_no_inodes(directory: str) -> bool:
+    """Whoever looks how much is free finds enough then."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    return status.f_files > 0 and not status.f_favail
 
 
 def _explain(error: OSError, name: str) -> tuple[str, str]:  # what is wrong, and what to do

@@ -17,6 +17,7 @@ from p2p.io.storage_errors import Unstorable
 MAX_NUMBER = 9_999  # taken names tried for one thing; each try is a system call
 MAX_REMEMBERED = 1024  # names of which is known up to which number they are taken
 TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
+TIME_GRAIN = 2 * 10**9  # ns; of FAT. A network's file system rounds times after it has told us another one
 
 
 class Policy(Enum):
@@ -138,6 +139,11 @@ def same_inode(directory: int, name: str, node: tuple[int, int]) -> bool:
     except OSError:
         return False
     return (status.st_dev, status.st_ino) == node
+
+
+def same_time(one_ns: int, other_ns: int) -> bool:
+    """Whether nobody wrote to a file in between, as far as its times of modification can tell."""
+    return abs(one_ns - other_ns) < TIME_GRAIN
 
 
 def another_took_its_place() -> OSError:

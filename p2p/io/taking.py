@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from p2p.core.errors import Failure
 from p2p.core.peer.peer import Peer
+from p2p.core.text import escape
 from p2p.core.transfer.messages import Offer, OfferKind
 from p2p.io.destination import Policy
 from p2p.io.ends import NoEnd, Taking
@@ -62,6 +63,16 @@ class TakingEnd:
     def regret(self) -> str | None:
         """What a person has to know after a run that failed."""
         return self._end.regret if isinstance(self._end, StdoutEnd) else None
+
+    @property
+    def remains(self) -> str | None:
+        """What lies here after a run that failed, and what to do with it. Known once it is closed."""
+        if not isinstance(self._end, ReceivingEnd) or not self._end.is_left:
+            return None
+        return (
+            f"What has arrived stays in {escape(self._end.destination.path)}: the same two commands go on with it, "
+            "and recv --discard with the same --out takes away what is unfinished"
+        )
 
     def take_notes(self) -> list[str]:
         """Why what an earlier run left, or what this one leaves, cannot be gone on with."""

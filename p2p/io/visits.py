@@ -17,6 +17,7 @@ from pathspec import GitIgnoreSpec
 from p2p.core.errors import CallerError
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_DEPTH
+from p2p.core.transfer.names import is_temporary
 from p2p.io.sources import Named, Trouble
 
 MAX_SORTED: Final = 10_000  # names of one folder that are held and sorted, some 3 MB; more come as the system has them
@@ -197,14 +198,16 @@ def visits(named: Named, exclude: Exclude, stopped: Event) -> Generator[Visit, N
 
 
 def _visit(stack: list[OpenFolder], entry: os.DirEntry[str], exclude: Exclude) -> Visit | None:
-    """What there is to say about it; None if it is excluded. A folder is entered."""
+    """What there is to say about it; None if it is excluded, or not whole yet. A folder is entered."""
     folder, name = stack[-1], entry.name
     try:
         if exclude and exclude.matches(folder.below + name, entry.is_dir(follow_symlinks=False)):
             return None
         status = entry.stat(follow_symlinks=False)
         if not stat.S_ISDIR(status.st_mode):
-            return Seen(folder, name, status)
+            # What somebody else is sending us, or was, until it broke off, is not ours to pass on half.
+            is_arriving = name.startswith(".") and is_temporary(name) and stat.S_ISREG(status.st_mode)
+            return None if is_arriving else Seen(folder, name, status)
         if len(stack) >= MAX_DEPTH:
             return Missed(folder, name, TOO_DEEP)
         inner = OpenFolder(name, folder)

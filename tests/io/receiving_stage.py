@@ -24,7 +24,6 @@ class Line:
 
     def __init__(self, sender: TransferSender | None, receiver: TransferReceiver, *, goes_on: bool = False) -> None:
         self.failure: Failure | None = None
-        self.rejoin: object = None
         self.told = ""
         self._sender = sender
         self._receiver = receiver

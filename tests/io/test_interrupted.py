@@ -91,8 +91,8 @@ def test_killed(tmp_path: Path, when: str, policy: Policy) -> None:
     assert sorted(path.name for path in inbox.rglob("*")) == ["a", "large", *(["small"] if has_name else [])]
 
 
-@pytest.mark.parametrize("is_edited", [True, False])
-def test_what_somebody_wrote_to_since_is_his(tmp_path: Path, is_edited: bool) -> None:
+@pytest.mark.parametrize("edited", ["before", "meanwhile", "never"])
+def test_what_somebody_wrote_to_since_is_his(tmp_path: Path, edited: str) -> None:
     """A file of the first run, in which the person here went on working, is neither compared nor replaced."""
     inbox, state = tmp_path / "inbox", tmp_path / "state"
     inbox.mkdir()
@@ -103,15 +103,23 @@ def test_what_somebody_wrote_to_since_is_his(tmp_path: Path, is_edited: bool) ->
     with Destination(inbox, journal=journal) as destination:
         assert destination.carry_out([announced, Whole(0, b"theirs", b"")])[-1] == Stored(0, "a")
     journal.close()
-    if is_edited:
+
+    def edit() -> None:
         with (inbox / "a").open("ab") as file:
             file.write(b", and mine")
+
+    if edited == "before":
+        edit()
     found_again = journals.find(TOKEN, inbox)
     assert found_again is not None
     with Destination(inbox, journal=found_again) as destination:
         [found] = destination.carry_out([announced])
         assert isinstance(found, LookedUp)
-        assert (found.found is None) is is_edited
-        assert destination.carry_out([Whole(0, b"newer.", b"")]) == [Stored(0, "a (1)" if is_edited else "a")]
+        assert (found.found is None) is (edited == "before")
+        if edited == "meanwhile":
+            edit()
+        name = "a" if edited == "never" else "a (1)"
+        assert destination.carry_out([Whole(0, b"newer.", b"")]) == [Stored(0, name)]
     found_again.finish()
-    assert (inbox / "a").read_bytes() == (b"theirs, and mine" if is_edited else b"newer.")
+    assert (inbox / name).read_bytes() == b"newer."
+    assert edited == "never" or (inbox / "a").read_bytes() == b"theirs, and mine"

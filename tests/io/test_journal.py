@@ -614,6 +614,63 @@ def test_a_full_disk_ends_what_is_remembered_and_nothing_else(state: Path, out: 
     assert all(journal.find(f"{batch}/{number}") for batch in batches for number in range(64))
 
 
+ON_A_FULL_DISK = """
+import os, sys
+from pathlib import Path
+from p2p.core.transfer.names import temporary_name
+from p2p.io.journal import Journals
+
+disk, is_killed = Path(sys.argv[1]), sys.argv[2] == "killed"
+state, out, part = disk / "state", disk / "out", temporary_name(bytes(8))
+state.mkdir(0o700)
+out.mkdir()
+(out / part).write_bytes(bytes(500_000))
+if not os.fork():
+    journal = Journals(state).begin(bytes(16), out)
+    assert journal.note_part("file", part, (out / part).stat())
+    if not is_killed:
+        journal.close()
+    os._exit(0)
+assert os.wait()[1] == 0
+with open(disk / "other", "wb", buffering=0) as other:
+    try:
+        while other.write(bytes(512)):
+            pass
+    except OSError:
+        pass
+journals = Journals(state)
+assert journals.parts_in(out) in (None, {part})
+journals.find(bytes(16), out)
+journals.begin(bytes(16), out).close()
+assert not [note for note in journals.notes if "damaged" in note], journals.notes
+(disk / "other").unlink()
+assert Journals(state).parts_in(out) == {part}
+found = Journals(state).find(bytes(16), out)
+assert found.find("file").part == part
+found.close()
+with open(disk / "other", "wb", buffering=0) as other:
+    try:
+        while other.write(bytes(512)):
+            pass
+    except OSError:
+        pass
+assert Journals(state).discard(out) == 1
+assert not (out / part).exists(), "who discards wants room"
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "closed"])
+def test_a_full_disk_is_no_damage(tmp_path: Path, how: str) -> None:
+    """Journal and part on one disk: the run that filled it is gone on with when there is room, or discarded."""
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted: needs root with CAP_SYS_ADMIN")
+    mount = f"mount -t tmpfs -o size=1m none {tmp_path} && exec \"$0\" -c '{ON_A_FULL_DISK}' {tmp_path} {how}"
+    command = ["unshare", "--mount", "sh", "-c", mount, sys.executable]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert result.returncode == 0, result.stderr
+
+
 def test_where_no_journal_can_be_made_there_is_one_that_forgets(tmp_path: Path, out: Path) -> None:
     (tmp_path / "file").touch()
     journals = Journals(tmp_path / "file")

@@ -21,9 +21,9 @@ from p2p.core.peer import events
 from p2p.core.transfer import events as transfer
 from p2p.core.transfer.entries import File, Folder, Kind, Leave
 from p2p.core.transfer.limits import MAX_TEXT
-from p2p.core.transfer.messages import DATA_HEADER, PIECE, Offer, OfferKind, Root, Totals
+from p2p.core.transfer.messages import DATA_HEADER, PIECE, Data, Entries, Offer, OfferKind, Root, Totals, encode
 from p2p.core.transfer.sender import TransferSender
-from p2p.io.outlets import MAX_UNWRITTEN, StdoutEnd, TextEnd, printable
+from p2p.io.outlets import MAX_PIECES, MAX_UNWRITTEN, StdoutEnd, TextEnd, printable
 from p2p.io.pipes import PipeError, PipeReader
 
 GUARD = 20.0  # seconds
@@ -108,7 +108,10 @@ class World:
         return moved + carry(receiving, sending, START)
 
     def lose_path(self) -> None:
-        """What is on its way is gone; both machines go on over another path."""
+        """What is on its way is gone; both machines go on over another path. The first attempt at one finds no way."""
+        attempt = Side(self.receiving.link, self.receiving.machine, failure=Failure(ExitCode.NO_PATH, "no path"))
+        attempt.advance = lambda _: None
+        self.end.advance(attempt, START)
         self.sending, self.receiving = pair(self.sending.machine, self.receiving.machine, goes_on=True)
 
     @property
@@ -408,3 +411,26 @@ def test_a_text_moves_nothing_on_a_terminal(text):
 
 def test_a_text_keeps_its_lines():
     assert printable("one\r\n\ttwo\x1b[2J\n") == "one\n\ttwo\\x1b[2J\n"
+
+
+def test_a_sender_that_says_one_byte_at_a_time_is_held_back_too(selector, stack) -> None:
+    """Each byte in a record of its own takes hundreds here while nobody reads our output."""
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    stack.callback(os.close, writer)
+    end = StdoutEnd(selector, writer)
+    offer, entry = offer_of(None)
+    _, receiving = pair(TransferSender(offer), end.machine)
+    end.machine.handle_record(encode(offer))
+    end.machine.accept()
+    end.machine.handle_record(encode(Entries((entry,))))
+    said = 0
+    while end.machine.ready:
+        for _ in range(1000):
+            end.machine.handle_record(encode(Data(0, said, b"x")))
+            said += 1
+        end.advance(receiving, START)
+        assert said < 200_000
+    assert said >= MAX_PIECES
+    end.close()
+    assert end._worker.close(GUARD)

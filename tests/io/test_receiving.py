@@ -22,6 +22,7 @@ from p2p.core.transfer.entries import File, Kind
 from p2p.core.transfer.limits import SMALL
 from p2p.core.transfer.messages import (
     CHUNK,
+    CHUNK_DIGEST,
     PIECE,
     Entries,
     Offer,
@@ -211,6 +212,39 @@ def test_skipping_leaves_alone_what_is_the_same_and_numbers_what_is_not(tmp_path
     assert len(list((inbox / "tree").iterdir())) == 8
 
 
+def test_of_a_file_that_cannot_be_the_same_nothing_is_told(tmp_path: Path, stage: Stage) -> None:
+    """It is somebody else's, or the person's own: whoever guesses its name learns nothing of what is in it."""
+    content = os.urandom(2 * CHUNK)
+    tree, inbox = make(tmp_path / "tree", {"a": content + b"and more"}), tmp_path / "inbox"
+    inbox.mkdir()
+    make(inbox / "tree", {"a": content})
+    stage.run(send(stage, tree), receive(stage, inbox, Policy.SKIP))
+    assert stage.kept == 0
+    assert (inbox / "tree" / "a").read_bytes() == content
+    assert (inbox / "tree" / "a (1)").read_bytes() == content + b"and more"
+
+
+def test_digests_that_nobody_has_heard_are_few(tmp_path: Path, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files of which something is here are announced at once."""
+    monkeypatch.setattr("p2p.io.receiving.MAX_UNTOLD", 1)
+    content = os.urandom(2 * CHUNK + 1)
+    things = {f"{number}": content for number in range(20)}
+    tree, inbox = make(tmp_path / "tree", things), tmp_path / "inbox"
+    inbox.mkdir()
+    make(inbox / "tree", things)
+    end = receive(stage, inbox, Policy.SKIP)
+    most = 0
+
+    def look(_: int) -> bool:
+        nonlocal most
+        most = max(most, end._untold)
+        return False
+
+    stage.run(send(stage, tree), end, until=look)
+    assert stage.kept == 20 * len(content)
+    assert most == 3 * CHUNK_DIGEST
+
+
 def test_a_file_that_changes_after_it_was_compared_ends_it(tmp_path: Path, stage: Stage) -> None:
     tree, inbox = make(tmp_path / "tree", {"a": bytes(2 * CHUNK)}), tmp_path / "inbox"
     inbox.mkdir()
@@ -290,6 +324,23 @@ def started(end: ReceivingEnd, totals: Totals) -> Line:
     return line
 
 
+def test_an_attempt_that_finds_no_way_to_the_other_side_ends_nothing(tmp_path: Path, stage: Stage) -> None:
+    """The next one may find it, and everything goes on."""
+    tree, inbox = make(tmp_path / "tree", {"a": os.urandom(3 * CHUNK), "b": b"abc"}), tmp_path / "inbox"
+    end = receive(stage, inbox)
+
+    def fail(turn: int) -> bool:
+        if turn == 8:
+            attempt = Line(None, end.machine)
+            attempt.failure = Failure(ExitCode.NO_PATH, "no path")
+            end.advance(attempt.peer, 0.0)
+        return False
+
+    stage.run(send(stage, tree), end, breaks=[7], until=fail)
+    assert any(isinstance(event, events.Finished) for event in stage.sent)
+    assert (inbox / "tree" / "a").read_bytes() == (tree / "a").read_bytes()
+
+
 @pytest.mark.parametrize("is_lost", [True, False])
 def test_what_arrived_on_a_lost_path_is_stored_and_nothing_after_a_failure(
     tmp_path: Path, stage: Stage, is_lost: bool
@@ -301,7 +352,8 @@ def test_what_arrived_on_a_lost_path_is_stored_and_nothing_after_a_failure(
     digest = bytes.fromhex("6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85")  # BLAKE3 of abc
     end.machine.handle_record(encode(WholeFiles((WholeFile(0, digest, b"abc"),))))
     line.failure = Failure(ExitCode.INTERRUPTED, "the path is lost")
-    line.rejoin = object() if is_lost else None
+    if not is_lost:
+        end.machine.stop()
     end.advance(line.peer, 0.0)
     for key, mask in stage.selector.select(GUARD if is_lost else 0.0):
         key.data(mask)

@@ -93,6 +93,14 @@ def test_an_offer_that_is_counted_later_is_told_once(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "\nIt is all counted now: 12 files, 3 kB.\nTake it? [y/N] "
 
 
+def test_no_hidden_file_slips_in_behind_others(capsys: pytest.CaptureFixture[str]) -> None:
+    """A shell may run it at the next login."""
+    names = [*(f"photo {number}" for number in range(10)), ".bash_profile", "photo"]
+    screen_of(Role.RECEIVER).handle_event(events.Offered(offer(*names, totals=Totals(12, 100, True))), 0.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more"]
+
+
 def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     shown = offer(*(f"evil\x1b[2J{number}" for number in range(20)), totals=Totals(20, 100, True))
     screen_of(Role.RECEIVER).handle_event(events.Offered(shown), 0.0)

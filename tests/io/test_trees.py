@@ -345,7 +345,7 @@ def test_a_hole_in_what_an_earlier_run_began_is_zero(inbox: Path) -> None:
     with Destination(inbox, kept_parts=[name]) as destination:
         assert destination._carrier is not None
         root = destination._carrier._folders.root
-        found = Found(root, name, Node(status.st_dev, status.st_ino), 50, is_part=True, is_ours=True)
+        found = Found(root, name, Node(status.st_dev, status.st_ino), 50, 0, is_part=True, is_ours=True)
         part = destination.open(announce(destination, entry(size=23)), "a.txt", found)
         part.write(0, [b"abc"])
         part.leave_hole(3, 20)

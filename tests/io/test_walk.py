@@ -17,7 +17,7 @@ from walking import ALL, entries, found, make_tree, take_all, told
 from p2p.core.errors import ExitCode
 from p2p.core.transfer.entries import File, Folder, Leave, Skipped, Symlink
 from p2p.core.transfer.limits import MAX_DEPTH
-from p2p.core.transfer.names import safe_name
+from p2p.core.transfer.names import safe_name, temporary_name
 from p2p.io import visits, walk
 from p2p.io.sources import Source, look_up
 from p2p.io.walk import Renamed, Walk
@@ -54,6 +54,14 @@ def test_depth_first_in_the_order_of_names(tree: Path) -> None:
         *["tree/", "tree/B", "tree/a", "tree/b/", "tree/b/empty/", "tree/b/x", "tree/b/y", "tree/c", "tree/ü"]
     ]
     assert open_files() == before
+
+
+def test_what_is_still_arriving_from_somebody_else_stays_here(tree: Path) -> None:
+    """A part lies in the receiving folder, for weeks if its transfer broke off. Who names it wants it sent."""
+    part = temporary_name(bytes(8))
+    make_tree(tree, "a", part, f"b/{part}", f"b/{part}x")
+    assert told(entries(tree)) == ["tree/", "tree/a", "tree/b/", f"tree/b/{part}x"]
+    assert told(entries(tree / part)) == [f"_{part[1:]}"]
 
 
 def test_several_roots_come_in_the_order_in_which_they_were_named(tmp_path: Path) -> None:

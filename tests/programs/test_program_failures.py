@@ -279,6 +279,7 @@ def test_a_disk_that_fills_up_in_mid_transfer_is_told_to_both(programs: Stage, t
         for side in (sender, receiver):
             assert "the disk is full" in side.err
             assert "Traceback" not in side.err
+        assert f"What has arrived stays in {disk}: the same two commands go on with it" in receiver.err
         assert not (disk / "big").exists()
 
 

@@ -375,7 +375,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
         assert here in result.stdout
         assert "the receiver cannot store a.txt: the disk is full\ngone" in result.stdout
     else:
-        assert ("read-only" if options == "ro" else "the disk is full") in result.stderr
+        assert ("read-only" if options == "ro" else "its inodes are used up") in result.stderr
 
 
 def test_a_disk_that_fails_ends_it_all(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from transfer.in_memory import MemoryDisk, MemorySource, Tree, digest
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages, outgoing
-from p2p.core.transfer.entries import File, Folder, Hardlink, Leave, Skipped, Symlink
+from p2p.core.transfer.entries import File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.events import (
     Accepted,
     FileSent,
@@ -51,6 +51,7 @@ from p2p.core.transfer.messages import (
     Data,
     Entries,
     Have,
+    OfferKind,
     Taken,
     Totals,
     WholeFiles,
@@ -544,6 +545,27 @@ def test_a_sender_that_never_says_taken_is_ended() -> None:
     with pytest.raises(RemoteError, match="none was taken"):
         machine.handle_record(encode(Entries((Skipped("a", "b"),))))
     assert isinstance(decode(machine.poll_record() or b""), messages.Abort)
+
+
+def test_nor_are_long_answers_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same large file, of which the receiver has much, announced again and again, and no answer ever taken."""
+    monkeypatch.setattr("p2p.core.transfer.records.MAX_UNTAKEN_SIZE", 100_000)
+    machine = TransferReceiver()
+    folder = messages.Root(Kind.FOLDER, "f", 0)
+    machine.handle_record(encode(messages.Offer(OfferKind.TREE, bytes(16), Totals(0, 0, is_final=False), 1, (folder,))))
+    machine.accept(answers=True)
+    machine.handle_record(encode(Entries((Folder("f", 0o755, 0), *[File("a", 0o644, 0, 1000 * CHUNK)] * 20))))
+    skipped = encode(Entries((Skipped("a", "b"),)))
+    said = 0
+    for number in range(1, 20):
+        machine.handle_have(number, [bytes(16)] * 1000)
+        while (record := machine.poll_record()) is not None:
+            said += len(record)
+        if said > 100_000:
+            break
+        machine.handle_record(skipped)
+    with pytest.raises(RemoteError, match="none was taken"):
+        machine.handle_record(skipped)
 
 
 def test_a_count_is_told_when_it_has_grown_and_not_a_thousand_times() -> None:

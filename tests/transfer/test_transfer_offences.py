@@ -16,6 +16,7 @@ from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Refus
 from p2p.core.transfer.limits import (
     MAX_ANNOUNCED,
     MAX_DEPTH,
+    MAX_GROWTH,
     MAX_HOLE,
     MAX_LINKED,
     MAX_PIECES,
@@ -71,6 +72,10 @@ def folder(name: str = "f") -> Folder:
     return Folder(name, 0o755, 0)
 
 
+def of(size: int) -> Root:
+    return Root(Kind.FILE, "a", size)
+
+
 def entries(*each: object) -> Entries:
     return Entries(each)  # type: ignore[arg-type]
 
@@ -80,9 +85,9 @@ ABC = digest(b"abc")
 ONE: tuple[Step, ...] = (offer(A), "yes", entries(file()))
 TWO: tuple[Step, ...] = (offer(A, B), "yes", entries(file(), file("b")))
 TREE: tuple[Step, ...] = (offer(F), "yes", entries(folder()))
-LONG: tuple[Step, ...] = (offer(A), "yes", entries(file(size=PIECE + 1)))
-MIDDLE: tuple[Step, ...] = (offer(A), "yes", entries(file(size=3 * PIECE)), Data(0, 0, bytes(PIECE)))
-ANSWERED: tuple[Step, ...] = (offer(A), "answers", entries(file(size=3 * CHUNK + 5)), "has 2 chunks")
+LONG: tuple[Step, ...] = (offer(of(PIECE + 1)), "yes", entries(file(size=PIECE + 1)))
+MIDDLE: tuple[Step, ...] = (offer(of(3 * PIECE)), "yes", entries(file(size=3 * PIECE)), Data(0, 0, bytes(PIECE)))
+ANSWERED: tuple[Step, ...] = (offer(of(3 * CHUNK + 5)), "answers", entries(file(size=3 * CHUNK + 5)), "has 2 chunks")
 HALF_ANSWERED: tuple[Step, ...] = (*ANSWERED[:-1], "has 1 chunk and a half")
 WHOLE = WholeFiles((WholeFile(0, ABC, b"abc"),))
 SENT: tuple[Step, ...] = (*ONE, WHOLE)
@@ -107,7 +112,15 @@ SENDER_OFFENCES: dict[str, tuple[Step, ...]] = {
     "a file with a size in a pipe": (PIPE, "yes", entries(file())),
     "a file without a size in a tree": (offer(A), "yes", entries(file(size=None))),
     "a text without a size": (TEXT, "yes", entries(file(size=None))),
-    "a text that nobody reads": (TEXT, "yes", entries(file(size=MAX_TEXT + 1))),
+    "a text that nobody reads": (
+        *(offer(of(MAX_TEXT + 1), kind=OfferKind.TEXT), "yes"),
+        entries(file(size=MAX_TEXT + 1)),
+    ),
+    "a file of another size than was offered": (offer(A), "yes", entries(file(size=2**40))),
+    "far more than was counted": (
+        *(*TREE, entries(file(size=2 * MAX_GROWTH))),
+        *[Hole(1, start, MAX_HOLE) for start in range(0, MAX_GROWTH + 2 * 3 + 1, MAX_HOLE)],
+    ),
     "totals after the final ones": (offer(A), "yes", Totals(1, 3, is_final=True)),
     "totals that grow after the final ones": (offer(A), Totals(2, 3, is_final=False)),
     "a name that climbs": (*TREE, entries(file(".."))),
@@ -127,7 +140,7 @@ SENDER_OFFENCES: dict[str, tuple[Step, ...]] = {
     "a hard link to a file that has one name": (*TREE, entries(file(), Hardlink("h", 1))),
     "a folder left that was not entered": (*TREE, entries(Leave(), Leave())),
     "too deep": (offer(F), "yes", DEEP, entries(folder())),
-    "too large": (offer(A), "yes", entries(file(size=MAX_TOTAL + 1))),
+    "too large": (offer(of(MAX_TOTAL + 1)), "yes", entries(file(size=MAX_TOTAL + 1))),
     "data of another file": (*TWO, Data(1, 0, b"x")),
     "data of no file": (*ONE, Data(9, 0, b"abc")),
     "data out of order": (*LONG, Data(0, PIECE, b"x")),
@@ -185,6 +198,10 @@ TOLERATED: dict[str, tuple[Step, ...]] = {
     "totals while deciding and later": (
         *(offer(A, is_final=False), Totals(2, 5, is_final=False), "yes", Totals(3, 9, is_final=False)),
         Totals(4, 10, is_final=True),
+    ),
+    "a tree that grew while it was sent": (
+        *(*TREE, entries(file(size=2 * MAX_GROWTH))),
+        *[Hole(1, start, MAX_HOLE) for start in range(0, MAX_GROWTH, MAX_HOLE)],
     ),
     "a name of any spelling that was skipped": (*TREE, entries(Skipped("../\0/x", "it cannot be sent"))),
 }

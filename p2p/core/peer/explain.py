@@ -171,6 +171,15 @@ def told(exit_code: int, reason: str) -> tuple[ExitCode, str]:
     return ExitCode(code), f"The other side ended: {escape(reason)}" if reason else "The other side ended, unexplained"
 
 
+def told_on_a_path(exit_code: int, reason: str) -> tuple[ExitCode, str]:
+    """The same, where what has arrived can be gone on with."""
+    code, words = told(exit_code, reason)
+    again = "run both commands again, and they go on with what has arrived"
+    if code is ExitCode.STORAGE:
+        return code, f"{words}. Once that is mended over there, {again}"
+    return code, f"{words}. {again.capitalize()}" if code is ExitCode.INTERRUPTED else words
+
+
 def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
     code = ExitCode.STORAGE if exit_code == ExitCode.STORAGE else ExitCode.REFUSED
     return code, f"The other side refused: {escape(reason)}" if reason else "The other side refused the files"

@@ -277,6 +277,8 @@ class IncomingFiles:
             raise RemoteError(f"{escape(entry.name)} is no file and no folder")
         if number < len(offer.shown) and isinstance(entry, Folder) != (offer.shown[number].kind is Kind.FOLDER):
             raise RemoteError(f"{escape(entry.name)} is not of the kind that was offered")
+        if number < len(offer.shown) and isinstance(entry, File) and offer.shown[number].size not in (None, entry.size):
+            raise RemoteError(f"{escape(entry.name)} is not of the size that was offered")
 
     def _current(self, number: int) -> Incoming:
         file = self._announced[0] if self._announced else None

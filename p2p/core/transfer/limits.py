@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+MAX_GROWTH = 2**30  # bytes that come beyond twice the final totals: what is sent may grow after it was counted
 MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
 MAX_ENTRIES = 2**32 - 1
 MAX_DEPTH = 64  # folders below each other: each is a descriptor at the receiver
@@ -19,5 +20,6 @@ MAX_TEXT = 65_536  # bytes of a text: what a person still reads
 MAX_LISTED = 1000  # problems that are remembered one by one; all are counted
 MAX_QUEUED = 1024  # answers that wait for a slow way back before no more is taken
 MAX_KEPT = 1024  # records that the sender keeps: 63 MB of small files or of a pipe; more than any window holds
-MAX_UNTAKEN = 65_536  # answers that the receiver keeps, 1 KB each: an honest sender takes them as they come
+MAX_UNTAKEN = 65_536  # answers that the receiver keeps: an honest sender takes them as they come
+MAX_UNTAKEN_SIZE = 2**27  # bytes of them: one HAVE is 60 KB, and an honest sender has taken all but 4 MB
 TAKEN_EVERY = 64  # numbered records between two TAKEN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 
@@ -27,7 +27,7 @@ class Outgoing:
     number: int
     path: str
     size: int | None
-    digests: bytes = b""
+    digests: bytearray = field(default_factory=bytearray)  # grows by as little as one at a time
     lacking: int = 0
     is_answered: bool = False
     is_unwanted: bool = False
@@ -58,7 +58,7 @@ class Outgoing:
             return None
         number, within = divmod(self.offset, CHUNK)
         is_next = not within and number < self.chunks and self.offset >= self.differs_until
-        return self.digests[number * CHUNK_DIGEST : (number + 1) * CHUNK_DIGEST] if is_next else None
+        return bytes(self.digests[number * CHUNK_DIGEST : (number + 1) * CHUNK_DIGEST]) if is_next else None
 
     @property
     def comparable(self) -> int:

@@ -25,7 +25,15 @@ from p2p.core.transfer.events import (
     ReceiverEvent,
 )
 from p2p.core.transfer.incoming import ContentError, Handed, IncomingFiles
-from p2p.core.transfer.limits import MAX_ANNOUNCED, MAX_DEPTH, MAX_ENTRIES, MAX_QUEUED, MAX_UNNAMED, MAX_UNSTORED
+from p2p.core.transfer.limits import (
+    MAX_ANNOUNCED,
+    MAX_DEPTH,
+    MAX_ENTRIES,
+    MAX_GROWTH,
+    MAX_QUEUED,
+    MAX_UNNAMED,
+    MAX_UNSTORED,
+)
 from p2p.core.transfer.messages import (
     MAX_DIGESTS,
     Abort,
@@ -94,6 +102,7 @@ class TransferReceiver:
         self._records: Records[bytes] = Records(waits=False)
         self._files = IncomingFiles()
         self._totals = Totals(0, 0, is_final=False)
+        self._most = math.inf  # bytes
         self._unstored: dict[int, Handed] = {}
         self._contents = self._descriptors = 0  # of those unstored
         self._missing = Missing()
@@ -112,6 +121,11 @@ class TransferReceiver:
     def answers(self) -> bool:
         """Whether each Announced is to be answered by `handle_have`."""
         return self._files.answers
+
+    @property
+    def takes_answers(self) -> bool:
+        """Whether to call `handle_have`: fewer answers wait for the way back than are borne."""
+        return self._records.queued < MAX_QUEUED
 
     @property
     def unnamed(self) -> int:
@@ -279,7 +293,7 @@ class TransferReceiver:
             case Totals():
                 if self._totals.is_final:
                     raise RemoteError("TOTALS after the final ones")
-                self._totals = message
+                self._set_totals(message)
             case Entries(entries):
                 for entry in entries:
                     files.handle_entry(entry)
@@ -300,6 +314,8 @@ class TransferReceiver:
                 self._handle_finish(entries, digest)
             case _:
                 assert_never(message)
+        if files.done > self._most:
+            raise RemoteError(f"{files.done} bytes, where {self._totals.size} were announced")
         while files.handed:
             handed = files.handed.popleft()
             self._unstored[handed.number] = handed
@@ -314,10 +330,15 @@ class TransferReceiver:
             raise RemoteError(f"offer of {offer.roots} things, {len(offer.shown)} of them by name")
         if offer.kind is not OfferKind.TREE and offer.roots != 1:
             raise RemoteError(f"{offer.roots} things in an offer of kind {offer.kind.name}")
-        self._totals = offer.totals
+        self._set_totals(offer.totals)
         shown = tuple(replace(root, name=safe_name(root.name)) for root in offer.shown)
         self._files.offer = replace(offer, shown=shown)
         self._events.append(Offered(self._files.offer))
+
+    def _set_totals(self, totals: Totals) -> None:
+        self._totals = totals
+        if totals.is_final and totals.size is not None:
+            self._most = 2 * totals.size + MAX_GROWTH
 
     def _handle_finish(self, entries: int, digest: bytes) -> None:
         if not self._files.is_between or entries != self._files.number:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from p2p.core.errors import RemoteError
 from p2p.core.transfer import messages
-from p2p.core.transfer.limits import MAX_KEPT, MAX_UNTAKEN, TAKEN_EVERY
+from p2p.core.transfer.limits import MAX_KEPT, MAX_UNTAKEN, MAX_UNTAKEN_SIZE, TAKEN_EVERY
 from p2p.core.transfer.messages import Continue, Keepalive, Message, Taken
 
 Item = TypeVar("Item")
@@ -24,11 +24,12 @@ class Records(Generic[Item]):
 
     def __init__(self, *, waits: bool) -> None:
         """`waits`: says nothing more while MAX_KEPT records are not TAKEN. Who answers cannot wait: he would hear no
-        TAKEN behind what he does not take. He ends it at MAX_UNTAKEN.
+        TAKEN behind what he does not take. He ends it at MAX_UNTAKEN and MAX_UNTAKEN_SIZE.
         """
         self._waits = waits
         self._queue: deque[bytes] = deque()
         self._kept: deque[bytes | Item] = deque()
+        self._kept_size = 0  # bytes, of who does not wait
         self._again: deque[bytes | Item] = deque()
         self._confirmed = 0
         self._taken = 0  # of the other side's
@@ -143,13 +144,14 @@ class Records(Generic[Item]):
             return None
         record = self._queue.popleft()
         self._kept.append(record)
+        self._kept_size += 0 if self._waits else len(record)
         return record
 
     def handle(self, message: Message) -> bool:
         """Looks at what the other side says. Returns whether that was about records only. Raises RemoteError."""
         if self._is_held or isinstance(message, (Continue, Taken, Keepalive)):
             return self._handle_confirmation(message)
-        if len(self._kept) > MAX_UNTAKEN:
+        if len(self._kept) > MAX_UNTAKEN or self._kept_size > MAX_UNTAKEN_SIZE:
             raise RemoteError(f"{len(self._kept)} records were said, and none was taken")
         self._taken += 1
         return False
@@ -175,5 +177,6 @@ class Records(Generic[Item]):
         if not 0 <= arrived <= most:
             raise RemoteError(f"{records} records are confirmed; {self._confirmed + most} were sent")
         for _ in range(arrived):
-            self._kept.popleft()
+            item = self._kept.popleft()
+            self._kept_size -= 0 if self._waits or not isinstance(item, bytes) else len(item)
         self._confirmed = records
