@@ -32,7 +32,6 @@ ODD_NAMES: dict[bytes, str] = {
     b"...": "___",
     b"a:b": "a_b",
     b"a\\b": "a_b (1)",
-    b".p2p-0123.part": "_p2p-0123.part",
 }
 PLAIN_NAMES: tuple[bytes, ...] = (
     b"x" * 255,

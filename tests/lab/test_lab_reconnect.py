@@ -21,7 +21,7 @@ from netlab.topology import two_nats
 
 SIZE = 160_000_000  # bytes
 RATE = "2M"  # bytes a second: four times the data that crosses between ten breaks, so that each finds it under way
-DARK = 20.0  # seconds without a cable: longer than the idle time-out
+DARK = 8.0  # seconds without a cable: longer than the idle time-out
 GUARD = 120.0  # seconds, for anything
 
 # Each is more than a path can outlive by itself: bob's router drops what comes from a new port or address.
