@@ -25,7 +25,6 @@ from p2p.io.crossing import Crossing
 from p2p.io.ends import SAID_NO
 from p2p.io.journal import Journals
 from p2p.io.outlets import WriteSome
-from p2p.io.pipes import PipeError
 from p2p.io.plan import Plan
 from p2p.io.resolve import resolve, resolve_stun
 from p2p.io.sending import COUNT_PATIENCE, SendingEnd
@@ -178,7 +177,7 @@ def explained() -> Iterator[None]:
         yield
     except TransferError:
         raise
-    except (FileError, PipeError, ContactsError) as error:
+    except (FileError, ContactsError) as error:
         raise error_of(error.failure) from error
     except CallerError as error:
         raise ArgumentError(str(error)) from error

@@ -12,26 +12,18 @@ import subprocess
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from p2p.core.errors import CallerError, ExitCode, Failure, P2PError
+from p2p.core.errors import CallerError, ExitCode
 from p2p.core.text import escape
 from p2p.core.transfer.messages import CHUNK
+from p2p.io.sources import FileError
 from p2p.io.worker import Worker
 
 PIPE_SIZE = 1 << 20  # bytes in the kernel; what Linux lets anybody have (/proc/sys/fs/pipe-max-size), and a CHUNK fits
 END_PATIENCE = 1.0  # seconds that a command which is no longer wanted gets to end before it is killed
 
 
-class PipeError(P2PError):
-    """A pipe of this machine is in the way. str() is for the person here; `public`, half a sentence, for both."""
-
-    def __init__(self, message: str, public: str, code: ExitCode = ExitCode.STORAGE) -> None:
-        super().__init__(message)
-        self.public = public
-        self.code = code
-
-    @property
-    def failure(self) -> Failure:
-        return Failure(self.code, str(self))
+class PipeError(FileError):
+    """A pipe of this machine is in the way. `public` is half a sentence, for the other side."""
 
 
 class PipeData(NamedTuple):
