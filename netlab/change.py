@@ -46,11 +46,18 @@ def check_mtu(plan: Plan, ends: tuple[End, End], mtu: int) -> None:
 
 
 def forget(node: NodePlan) -> None:
-    """Delete every conntrack entry, and all that a router has learnt of whom to let in."""
-    if node.rules.learnt:
-        kernel.nft(flush_text(node.rules.learnt))
-    with NFCTSocket() as conntrack:
-        conntrack.flush()
+    """Delete every conntrack entry, and all that a router has learnt of whom to let in.
+
+    Nothing passes meanwhile: a packet that came in between would get its old mapping again from what
+    is left of it, be it another flow of its socket in conntrack, or an element of the router's maps.
+    """
+    table = "inet netlab-forgetting"
+    kernel.nft(_replaced(table, "chain hold { type filter hook prerouting priority -300; policy drop; }"))
+    try:
+        with NFCTSocket() as conntrack:
+            conntrack.flush()
+    finally:
+        kernel.nft(flush_text(node.rules.learnt) + _replaced(table, None))
 
 
 def follow(old: Plan, new: Plan, namespaces: Mapping[str, Namespace]) -> None:

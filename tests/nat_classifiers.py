@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 
-from netlab.lab import Node
+from netlab.lab import Lab, Node
 from netlab.nat import Filtering, Mapping, Nat, Udp
 
 CLIENTS = {"turnutils_natdiscovery": "coturn", "turnutils_stunclient": "coturn", "stun": "stun-client"}  # of Debian
@@ -49,20 +49,23 @@ def stun_words(nat: Nat) -> str:
     return f"Independent Mapping, {filters[nat.filtering]}, {ports}, {hairpin}"
 
 
-def ask_natdiscovery(node: Node, address: str) -> set[str]:
-    """Its sentences on mapping, filtering and hairpinning; asked side by side, as it is patient."""
-    asked = [
-        node.popen(
+def ask_natdiscovery(lab: Lab, address: str) -> set[str]:
+    """Its sentences on mapping, filtering and hairpinning of the router ``left``, asked by ``alice``.
+
+    One after the other, and nothing is left of what was mapped before: conntrack gives the same port to two
+    sockets that write to different machines, and then it is the newer one that all others reach there.
+    """
+    said = ""
+    for flags in (["-m", "-f"], ["-H"]):
+        lab.flush_mappings("left")
+        said += lab.host("alice").run(
             ["turnutils_natdiscovery", *flags, address],
-            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             env=os.environ | {"LC_ALL": "C"},
-        )
-        for flags in (["-m", "-f"], ["-H"])
-    ]
-    said = "".join(each.communicate(timeout=ASK_LIMIT)[0] for each in asked)
+            timeout=ASK_LIMIT,
+        ).stdout
     return {*re.findall(r"NAT with [\w ]+!", said), *re.findall(r"successful hairpinning", said)}
 
 

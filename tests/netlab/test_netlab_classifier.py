@@ -78,7 +78,7 @@ def test_stun_says_the_same_to_a_second_host_of_the_lan(netlab, outside: Outside
 @by_name
 def test_natdiscovery_says_what_the_profile_says(netlab, outside: Outside, kind: Nat) -> None:
     running = netlab(two_nats(kind, PORT_RESTRICTED))
-    assert ask_natdiscovery(running.host("alice"), outside(running)) == natdiscovery_words(kind)
+    assert ask_natdiscovery(running, outside(running)) == natdiscovery_words(kind)
 
 
 def test_an_unguarded_router_maps_and_filters_as_a_guarded_one(netlab, outside: Outside) -> None:

@@ -7,11 +7,14 @@ alice --- left --- core0 --- core1 --- right --- bob
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import select
 import signal
 import socket
 import sys
+import threading
+from collections.abc import Iterator
 from subprocess import PIPE
 
 import pytest
@@ -43,6 +46,7 @@ from netlab.nat import (
 from netlab.schedule import At, Schedule
 from netlab.topology import ipv6_only, one_lan, two_nats
 
+ROUNDS = 20
 LIMIT = 20  # seconds; reached only when something is broken
 IP_MTU, IP_MTU_DISCOVER, IP_PMTUDISC_DO = 14, 10, 2  # linux/in.h
 UDP_SEGMENT = 103  # linux/udp.h
@@ -101,6 +105,40 @@ def test_a_router_that_forgot_draws_ports_anew(netlab, kind) -> None:
         seen.add(echoed(alice, server))
         lab.flush_mappings("left")
     assert len(seen) >= 4  # five draws out of 8,976 ports: two alike once in 900 times, three once in millions
+
+
+@contextlib.contextmanager
+def flooding(sock: socket.socket, to: tuple[str, int]) -> Iterator[None]:
+    """One packet after another from this socket until the end of the block."""
+    ended = threading.Event()
+
+    def flood() -> None:
+        while not ended.is_set():
+            sock.sendto(b"flood", to)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", [PORT_RESTRICTED_RANDOM, FULL_CONE_RANDOM], ids=lambda nat: nat.name)
+def test_a_flow_under_way_does_not_keep_a_mapping_from_being_forgotten(netlab, kind) -> None:
+    lab = netlab(two_nats(kind, NONE))
+    alice, server, bob = udp(lab.host("alice")), udp(lab.host("server")), udp(lab.host("bob"))
+    kept = 0
+    for _ in range(ROUNDS):
+        before = echoed(alice, server)
+        echoed(alice, bob)  # one mapping, several flows
+        with flooding(alice, bob.getsockname()):
+            lab.flush_mappings("left")
+        kept += echoed(alice, server) == before
+        while pending(bob):
+            bob.recv(64)
+    assert kept <= 2, "ports are drawn out of 8,976"
 
 
 # Black holes
