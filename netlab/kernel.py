@@ -151,7 +151,10 @@ def _network(plan: Plan, namespaces: dict[str, Namespace]) -> None:
             links[name] = IPRoute()
         for node in plan.nodes.values():
             for bridge in node.bridges:
-                links[node.name].link("add", ifname=bridge, kind="bridge", address=node.macs[bridge])
+                # Snooping would speak itself (IGMP and MLD), and forget groups that nobody asks for.
+                links[node.name].link(
+                    "add", ifname=bridge, kind="bridge", address=node.macs[bridge], br_mcast_snooping=0
+                )
         for link in plan.links:
             a, b = link.a, link.b
             mac, peer_mac = (plan.nodes[end.node].macs[end.interface] for end in (a, b))

@@ -46,6 +46,9 @@ _IPV6 = (
     ("net/ipv6/conf/default/addr_gen_mode", "1"),
     ("net/ipv6/conf/default/accept_ra", "0"),
 )
+# Nor says anybody which groups he is in (MLDv2 reports, RFC 3810 section 5.2), as each machine would some seconds long
+# after it is up: bridges do not listen for that, so every group is reached.
+_NO_REPORTS = ("ip6tables -A OUTPUT -p icmpv6 --icmpv6-type 143 -j DROP",)
 _ENDING = (("net/ipv4/ip_forward", "0"),)  # a new namespace has it as the machine's own has it
 _FORWARDING = (
     ("net/ipv4/ip_forward", "1"),
@@ -161,6 +164,8 @@ def plan(topology: Topology) -> Plan:
     for node in made.nodes.values():
         forwards = bool(node.bridges) or node.name in core_names(topology.core)
         node.sysctls = _sysctls(node, forwards) + node.rules.sysctls
+        if node.ipv6_interfaces():
+            node.rules6 += _NO_REPORTS
     _acquaint(made)
     return made
 
