@@ -6,9 +6,15 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from netlab.lab import Lab, Node
-from netlab.nat import Filtering, Mapping, Nat, Udp
+from netlab.nat import KINDS, Filtering, Mapping, Nat, Udp
+from netlab.topology import Host, Lan, Router, Topology
+
+Verdict = TypeVar("Verdict")
 
 CLIENTS = {"turnutils_natdiscovery": "coturn", "turnutils_stunclient": "coturn", "stun": "stun-client"}  # of Debian
 ASK_LIMIT = 60  # seconds for one program; each silence costs it up to nine
@@ -49,16 +55,16 @@ def stun_words(nat: Nat) -> str:
     return f"Independent Mapping, {filters[nat.filtering]}, {ports}, {hairpin}"
 
 
-def ask_natdiscovery(lab: Lab, address: str) -> set[str]:
-    """Its sentences on mapping, filtering and hairpinning of the router ``left``, asked by ``alice``.
+def ask_natdiscovery(lab: Lab, host: str, router: str, address: str) -> set[str]:
+    """Its sentences on mapping, filtering and hairpinning of the host's router.
 
     One after the other, and nothing is left of what was mapped before: conntrack gives the same port to two
     sockets that write to different machines, and then it is the newer one that all others reach there.
     """
     said = ""
     for flags in (["-m", "-f"], ["-H"]):
-        lab.flush_mappings("left")
-        said += lab.host("alice").run(
+        lab.flush_mappings(router)
+        said += lab.host(host).run(
             ["turnutils_natdiscovery", *flags, address],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -67,6 +73,24 @@ def ask_natdiscovery(lab: Lab, address: str) -> set[str]:
             timeout=ASK_LIMIT,
         ).stdout
     return {*re.findall(r"NAT with [\w ]+!", said), *re.findall(r"successful hairpinning", said)}
+
+
+def every_kind() -> Topology:
+    """A LAN of two hosts behind a router of each kind: what waits for an answer waits in all of them at once.
+
+        host0 --- nat0 --- core0 --- core1 --- nat25 --- host25
+       other0 ---+                     |          +--- other25
+                                     server
+    """
+    lans = (Lan((Host(f"host{i}"), Host(f"other{i}"))) for i in range(len(KINDS)))
+    return Topology(tuple(Router(f"nat{i}", lan, kind) for i, (lan, kind) in enumerate(zip(lans, KINDS, strict=True))))
+
+
+def of_each_kind(ask: Callable[[int], Verdict]) -> dict[str, Verdict]:
+    """What ``ask`` says of each kind, whose number in KINDS it is given; all are asked at once."""
+    with ThreadPoolExecutor(len(KINDS)) as pool:
+        said = pool.map(ask, range(len(KINDS)))
+        return {kind.name: verdict for kind, verdict in zip(KINDS, said, strict=True)}
 
 
 def natdiscovery_words(nat: Nat) -> set[str]:

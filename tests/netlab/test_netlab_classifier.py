@@ -9,17 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from nat_classifiers import CLIENTS, ask_natdiscovery, ask_stun, check_installed, natdiscovery_words, stun_words
+from nat_classifiers import (
+    CLIENTS,
+    ask_natdiscovery,
+    ask_stun,
+    check_installed,
+    every_kind,
+    natdiscovery_words,
+    of_each_kind,
+    stun_words,
+)
 
 from netlab.lab import Lab, Node
-from netlab.nat import KINDS, PORT_RESTRICTED, Nat
-from netlab.topology import one_lan, two_nats
+from netlab.nat import KINDS, PORT_RESTRICTED
+from netlab.topology import two_nats
 
 LISTENING_PORTS = (3478, 3479)
 BINDING_REQUEST = struct.pack("!HHI12s", 0x0001, 0, 0x2112A442, b"are you up??")  # RFC 5389 section 6
 START_LIMIT = 200  # requests, each answered within 50 ms or asked again
 
-by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 Outside = Callable[[Lab], str]
 
 
@@ -61,24 +69,19 @@ def _await_answer(node: Node, address: tuple[str, int]) -> None:
     raise TimeoutError(f"coturn never answered at {address}")
 
 
-@by_name
-def test_stun_says_what_the_profile_says(netlab, outside: Outside, kind: Nat) -> None:
-    running = netlab(two_nats(kind, PORT_RESTRICTED))
-    assert ask_stun(running.host("alice"), outside(running)) == stun_words(kind)
-
-
-@by_name
-def test_stun_says_the_same_to_a_second_host_of_the_lan(netlab, outside: Outside, kind: Nat) -> None:
-    running = netlab(one_lan(kind))
+def test_stun_says_what_the_profile_says_and_the_same_to_a_second_host_of_the_lan(netlab, outside: Outside) -> None:
+    running = netlab(every_kind())
     address = outside(running)
-    assert ask_stun(running.host("alice"), address) == stun_words(kind)
-    assert ask_stun(running.host("bob"), address) == stun_words(kind)
+    for host in ("host", "other"):
+        said = of_each_kind(lambda i, host=host: ask_stun(running.host(f"{host}{i}"), address))
+        assert said == {kind.name: stun_words(kind) for kind in KINDS}
 
 
-@by_name
-def test_natdiscovery_says_what_the_profile_says(netlab, outside: Outside, kind: Nat) -> None:
-    running = netlab(two_nats(kind, PORT_RESTRICTED))
-    assert ask_natdiscovery(running, outside(running)) == natdiscovery_words(kind)
+def test_natdiscovery_says_what_the_profile_says(netlab, outside: Outside) -> None:
+    running = netlab(every_kind())
+    address = outside(running)
+    said = of_each_kind(lambda i: ask_natdiscovery(running, f"host{i}", f"nat{i}", address))
+    assert said == {kind.name: natdiscovery_words(kind) for kind in KINDS}
 
 
 def test_an_unguarded_router_maps_and_filters_as_a_guarded_one(netlab, outside: Outside) -> None:
