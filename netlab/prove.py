@@ -24,6 +24,9 @@ ASKER = {
     Filtering.ENDPOINT_INDEPENDENT: 3,
 }
 KEEP_ALIVE = 0.5  # seconds between packets that prove traffic goes both ways
+PAUSE = 0.9  # seconds without a packet after which a mapping may be gone: none lives less than one
+BUSY = 60.0  # seconds in which there must be two-way traffic without such a pause
+ROUNDS = 8
 
 
 def prove(lab: Lab, host: str, profile: Nat, server: str = "server", *, address: str | None = None) -> Nat:
@@ -84,26 +87,27 @@ def probe_lifetime(
     *,
     address: str | None = None,
 ) -> Lifetime:
-    """How long idle mappings live, in whole seconds; it takes up to ``limit`` + 3 seconds.
+    """How long idle mappings live, in whole seconds; it takes up to ``limit`` + 3 seconds, on a busy machine longer.
 
     It asks from the strangest place that ``filtering`` lets in.
     A packet to a mapping would prolong it, so there is one mapping for each age, and the ages lie
-    half-way between the seconds. Raises ``ProbeError`` when a mapping outlives ``limit`` seconds or
-    the machine is too busy to tell one second from the next.
+    half-way between the seconds. Where the machine was too busy to ask in time, so that two seconds
+    are still possible, it asks again. Raises ``ProbeError`` when a mapping outlives ``limit`` seconds
+    or they contradict each other, or when ``ROUNDS`` did not do.
     """
     with Bench(lab.host(host), lab.host(server), address) as bench:
         asker = bench.servers[ASKER[filtering]]
-        one_way = [_opened(bench, second + 0.5) for second in range(limit + 1)]
-        two_way = [_opened(bench, second + 0.5) for second in range(limit + 1)]
-        traffic_until = time.monotonic() + TWO_WAY_AFTER
-        while time.monotonic() < traffic_until:
-            for idle in two_way:
-                idle.exchange(bench)
-            _ask_all(one_way, bench, asker, until=min(time.monotonic() + KEEP_ALIVE, traffic_until))
-        for idle in two_way:
-            idle.exchange(bench)
-        _ask_all([*one_way, *two_way], bench, asker)
-        return Lifetime(_seconds("one-way", one_way), _seconds("two-way", two_way))
+        one_way, two_way = _Life("one-way", limit), _Life("two-way", limit)
+        for _ in range(ROUNDS):
+            once = [_opened(bench, age) for age in one_way.ages()]
+            both = [_opened(bench, age) for age in two_way.ages()]
+            _talk(both, bench, asker, meanwhile=once)
+            _ask_all([*once, *both], bench, asker)
+            one_way.learn(once)
+            two_way.learn(both)
+            if len(one_way.fits) == len(two_way.fits) == 1:
+                return Lifetime(*one_way.fits, *two_way.fits)
+        raise ProbeError(f"the machine is too busy: {one_way}, {two_way}")
 
 
 @dataclass(slots=True)
@@ -114,6 +118,7 @@ class _Idle:
     mapped: tuple[str, int]
     due: float
     since: tuple[float, float]  # its last packet: after the one time, before the other
+    talks_since: float = math.inf  # two-way traffic without a pause
     alive: bool | None = None
     age: tuple[float, float] = (0, 0)  # when it was asked: at least, at most
 
@@ -121,27 +126,79 @@ class _Idle:
         return self.since[1] + self.due
 
     def exchange(self, bench: Bench) -> None:
-        """A packet each way: the mapping's age is 0 again."""
-        begun = time.monotonic()
+        """A packet each way: the mapping's age is 0 again. After a pause it may be another one."""
+        paused = time.monotonic() - self.since[0] > PAUSE
+        self.mapped = bench.seen(self.client, bench.servers[0])
         bench.servers[0].sendto(b"to and", self.mapped)
         if not readable(self.client, bench.limit):
             raise TimeoutError("a mapping in use let nothing in")
         self.client.recv(64)
+        begun = time.monotonic()
         bench.seen(self.client, bench.servers[0])
         self.since = (begun, time.monotonic())
+        if paused or self.talks_since == math.inf:
+            self.talks_since = begun
 
-    def ask(self, asker: socket.socket) -> None:
+    def talked(self) -> bool:
+        """Whether its last packet came after enough of two-way traffic."""
+        return self.since[0] >= self.talks_since + TWO_WAY_AFTER
+
+    def ask(self, bench: Bench, asker: socket.socket) -> None:
         """Is it still there?"""
         begun = time.monotonic()
         asker.sendto(b"still there?", self.mapped)
-        self.alive = readable(self.client, SETTLE)
+        bench.settle()
         self.age = (begun - self.since[1], time.monotonic() - self.since[0])
+        self.alive = readable(self.client, SETTLE)
+
+
+@dataclass(slots=True)
+class _Life:
+    """What is known of how long mappings of one sort live."""
+
+    what: str
+    limit: int  # seconds
+    lived: float = 0.0  # the oldest that was alive, at least
+    died: float = math.inf  # the youngest that was not, at most
+
+    @property
+    def fits(self) -> list[int]:
+        """The whole seconds that agree with what was seen."""
+        return [second for second in range(1, self.limit + 2) if self.lived < second < self.died]
+
+    def ages(self) -> list[float]:
+        """At which to ask, seconds: all, and then those between the seconds that are still possible."""
+        if self.died == math.inf:
+            return [second + 0.5 for second in range(self.limit + 1)]
+        return [second + 0.5 for second in self.fits[:-1]]
+
+    def learn(self, asked: list[_Idle]) -> None:
+        self.lived = max([self.lived, *(each.age[0] for each in asked if each.alive)])
+        self.died = min([self.died, *(each.age[1] for each in asked if not each.alive)])
+        if self.died == math.inf or not self.fits:
+            raise ProbeError(str(self))
+
+    def __str__(self) -> str:
+        return f"{self.what} mappings lived {self.lived:.1f} s and were dead after {self.died:.1f} s"
 
 
 def _opened(bench: Bench, due: float) -> _Idle:
     client, begun = bench.client(), time.monotonic()
     mapped = bench.seen(client, bench.servers[0])
     return _Idle(client, mapped, due, (begun, time.monotonic()))
+
+
+def _talk(both: list[_Idle], bench: Bench, asker: socket.socket, meanwhile: list[_Idle]) -> None:
+    """Two-way traffic, until the router takes each for a flow of that sort; ``meanwhile`` ask those that are due."""
+    deadline = time.monotonic() + BUSY
+    while both:
+        for idle in both:
+            idle.exchange(bench)
+        if all(idle.talked() for idle in both):
+            return
+        if time.monotonic() > deadline:
+            raise ProbeError(f"the machine is too busy to send each of {len(both)} mappings a packet in {PAUSE} s")
+        _ask_all(meanwhile, bench, asker, until=time.monotonic() + KEEP_ALIVE)
 
 
 def _ask_all(idle: list[_Idle], bench: Bench, asker: socket.socket, until: float = math.inf) -> None:
@@ -153,19 +210,9 @@ def _ask_all(idle: list[_Idle], bench: Bench, asker: socket.socket, until: float
             _stay_idle(bench.servers[0], until)
             return
         _stay_idle(each.client, each.due_at())
-        each.ask(asker)
+        each.ask(bench, asker)
 
 
 def _stay_idle(sock: socket.socket, until: float) -> None:
     if readable(sock, max(0.0, until - time.monotonic())):
         raise ProbeError("a mapping that should be idle got a packet")
-
-
-def _seconds(what: str, idle: list[_Idle]) -> int:
-    """The one whole number of seconds that agrees with what was seen of every mapping."""
-    lived = max((each.age[0] for each in idle if each.alive), default=0.0)
-    died = min((each.age[1] for each in idle if not each.alive), default=0.0)
-    fits = [second for second in range(1, len(idle) + 1) if lived < second < died]
-    if len(fits) != 1:
-        raise ProbeError(f"{what} mappings lived {lived:.1f} s and were dead after {died:.1f} s")
-    return fits[0]

@@ -16,12 +16,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
 from blake3 import blake3
 
 GUARD = 60.0  # seconds after which a program that should have ended is killed and the test fails
+LAST_PROGRESS = 2  # events of progress that are worth reading before another one
 CODE = "amber-walnut-tiger"
 ROOT = Path(__file__).parents[1]
 STATE = tempfile.mkdtemp(prefix="p2p-tests-")  # where the programs remember things, instead of the tester's own folder
@@ -30,6 +32,17 @@ ENVIRONMENT = {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": STATE, "XDG_DATA_HOME"
 
 Spawn = Callable[..., "subprocess.Popen[Any]"]
 Found = TypeVar("Found")
+
+
+def thinned(out: str) -> str:
+    """Of progress events of --json that follow each other the first one and the last, and how many were between."""
+    lines: list[str] = []
+    for is_progress, group in groupby(out.splitlines(keepends=True), lambda line: '"event": "progress"' in line):
+        same = list(group)
+        if is_progress and len(same) > 1 + LAST_PROGRESS:
+            same[1:-LAST_PROGRESS] = [f"... and {len(same) - 1 - LAST_PROGRESS} events more of progress ...\n"]
+        lines += same
+    return "".join(lines)
 
 
 class Program:
@@ -82,10 +95,10 @@ class Program:
             try:
                 self._news.get(timeout=guard)
             except queue.Empty:
-                raise AssertionError(f"no {what} within {guard} s in:\n{self.err}{self.out}") from None
+                raise AssertionError(f"no {what} within {guard} s in:\n{self.said}") from None
             if self.process.poll() is not None and not any(t.is_alive() for t in self._threads):
                 found = look()
-                assert found is not None, f"ended without {what}:\n{self.err}{self.out}"
+                assert found is not None, f"ended without {what}:\n{self.said}"
                 return found
 
     def finish(self, guard: float = GUARD) -> int:
@@ -94,7 +107,7 @@ class Program:
             code = self.process.wait(guard)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"did not end within {guard} s:\n{self.err}{self.out}") from None
+            raise AssertionError(f"did not end within {guard} s:\n{self.said}") from None
         for thread in self._threads:
             thread.join(guard)
         return code
@@ -107,6 +120,11 @@ class Program:
         self.process.wait()
         for thread in self._threads:
             thread.join(GUARD)
+
+    @property
+    def said(self) -> str:
+        """Both screens, for the words of a failure: stderr, then stdout with its progress thinned."""
+        return self.err + thinned(self.out)
 
     @property
     def events(self) -> list[dict[str, Any]]:
