@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -81,19 +82,23 @@ class Program:
 
     def wait_for(self, pattern: str, guard: float = GUARD) -> re.Match[str]:
         """Waits until stderr or stdout shows the pattern."""
-        return self._wait(lambda: re.search(pattern, self.err) or re.search(pattern, self.out), repr(pattern), guard)
+        return self.wait_until(
+            lambda: re.search(pattern, self.err) or re.search(pattern, self.out), repr(pattern), guard
+        )
 
     def wait_for_events(self, name: str, count: int = 1, guard: float = GUARD) -> None:
         """Waits until --json printed so many of them."""
         words = f'"event": "{name}"'
-        self._wait(lambda: self.out.count(words) >= count or None, f"{count} events {name}", guard)
+        self.wait_until(lambda: self.out.count(words) >= count or None, f"{count} events {name}", guard)
 
-    def _wait(self, look: Callable[[], Found | None], what: str, guard: float) -> Found:
+    def wait_until(self, look: Callable[[], Found | None], what: str, guard: float = GUARD) -> Found:
+        """What `look` finds on the screens, at which it looks whenever they show more. `what`: in words."""
+        deadline = time.monotonic() + guard
         while True:
             if (found := look()) is not None:
                 return found
             try:
-                self._news.get(timeout=guard)
+                self._news.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
                 raise AssertionError(f"no {what} within {guard} s in:\n{self.said}") from None
             if self.process.poll() is not None and not any(t.is_alive() for t in self._threads):
@@ -128,8 +133,8 @@ class Program:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What --json printed."""
-        return [json.loads(line) for line in self.out.splitlines()]
+        """What --json printed, in whole lines."""
+        return [json.loads(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
 
     def event(self, name: str) -> dict[str, Any]:
         return next(event for event in self.events if event["event"] == name)

@@ -8,21 +8,22 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import hash_of, make_file, stage
+from harness import Program, hash_of, make_file, stage
 
 from netlab.events import Event, FlushMappings, LinkDown, LinkUp, Rebind
+from netlab.impair import Impairment
 from netlab.lab import Lab
 from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM
-from netlab.schedule import At, Schedule
 from netlab.topology import two_nats
 
-SIZE = 160_000_000  # bytes
-RATE = "2M"  # bytes a second: four times the data that crosses between ten breaks, so that each finds it under way
-DARK = 8.0  # seconds without a cable: longer than the idle time-out
+SIZE = 100_000_000  # bytes: minutes of data on a narrow link, so that each break finds it under way
+NARROW = Impairment(rate=4e6, queue_packets=100)  # until the last break
 GUARD = 120.0  # seconds, for anything
+UNNOTICED = 10  # events of progress with more data each: more than what was on its way accounts for
 
 # Each is more than a path can outlive by itself: bob's router drops what comes from a new port or address.
 BREAKS: tuple[tuple[Event, ...], ...] = (
@@ -34,10 +35,55 @@ BREAKS: tuple[tuple[Event, ...], ...] = (
 )
 
 
-def break_it(lab: Lab, broken: tuple[Event, ...]) -> None:
-    apart = DARK if isinstance(broken[0], LinkDown) else 0.0
-    with lab.play(Schedule(tuple(At(apart * number, event) for number, event in enumerate(broken)))) as playing:
-        playing.wait(GUARD)
+class Side:
+    """A program and how far it has come."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def names(self) -> list[str]:
+        return [event["event"] for event in self.program.events]
+
+    def data(self) -> list[int]:
+        """Bytes so far, each time that there were more."""
+        return sorted({event["bytes"] for event in self.program.events_named("progress")})
+
+    def await_data(self) -> None:
+        before = len(self.data())
+        self.program.wait_until(lambda: len(self.data()) > before or None, "more data", GUARD)
+
+    def await_loss(self, number: int, broken: tuple[Event, ...]) -> None:
+        before = len(self.data())
+
+        def look() -> bool | None:
+            if self.names().count("path_lost") >= number:
+                return True
+            assert len(self.data()) <= before + UNNOTICED, (
+                f"break {number} went by unnoticed, data goes on on the same path: {broken}\n{self.program.said}"
+            )
+            return None
+
+        self.program.wait_until(look, f"path_lost after break {number}, {broken},", GUARD)
+
+    def await_path(self, number: int) -> None:
+        """Another one, after so many were lost, and no more than that."""
+
+        def look() -> bool | None:
+            names = self.names()
+            assert names.count("path_lost") == number, f"lost again without a break\n{self.program.said}"
+            return True if "path" in names[len(names) - names[::-1].index("path_lost") :] else None
+
+        self.program.wait_until(look, f"path after break {number}", GUARD)
+
+
+def break_it(lab: Lab, broken: tuple[Event, ...], await_loss: Callable[[], None]) -> None:
+    """Returns when both sides have noticed. A cable stays pulled until then."""
+    now, later = (broken[:1], broken[1:]) if isinstance(broken[0], LinkDown) else (broken, ())
+    for event in now:
+        lab.apply(event)
+    await_loss()
+    for event in later:
+        lab.apply(event)
 
 
 @pytest.mark.netlab(needs="tun")
@@ -46,26 +92,30 @@ def test_ten_breaks_in_one_transfer(netlab, tmp_path: Path) -> None:
     digest = make_file(tmp_path / "file", SIZE)
     server, out = lab.host("server"), tmp_path / "out"
     options = ("--json", "--idle-timeout", "6")
-    with stage(server.popen, server.address) as programs:
-        sender = programs.send(
-            "alice", "bob", tmp_path / "file", "--limit-rate", RATE, *options, spawn=lab.host("alice").popen
-        )
+    with stage(server.popen, server.address) as programs, lab.impair("bob", down=NARROW, seed=1) as link:
+        sender = programs.send("alice", "bob", tmp_path / "file", *options, spawn=lab.host("alice").popen)
         receiver = programs.recv("bob", "alice", "--out", out, "--yes", *options, spawn=lab.host("bob").popen)
-        sides = (sender, receiver)
+        sides = Side(receiver), Side(sender)
         for number, broken in enumerate(itertools.islice(itertools.cycle(BREAKS), 10), start=1):
-            receiver.wait_for_events("progress", receiver.out.count('"event": "progress"') + 2)
-            break_it(lab, broken)
+            sides[0].await_data()
+
+            def await_loss(number: int = number, broken: tuple[Event, ...] = broken) -> None:
+                for side in sides:
+                    side.await_loss(number, broken)
+
+            break_it(lab, broken, await_loss)
+            if number == 10:
+                link.change(down=Impairment())
             for side in sides:
-                side.wait_for_events("path_lost", number, GUARD)
-                side.wait_for_events("path", number + 1, GUARD)
-        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
+                side.await_path(number)
+        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.said + receiver.said
     assert hash_of(out / "file") == digest
     for side in sides:
-        names = [event["event"] for event in side.events]
+        names = side.names()
         assert names.count("path_lost") == 10
         assert [names.count(name) for name in ("started", "done")] == [1, 1]
         assert names.count("waiting") <= 1  # none where the other side was there before
-        assert "code" not in side.err.partition("Connected")[2]
+        assert "code" not in side.program.err.partition("Connected")[2]
     assert receiver.event("done")["kept"] == 0
 
 
@@ -74,8 +124,8 @@ def test_a_side_that_does_not_come_back_is_given_up_in_words(netlab, tmp_path: P
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     make_file(tmp_path / "file", SIZE)
     server = lab.host("server")
-    options = ("--json", "--idle-timeout", "6", "--reconnect", "5", "--limit-rate", RATE)
-    with stage(server.popen, server.address) as programs:
+    options = ("--json", "--idle-timeout", "6", "--reconnect", "5")
+    with stage(server.popen, server.address) as programs, lab.impair("bob", down=NARROW, seed=1):
         sender = programs.send("alice", "bob", tmp_path / "file", *options, spawn=lab.host("alice").popen)
         receiver = programs.recv(
             "bob", "alice", "--out", tmp_path / "out", "--yes", *options, spawn=lab.host("bob").popen
