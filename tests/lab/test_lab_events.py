@@ -36,9 +36,9 @@ from netlab.topology import two_nats
 
 AWAY = 2.0  # seconds
 SERVER_PORT = 3478
-# Enough data for the transfer to be under way when everything is back.
+# Enough data for the transfer to be under way when everything is back: twelve seconds; then the rest, in haste.
 SIZE = 30_000_000
-SLOW = Impairment(rate=80e6, delay=0.010)
+NARROW, WIDE = Impairment(rate=20e6, delay=0.010), Impairment(delay=0.010)
 IDLE_GUARD = 30.0  # seconds; the idle time-out is 12
 GUARD = 120.0  # seconds; everything else
 
@@ -49,7 +49,7 @@ def transfer(lab: Lab, tmp_path: Path, *options: str) -> Iterator[tuple[Program,
     options = ("--json", *options)
     server = lab.host("server")
     (tmp_path / "out").mkdir()
-    with stage(server.popen, server.address) as programs, lab.impair("bob", down=SLOW, seed=1):
+    with stage(server.popen, server.address) as programs, lab.impair("bob", down=NARROW, seed=1):
         sender = programs.send("alice", "bob", tmp_path / "file", *options, spawn=lab.host("alice").popen)
         receiver = programs.recv(
             "bob", "alice", "--out", tmp_path / "out", "--yes", *options, spawn=lab.host("bob").popen
@@ -87,7 +87,8 @@ def test_a_transfer_lives_through_it(netlab, tmp_path: Path, schedule: Schedule)
         with lab.play(schedule) as playing:
             playing.wait(GUARD)
         assert receiver.process.poll() is None, "the transfer was over before all had happened"
-        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
+        lab.links["bob"].change(down=WIDE)
+        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.said + receiver.said
     assert hash_of(tmp_path / "out" / "file") == digest
 
 
@@ -135,5 +136,5 @@ def test_a_server_that_was_gone_finds_the_peer_that_waits(netlab, tmp_path: Path
         receiver = programs.recv(
             "bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=lab.host("bob").popen
         )
-        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
+        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.said + receiver.said
     assert hash_of(tmp_path / "out" / "file") == digest

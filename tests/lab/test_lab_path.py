@@ -33,14 +33,17 @@ from netlab.topology import Host, Lan, Link, Router, ServerHost, Topology, multi
 
 pytestmark = pytest.mark.netlab(needs="tun")
 
-SIZE = 40_000_000
-SLOW = Impairment(rate=80e6, delay=0.010)  # four seconds of data, so that there is some left when all has happened
+SIZE = 20_000_000
+NARROW = Impairment(rate=20e6, delay=0.010)  # eight seconds of data, so that there is some left when all has happened
+WIDE = Impairment(delay=0.010)  # from then on
+LARGE = 40_000_000
+STEADY = Impairment(rate=80e6, delay=0.010)  # four seconds: what MTU a path has is searched while data flows
 GUARD = 120.0  # seconds for what takes 5 to 30
 
 
 @contextmanager
 def transfer(
-    lab: Lab, tmp_path: Path, *options: str, size: int = SIZE, slow: Impairment = SLOW
+    lab: Lab, tmp_path: Path, *options: str, size: int = SIZE, slow: Impairment = NARROW
 ) -> Iterator[tuple[Program, Program]]:
     """Both programs when data has begun to flow; in the end, what must have come of it."""
     digest = make_file(tmp_path / "file", size)
@@ -53,15 +56,19 @@ def transfer(
         receiver = programs.recv("bob", "alice", "--out", out, "--yes", *common, spawn=lab.host("bob").popen)
         receiver.wait_for('"event": "progress"')
         yield sender, receiver
-        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.err + receiver.err
+        assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.said + receiver.said
     assert hash_of(out / "file") == digest
     assert "Traceback" not in sender.err + receiver.err
 
 
-def play(lab: Lab, receiver: Program, *planned: At) -> None:
+def play(lab: Lab, receiver: Program, *planned: At, follower: Program | None = None) -> None:
+    """All that is planned, while data flows, until the follower has moved; then the rest of the data, in haste."""
     with lab.play(Schedule(planned, seed=1)) as playing:
         playing.wait(GUARD)
+    if follower is not None:
+        follower.wait_for_events("moved", guard=GUARD)
     assert receiver.process.poll() is None, "the transfer was over before all had happened"
+    lab.links["bob"].change(down=WIDE)
 
 
 def moves(program: Program) -> int:
@@ -87,15 +94,15 @@ def moves(program: Program) -> int:
 def test_another_port_or_address_is_followed(netlab, tmp_path: Path, left: Nat, right: Nat, event: Event) -> None:
     lab = netlab(two_nats(left, right))
     with transfer(lab, tmp_path) as (sender, receiver):
-        play(lab, receiver, At(0, event, spread=0.3))
-    moved, other = (sender, receiver) if event.router == "left" else (receiver, sender)
+        moved, other = (sender, receiver) if event.router == "left" else (receiver, sender)
+        play(lab, receiver, At(0, event, spread=0.3), follower=other)
     assert (moves(other), moves(moved)) == (1, 0)
 
 
 def test_ports_change_again_and_again(netlab, tmp_path: Path) -> None:
     lab = netlab(two_nats(NONE, PORT_RESTRICTED))
-    with transfer(lab, tmp_path, size=2 * SIZE) as (sender, receiver):
-        play(lab, receiver, *(At(1.2 * step, ChangePorts("right")) for step in range(4)))
+    with transfer(lab, tmp_path) as (sender, receiver):
+        play(lab, receiver, *(At(1.2 * step, ChangePorts("right")) for step in range(4)), follower=sender)
     assert moves(sender) >= 1
 
 
@@ -103,7 +110,7 @@ def test_a_sender_that_changes_from_one_network_to_another(netlab, tmp_path: Pat
     """Its Wi-Fi is gone, and packets leave by the mobile network, from another address on both sides of the router."""
     lab = netlab(multi_homed(PORT_RESTRICTED, PORT_RESTRICTED, FULL_CONE))
     with transfer(lab, tmp_path) as (_, receiver):
-        play(lab, receiver, At(0, LinkDown("alice"), spread=0.3))
+        play(lab, receiver, At(0, LinkDown("alice"), spread=0.3), follower=receiver)
     assert moves(receiver) == 1
 
 
@@ -145,7 +152,7 @@ def test_a_link_is_filled_by_the_sender_and_not_searched_by_the_receiver(
     lab.apply(ChangeMtu("core0", 9000, icmp=False))
     if mtu != 9000:
         lab.apply(ChangeMtu("right", mtu, icmp=False))
-    with transfer(lab, tmp_path) as (sender, receiver):
+    with transfer(lab, tmp_path, size=LARGE, slow=STEADY) as (sender, receiver):
         pass
     assert datagrams(sender) == size
     assert datagrams(receiver) == 1200
@@ -154,8 +161,8 @@ def test_a_link_is_filled_by_the_sender_and_not_searched_by_the_receiver(
 @pytest.mark.parametrize("icmp", [True, False], ids=["told", "in silence"])
 def test_the_path_becomes_narrow(netlab, tmp_path: Path, icmp: bool) -> None:
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
-    with transfer(lab, tmp_path) as (sender, receiver):
-        play(lab, receiver, At(0, ChangeMtu("left", 1400, icmp=icmp), spread=0.3))
+    with transfer(lab, tmp_path, size=LARGE, slow=STEADY) as (sender, _):
+        lab.apply(ChangeMtu("left", 1400, icmp=icmp))
     assert datagrams(sender) == 1372
 
 
@@ -163,13 +170,16 @@ def test_the_path_becomes_narrow_and_wide_again(netlab, tmp_path: Path) -> None:
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     long = Impairment(rate=20e6, delay=0.010)  # 24 seconds of data: what passed once is tried again after ten
     with transfer(lab, tmp_path, size=60_000_000, slow=long) as (sender, receiver):
-        play(lab, receiver, At(0, ChangeMtu("left", 1400, icmp=False)), At(3, ChangeMtu("left", 1500)))
+        narrow, wide = At(0, ChangeMtu("left", 1400, icmp=False)), At(3, ChangeMtu("left", 1500))
+        with lab.play(Schedule((narrow, wide))) as playing:
+            playing.wait(GUARD)
+        assert receiver.process.poll() is None, "the transfer was over before all had happened"
     assert datagrams(sender) == 1472
 
 
 def test_the_senders_own_interface_becomes_narrow(netlab, tmp_path: Path) -> None:
     """The kernel refuses what is too long (EMSGSIZE)."""
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
-    with transfer(lab, tmp_path) as (sender, _):
+    with transfer(lab, tmp_path, size=LARGE, slow=STEADY) as (sender, _):
         lab.host("alice").run(["ip", "link", "set", "eth0", "mtu", "1400"], check=True)
     assert datagrams(sender) == 1372
