@@ -39,6 +39,7 @@ def played(schedule: Schedule, apply: Callable[[Event], None], timeline: Timelin
     """Let ``schedule`` happen during the block; see :meth:`netlab.lab.Lab.play`."""
     playing = Playing(list(schedule.times()))
     stop = threading.Event()
+    timeline.record("lab", "schedule begins", seed=schedule.seed, events=len(schedule.events))
     start, offset = time.monotonic(), timeline.seconds
 
     def run() -> None:
@@ -57,7 +58,6 @@ def played(schedule: Schedule, apply: Callable[[Event], None], timeline: Timelin
             playing._over.set()
 
     thread = threading.Thread(target=run, name="netlab-play", daemon=True)
-    timeline.record("lab", "schedule begins", seed=schedule.seed, events=len(schedule.events))
     thread.start()
     try:
         yield playing

@@ -45,8 +45,9 @@ from p2p.core.rendezvous.messages import Leave, Unsupported, encode
 SIZE = 20_000_000
 SMALL = 2_000_000  # where each packet passes scapy
 SLOW = Impairment(rate=40e6)  # bits a second: so that an attacker has time to strike before the data ends
+CRAWL = Impairment(rate=4e6)  # until she has begun
 FAR = Impairment(delay=0.1)  # seconds: and before an answer comes
-GUARD = 60.0  # seconds for what takes 4 to 20 on a quiet machine; a torn path or a crawl takes longer or ends otherwise
+GUARD = 120.0  # seconds for what takes 4 to 20 on a quiet machine; a crawl takes longer, a torn path ends otherwise
 RATE = 3000.0  # forged packets a second
 SAME_PORT = 40_000
 REPORTER = "198.18.0.1"  # a router that nobody knows
@@ -240,7 +241,7 @@ def test_who_overhears_a_connection_id_makes_the_transfer_seal_all_and_no_more(
     all_packets = 0x0003  # ETH_P_ALL, linux/if_ether.h
     listener = scene.host("right").socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(all_packets))
     listener.settimeout(GUARD)
-    with scene.impair("bob", down=SLOW, seed=1):
+    with scene.impair("bob", down=CRAWL, seed=1) as link:
         sender = send(scene, programs, tmp_path)
         receiver = recv(scene, programs, tmp_path)
         identity = Fixed(b"\xd0" + overheard(listener))
@@ -259,6 +260,7 @@ def test_who_overhears_a_connection_id_makes_the_transfer_seal_all_and_no_more(
         forgeries = [Spoofed(*routers, *ports, payload) for payload in payloads]
         with scene.forge("eve", *forgeries, rate=RATE) as forging:
             assert '"event": "done"' not in receiver.out
+            link.change(down=SLOW)
             assert_arrived(sender, receiver, tmp_path, digest)
     assert min(forging.sent) > 100
 

@@ -18,7 +18,7 @@ from netlab.nat import NONE, PORT_RESTRICTED, SYMMETRIC, Nat
 from netlab.topology import two_nats
 
 SIZE = 60_000_000
-SLOW = Impairment(rate=80e6)  # so that the transfer outlives what happens to it
+NARROW = Impairment(rate=20e6)  # so that the transfer outlives what happens to it
 LEFT, RIGHT = "11.0.0.1", "11.0.1.1"
 
 
@@ -33,11 +33,14 @@ def test_a_direct_path_that_opens_under_a_relayed_transfer_takes_it_over(netlab,
     server, alice, bob = (lab.host(name) for name in ("server", "alice", "bob"))
     digest = make_file(tmp_path / "file", SIZE)
     forbid(lab, "-I")
-    with stage(server.popen, server.address) as programs, lab.impair("bob", down=SLOW, seed=1):
+    with stage(server.popen, server.address) as programs, lab.impair("bob", down=NARROW, seed=1) as link:
         sender = programs.send("alice", "bob", tmp_path / "file", "--json", spawn=alice.popen)
         receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=bob.popen)
         receiver.wait_for('"event": "progress"')
         forbid(lab, "-D")
+        for program in (sender, receiver):
+            program.wait_for_events("path", 2)
+        link.change(down=Impairment())
         assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
     for program in (sender, receiver):
         paths = [event["description"] for event in program.events if event["event"] == "path"]

@@ -77,14 +77,14 @@ def test_two_pairs_find_each_other_and_the_switch_learns_no_name(
 def test_who_is_alone_or_among_strangers_is_told_what_to_look_at(netlab, start, tmp_path: Path) -> None:
     lab = netlab(one_switch(NONE, None))
     make_file(tmp_path / "file", SIZE)
-    options = ("--code", CODE, "--timeout", "2")
-    alone = start(lab, "alice", "send", "alice", "bob", tmp_path / "file", *options)
+    code = ("--code", CODE)
+    alone = start(lab, "alice", "send", "alice", "bob", tmp_path / "file", *code, "--timeout", "2")
     assert alone.finish(GUARD) == 3
     assert "not found on this network within 2 seconds, and nobody else either" in alone.err
     assert "use --server" in alone.err
-    stranger = start(lab, "carol", "send", "carol", "dave", tmp_path / "file", "--code", CODE)
+    stranger = start(lab, "carol", "send", "carol", "dave", tmp_path / "file", *code)
     stranger.wait_for("Waiting for")
-    among = start(lab, "bob", "recv", "bob", "alice", *options)
+    among = start(lab, "bob", "recv", "bob", "alice", *code, "--timeout", "5")
     assert among.finish(GUARD) == 3
     assert "One other p2p waits here, but not for these names" in among.err
     with contextlib.suppress(Exception):

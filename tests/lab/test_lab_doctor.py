@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from netlab.topology import SHARED_SPACE, Host, Lan, Link, Router, Topology, ipv
 
 pytestmark = pytest.mark.netlab()
 
-FAST = 15.0  # seconds on a machine that does much else; by itself the slowest takes 4
+AT_ONCE = 4  # each start costs a second of a core, and what is measured has time-outs of its own
 PORT = 8080
 MAPPINGS = {
     Mapping.ENDPOINT_INDEPENDENT: "endpoint-independent",
@@ -93,14 +94,15 @@ def test_each_kind_of_router_is_known_and_the_table_fits_it(netlab: Callable[[To
     )
     server = lab.host("server").address
     with serving(lab.host("server"), *with_alternate(lab)):
-        running = [doctor(lab.host(f"host{i}"), "--server", f"{server}:{PORT}") for i in range(len(KINDS))]
-        running.append(doctor(lab.host("alice"), "--server", f"{server}:{PORT}"))
-        assert [program.finish() for program in running] == [0] * len(running), [each.err for each in running]
+        hosts = iter([*(f"host{i}" for i in range(len(KINDS))), "alice"])
+        running: list[Program] = []
+        while some := [doctor(lab.host(name), "--server", f"{server}:{PORT}") for name in islice(hosts, AT_ONCE)]:
+            assert [program.finish() for program in some] == [0] * len(some), [each.err for each in some]
+            running += some
     for i, (kind, program) in enumerate(zip(KINDS, running, strict=False)):
         end = last(program, "diagnosis")
         assert end["network"] == kind.network, (kind.nat.name, end)
         assert tuple(end["friends"][friend] for friend in ("easy", "random", "blocked")) == kind.friends
-        assert end["seconds"] < FAST
         assert end["udp_blocked"] is (kind.nat.udp is not nat.Udp.ALLOWED)
         mapper = last(program, "port_mapper")
         if kind.nat.port_mapper:

@@ -39,7 +39,7 @@ SERVER_PORT = 3478
 # Enough data for the transfer to be under way when everything is back: twelve seconds; then the rest, in haste.
 SIZE = 30_000_000
 NARROW, WIDE = Impairment(rate=20e6, delay=0.010), Impairment(delay=0.010)
-IDLE_GUARD = 30.0  # seconds; the idle time-out is 12
+IDLE_GUARD = 60.0  # seconds; the idle time-out is 12
 GUARD = 120.0  # seconds; everything else
 
 

@@ -26,7 +26,7 @@ from netlab.topology import Topology, carrier, ipv6_only, multi_homed, one_carri
 pytestmark = pytest.mark.netlab()
 
 SIZE = 3_000_000
-GUARD = 30.0  # seconds for what takes one or two
+GUARD = 120.0  # seconds for what takes one or two
 NAME = "server.example"
 NO_PATH = 6
 
@@ -79,7 +79,10 @@ class Scene:
         assert sender.process.returncode == receiver.process.returncode == 0, sender.err + receiver.err
         assert hash_of(self._out / "file") == self._digest
         for program in (sender, receiver):
-            assert "does not answer" not in program.err  # nobody waited for long
+            # Nobody waited for long: of a silence we are told after two seconds, as it may be on a busy machine, and
+            # again after five.
+            silences = [event for event in program.events if event["event"] in ("server_silent", "peer_silent")]
+            assert len(silences) <= 1, program.said
         said = [re.sub(r"\d+ ms", "N ms", each.event("path")["description"]) for each in (sender, receiver)]
         names = [re.sub(", port learned[^)]*", "", each) for each in said]
         assert names[0] == names[1]

@@ -74,12 +74,12 @@ def test_two_hosts_on_one_source_port_are_both_reached_by_whom_the_filter_lets_i
 
 @pytest.mark.parametrize("nat", [FULL_CONE_RANDOM, CARRIER_OPEN], ids=lambda nat: nat.name)
 def test_a_mapping_that_only_strangers_still_use_stays_what_it_is(netlab, nat: Nat) -> None:
-    running = netlab(two_nats(replace(nat, lifetime=Lifetime(1, 2)), NONE))
+    running = netlab(two_nats(replace(nat, lifetime=Lifetime(3, 6)), NONE))
     server = running.host("server")
     client, known = bound(running.host("alice"), running.host("alice").address), bound(server, server.address)
     stranger = bound(server, server.addresses[1])
     mapped = seen(client, known)
-    until = time.monotonic() + 3  # by then the flow to the known one is forgotten
+    until = time.monotonic() + 4.5  # by then the flow to the known one is forgotten
     while time.monotonic() < until:
         stranger.sendto(b"I use it", mapped)
         source = client.recvfrom(16)[1]

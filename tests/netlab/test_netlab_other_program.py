@@ -16,7 +16,7 @@ def test_a_web_server_behind_a_full_cone_is_read_from_behind_a_symmetric_nat(net
     left.iptables(f"iptables -t nat -A PREROUTING -i wan -p tcp --dport 8000 -j DNAT --to {alice.address}")
     web = alice.popen([sys.executable, "-u", "-m", "http.server"], stdout=PIPE, stderr=PIPE, text=True)
     assert "Serving HTTP" in web.stdout.readline()
-    fetched = bob.run([sys.executable, "-c", FETCH, left.address], stdout=PIPE, text=True, timeout=20)
+    fetched = bob.run([sys.executable, "-c", FETCH, left.address], stdout=PIPE, text=True, timeout=60)
     assert fetched.stdout == "200\n"
     assert web.stderr.readline().startswith(right.address)  # bob, as his router shows him
 
@@ -26,5 +26,5 @@ def test_coturn_tells_both_hosts_their_routers_address(netlab):
     server = lab.host("server")
     server.popen(["turnserver", "-n", "-S", "-L", server.address, "--no-cli", "--log-file=stdout"], stdout=PIPE)
     for host, router in (("alice", "left"), ("bob", "right")):
-        told = lab.host(host).run(["sh", "-c", ASK, server.address], stdout=PIPE, text=True, timeout=20)
+        told = lab.host(host).run(["sh", "-c", ASK, server.address], stdout=PIPE, text=True, timeout=60)
         assert f"reflexive addr: {lab.host(router).address}:" in told.stdout
