@@ -18,6 +18,7 @@ from sending_stage import describe, make
 
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.transfer import events
+from p2p.core.transfer.codec import encode
 from p2p.core.transfer.entries import File, Kind
 from p2p.core.transfer.limits import SMALL
 from p2p.core.transfer.messages import (
@@ -31,7 +32,6 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    encode,
 )
 from p2p.core.transfer.names import is_temporary
 from p2p.io.destination import Policy, StorageError

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.core.errors import DecodeError, ExitCode, VersionError
+from p2p.core.transfer.codec import decode, encode, is_numbered, write_data_header
 from p2p.core.transfer.entries import (
     MAX_NAME_BYTES,
     MAX_REASON_BYTES,
@@ -53,10 +54,6 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    decode,
-    encode,
-    is_numbered,
-    write_data_header,
 )
 
 TOKEN_BYTES = bytes(range(TOKEN))
