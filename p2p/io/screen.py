@@ -14,7 +14,7 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
-from p2p.io.offer_words import counts, everything, thing
+from p2p.io.offer_words import counts, everything, others, thing
 from p2p.io.outlets import printable
 from p2p.io.qr import lines_for
 from p2p.io.status_line import Rate, StatusLine, plain_line
@@ -278,7 +278,7 @@ class Screen:
         for root in shown:
             say(f"  {thing(root)}")
         if shown and offer.roots > len(shown):
-            say(f"  and {offer.roots - len(shown):,} more")
+            say(f"  and {others(offer, shown)}")
         say(f"{self._friend} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:

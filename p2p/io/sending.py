@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from itertools import takewhile
 from typing import Final, Protocol, assert_never
 
+from p2p.core.errors import CallerError
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.entries import File, Kind
 from p2p.core.transfer.events import Read, ReadPipe, ReadWhole, WantEntries
@@ -51,8 +52,14 @@ class SendingEnd:
     def of_tree(
         cls, paths: Sequence[PathLike], exclude: Exclude, token: bytes, selector: selectors.BaseSelector
     ) -> SendingEnd:
-        """Files and folders. Raises SourceError for the first of `paths` that is missing, unreadable or neither."""
+        """Files and folders. Raises SourceError for the first of `paths` that is missing, unreadable or neither, and
+        CallerError for more hidden ones than can be told by name.
+        """
         named = look_up(paths)
+        if len(named) > MAX_ROOTS:  # then not all are told by name, and hidden ones have to be
+            named.sort(key=lambda each: not each.name.startswith("."))
+            if named[MAX_ROOTS].name.startswith("."):
+                raise CallerError(f"more than {MAX_ROOTS} hidden files or folders are named: name a folder of them")
         counter, totals = None, Totals(0, 0, is_final=False)
         if any(each.is_folder for each in named):
             counter = Counter(named, exclude, selector)

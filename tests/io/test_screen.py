@@ -9,6 +9,7 @@ from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.limits import MAX_ROOTS
 from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
 from p2p.io.screen import Screen
 from p2p.io.walk import Renamed
@@ -60,7 +61,7 @@ def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offer:
-    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in names[:16])
+    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in names[:MAX_ROOTS])
     return Offer(kind, bytes(16), totals, len(names), shown)
 
 
@@ -98,7 +99,7 @@ def test_no_hidden_file_slips_in_behind_others(capsys: pytest.CaptureFixture[str
     names = [*(f"photo {number}" for number in range(10)), ".bash_profile", "photo"]
     screen_of(Role.RECEIVER).handle_event(events.Offered(offer(*names, totals=Totals(12, 100, True))), 0.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more"]
+    assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more: 3 files, 15 B"]
 
 
 def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +107,19 @@ def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture
     screen_of(Role.RECEIVER).handle_event(events.Offered(shown), 0.0)
     said = capsys.readouterr().err
     assert "\x1b" not in said
-    assert "  and 12 more\n" in said
+    assert "  and 12 more: 12 files, 60 B\n" in said
+
+
+def test_of_what_is_not_listed_one_reads_how_many_and_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = (*(Root(Kind.FILE, f"{number}", 1_000_000) for number in range(MAX_ROOTS - 2)), *(
+        Root(Kind.FOLDER, f"f{number}", 0) for number in range(2)
+    ))
+    offered = Offer(OfferKind.TREE, bytes(16), Totals(9_000, 10**10, is_final=True), 5_000, shown)
+    screen_of(Role.RECEIVER).handle_event(events.Offered(offered), 0.0)
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "  and 4,992 more: 190 files, 190 MB; 2 folders; 4,800 that are too many to be named, none of them hidden",
+        "bob wants to send 9,000 files, 10 GB.",
+    ]
 
 
 def test_the_end_lists_what_went_otherwise_and_counts_it(capsys: pytest.CaptureFixture[str]) -> None:

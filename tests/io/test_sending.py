@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sending_stage import GUARD, Receiving, Stage, describe, make
 
-from p2p.core.errors import ExitCode
+from p2p.core.errors import CallerError, ExitCode
 from p2p.core.transfer import events
 from p2p.core.transfer.entries import Kind
-from p2p.core.transfer.limits import MAX_HOLE, MAX_TEXT
+from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS, MAX_TEXT
 from p2p.core.transfer.messages import CHUNK, PIECE, OfferKind, Root, Totals
 from p2p.io import sending
 from p2p.io.pipes import CommandReader
@@ -85,7 +85,7 @@ def test_files_alone_are_counted_at_once(tmp_path: Path, stage: Stage) -> None:
     receiving = Receiving()
     stage.run(end, receiving)
     assert receiving.offer is not None
-    assert (receiving.offer.roots, len(receiving.offer.shown)) == (20, 16)
+    assert (receiving.offer.roots, len(receiving.offer.shown)) == (20, 20)
     assert receiving.tree == {path.name: path.read_bytes() for path in paths}
 
 
@@ -286,3 +286,23 @@ def test_a_command_that_fails_is_no_whole_file(stage: Stage) -> None:
     stage.run(end, receiving)
     assert receiving.tree == {}
     assert stage.missed["output"][0] is stage.exit_code is ExitCode.INTEGRITY
+
+
+def test_hidden_ones_are_named_in_the_offer_however_many_there_are(tmp_path: Path, stage: Stage) -> None:
+    names = [*(f"{number:03}" for number in range(3 * MAX_ROOTS)), ".bashrc", ".ssh"]
+    folder = make(tmp_path / "named", dict.fromkeys(names, b"a"))
+    paths = [folder / name for name in names]
+    receiving = Receiving()
+    stage.run(SendingEnd.of_tree(paths, ALL, TOKEN, stage.selector), receiving)
+    assert receiving.offer is not None
+    assert [root.name for root in receiving.offer.shown[:3]] == [".bashrc", ".ssh", "000"]
+    assert (len(receiving.offer.shown), receiving.offer.roots) == (MAX_ROOTS, len(names))
+    assert sorted(receiving.tree) == sorted(names)
+
+
+def test_more_hidden_ones_than_can_be_named_are_not_sent(tmp_path: Path, stage: Stage) -> None:
+    names = [f".{number}" for number in range(MAX_ROOTS + 1)]
+    folder = make(tmp_path / "named", dict.fromkeys(names, b""))
+    paths = [folder / name for name in names]
+    with pytest.raises(CallerError, match="more than 200 hidden files or folders are named"):
+        SendingEnd.of_tree(paths, ALL, TOKEN, stage.selector)

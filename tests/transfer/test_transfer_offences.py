@@ -107,6 +107,8 @@ SENDER_OFFENCES: dict[str, tuple[Step, ...]] = {
     "a file that was not offered": (offer(A), "yes", entries(file("b"))),
     "a folder where a file was offered": (offer(A), "yes", entries(folder("a"))),
     "a file where a folder was offered": (offer(F), "yes", entries(file("f"))),
+    "a hidden root that was not named": (offer(A, count=2), "yes", entries(file(), file(".b"))),
+    "a hidden folder that was not named": (offer(A, count=2), "yes", entries(file(), folder(".b"))),
     "a link beside the tree": (offer(A), "yes", entries(Symlink("a", 0, "b"))),
     "a folder in a pipe": (PIPE, "yes", entries(folder("a"))),
     "a file with a size in a pipe": (PIPE, "yes", entries(file())),

@@ -271,6 +271,8 @@ class IncomingFiles:
             raise RemoteError(f"more than the {offer.roots} things that were offered")
         if entry is None:
             return
+        if number >= len(offer.shown) and entry.name.startswith("."):
+            raise RemoteError(f"{escape(entry.name)} is hidden, and was not named in the offer")
         if number < len(offer.shown) and safe_name(entry.name) != offer.shown[number].name:
             raise RemoteError(f"{escape(entry.name)} where {escape(offer.shown[number].name)} was offered")
         if isinstance(entry, Symlink) or (offer.kind is not OfferKind.TREE and not isinstance(entry, File)):

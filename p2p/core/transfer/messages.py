@@ -83,7 +83,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """type(1) version(1) kind(1) flags(1) token(16) roots(4) files(8) bytes(8) root*, the first 16"""
+    """type(1) version(1) kind(1) flags(1) token(16) roots(4) files(8) bytes(8) root*, the first 200"""
 
     kind: OfferKind
     token: bytes
