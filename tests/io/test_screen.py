@@ -61,7 +61,8 @@ def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offer:
-    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in names[:MAX_ROOTS])
+    named = names[:MAX_ROOTS]
+    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in named)
     return Offer(kind, bytes(16), totals, len(names), shown)
 
 
