@@ -45,6 +45,7 @@ class SendingEnd:
         self._counter = counter
         self._pipe = pipe
         self._sources: dict[int, Readable] = {}  # by number, oldest first; until the transfer has passed them
+        self._open: Readable | None = None  # the one that was read last, and may hold a descriptor
         self._records = [memoryview(bytearray(DATA_HEADER + PIECE)) for _ in range(MAX_PIECES)]
         self._pieces = [record[DATA_HEADER:] for record in self._records]
 
@@ -133,6 +134,9 @@ class SendingEnd:
                     break
                 case _:
                     assert_never(wanted)
+        if self._open is not None and self._open.number < self.machine.next_file:
+            self._open.close()  # its end was not read, for the receiver cannot store it, say
+            self._open = None
         if is_told or has_sent:
             peer.advance(now)
         return has_sent
@@ -148,6 +152,9 @@ class SendingEnd:
 
     def _read(self, peer: Peer, read: Read, now: float) -> None:
         source = self._sources[read.file]
+        if self._open is not None and self._open is not source:
+            self._open.close()
+        self._open = source
         try:
             if read.may_be_hole:
                 if length := source.hole_at(read.offset):

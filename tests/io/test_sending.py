@@ -306,3 +306,21 @@ def test_more_hidden_ones_than_can_be_named_are_not_sent(tmp_path: Path, stage: 
     paths = [folder / name for name in names]
     with pytest.raises(CallerError, match="more than 200 hidden files or folders are named"):
         SendingEnd.of_tree(paths, ALL, TOKEN, stage.selector)
+
+
+def test_a_file_that_cannot_be_stored_over_there_is_not_kept_open_here(tmp_path: Path, stage: Stage) -> None:
+    tree = make(tmp_path / "tree", {"a": bytes(9 * CHUNK), "b": bytes(CHUNK), "c": bytes(CHUNK)})
+    receiving = Receiving()
+    seen: dict[int, set[str]] = {}
+
+    def look(write: events.Write) -> None:
+        if write.number not in seen:
+            fds = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+            seen[write.number] = {path.readlink().name for path in fds if path.is_symlink()} & {"a", "b", "c"}
+        if write.number == 1:
+            receiving.machine.handle_problem(1, "tree/a cannot be stored: no")
+
+    receiving.on_write = look
+    stage.run(SendingEnd.of_tree([tree], ALL, TOKEN, stage.selector), receiving)
+    assert sorted(receiving.tree) == ["tree/", "tree/b", "tree/c"]
+    assert [open_ones <= {name} for open_ones, name in zip(seen.values(), "abc", strict=True)] == [True] * 3

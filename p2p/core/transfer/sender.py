@@ -104,6 +104,11 @@ class TransferSender:
         kept = next((item.file for item in self._records.kept if isinstance(item, Piece)), self._files.oldest)
         return min(kept, self._files.oldest)
 
+    @property
+    def next_file(self) -> int:
+        """The first of the files that were not sent yet. Those before it are read again only for another path."""
+        return self._files.oldest
+
     # commands
 
     def start(self) -> None:
