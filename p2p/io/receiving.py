@@ -121,8 +121,8 @@ class ReceivingEnd:
                 raise StorageError(str(error), error.public) from error
         is_all_new = self._journal is None and self._policy is Policy.RENAME  # else nobody knows what of it is here
         if is_all_new and offer.totals.size is not None:
-            self._room_for = offer.totals.size
-            self.destination.require_room(offer.totals.size)
+            self._room_for = offer.totals.size - offer.totals.holes
+            self.destination.require_room(self._room_for)
 
     def accept(self, offer: Offer, peer: Peer, now: float) -> None:
         """Says yes, and opens the journal of the offer."""
@@ -196,9 +196,9 @@ class ReceivingEnd:
         if self._room_for is None:
             return
         progress = self.machine.progress
-        if progress.total is not None and progress.total > self._room_for:
-            self._room_for = progress.total
-            self.destination.require_room(progress.total - progress.done)
+        if progress.total is not None and progress.total - progress.holes_total > self._room_for:
+            self._room_for = progress.total - progress.holes_total
+            self.destination.require_room(progress.left or 0)
 
     # from the machine to the disk
 

@@ -187,7 +187,7 @@ class Screen:
         if self._started is None:
             self._recount(progress)
             return
-        self._rate.add(now, progress.done - progress.kept)
+        self._rate.add(now, progress.crossed)
         is_across = progress.total is not None and progress.is_final and progress.done >= progress.total
         if checked[0] < checked[1]:
             share = 100 * checked[0] // checked[1]
@@ -324,8 +324,9 @@ class Screen:
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = f" by {self._path.description.partition(' (')[0]}" if self._path else ""
-        crossed = progress.done - progress.kept
+        crossed = progress.crossed
         kept = f" {size(progress.kept)} were there already." if progress.kept else ""
+        kept += f" {size(progress.holes)} are holes, which do not cross." if progress.holes else ""
         if self._saved > self._said:
             self.say(f"Saved {files(self._saved)}.")
         if progress.files or not done.missed:  # of one file that broke off, nobody is to read that it was verified

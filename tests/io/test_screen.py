@@ -23,8 +23,10 @@ def screen_of(role: Role = Role.SENDER, *, as_json: bool = False) -> Screen:
     )
 
 
-def progress(done: int, total: int | None = 40_000_000, *, kept: int = 0, is_final: bool = True) -> Progress:
-    return Progress(done, kept, 0, total, 1, is_final, "file")
+def progress(
+    done: int, total: int | None = 40_000_000, *, kept: int = 0, holes: int = 0, is_final: bool = True
+) -> Progress:
+    return Progress(done, kept, 0, total, 1, is_final, "file", holes, 30_000_000 if holes else 0)
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +85,21 @@ def test_an_offer_says_what_and_how_much(
     screen_of(Role.RECEIVER).handle_event(events.Offered(offer("photos/", totals=totals, kind=kind)), 0.0)
     shown = [] if kind is OfferKind.TEXT else ["  photos/"]
     assert capsys.readouterr().err.splitlines() == [*shown, f"bob wants to send {words}"]
+
+
+def test_a_hole_neither_counts_as_fast_nor_as_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40 MB, 10 MB cross: after 5 s half of them have, and the holes are all behind or all ahead."""
+    for holes in (1, 30_000_000):
+        screen = screen_of()
+        screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
+        for second in range(11):
+            screen.tick(progress(second * 500_000 + holes, holes=holes), (0, 0), float(second))
+        assert ", 500 kB/s, 10 s left" in capsys.readouterr().err
+    done = events.Done(bytes(32), ExitCode.DONE, 0)
+    screen.handle_event(done, 10.0, progress(40_000_000, holes=30_000_000))
+    assert "Sent 10 MB in 10.0 s (1 MB/s); verified by the other side. 30 MB are holes, which do not cross." in (
+        capsys.readouterr().err
+    )
 
 
 def test_an_offer_that_is_counted_later_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:

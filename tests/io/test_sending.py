@@ -69,7 +69,7 @@ def test_the_offer_of_a_tree(tmp_path: Path, stage: Stage) -> None:
     receiving = Receiving()
     end = SendingEnd.of_tree([tmp_path / "folder", tmp_path / "file"], ALL, b"t" * 16, stage.selector)
     stage.count(end)
-    assert end.totals == Totals(3, 35, is_final=True)
+    assert end.totals == Totals(3, 35, is_final=True, others=2)
     stage.run(end, receiving)
     assert receiving.offer is not None
     assert receiving.offer.shown == (Root(Kind.FOLDER, "folder", 0), Root(Kind.FILE, "file", 5))
@@ -205,7 +205,7 @@ def test_what_is_excluded_is_neither_sent_nor_counted(tmp_path: Path, stage: Sta
     stage.count(end)
     stage.run(end, receiving)
     assert sorted(receiving.tree) == ["tree/", "tree/b"]
-    assert end.totals == Totals(1, 5, is_final=True)
+    assert end.totals == Totals(1, 5, is_final=True, others=1)
 
 
 def test_an_end_that_is_closed_in_the_middle_leaves_nothing_open(tmp_path: Path, stage: Stage) -> None:

@@ -20,6 +20,7 @@ from p2p.core.transfer.limits import (
     MAX_GROWTH,
     MAX_HOLE,
     MAX_LINKED,
+    MAX_MORE,
     MAX_PIECES,
     MAX_TEXT,
     MAX_TOTAL,
@@ -228,6 +229,36 @@ def replay(machine: TransferReceiver, script: Sequence[Step]) -> None:
                 raise AssertionError(step)
             case _:
                 machine.handle_record(encode(step))
+
+
+MORE = {
+    "files": file("a", 0),
+    "folders and links": Symlink("l", 0, "a"),
+    "folders": folder(),
+}
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_no_more_things_come_than_were_announced_but_for_some(what: str) -> None:
+    """Empty ones have no bytes that would be counted, and fill a disk all the same."""
+    machine = TransferReceiver()
+    totals = Totals(1, 3, is_final=True, others=1)
+    replay(machine, (Offer(OfferKind.TREE, bytes(16), totals, 1, (F,)), "yes", entries(folder())))
+    thing, empty = MORE[what], digest(b"")
+    things = (thing, Leave()) if isinstance(thing, Folder) else (thing,)
+    left = 2 + MAX_MORE - (what != "files")
+    number = 1
+    while left:
+        count = min(left, 100)
+        machine.handle_record(encode(entries(*things * count)))
+        if what == "files":
+            whole = tuple(WholeFile(number + each, empty, b"") for each in range(count))
+            machine.handle_record(encode(WholeFiles(whole)))
+        left, number = left - count, number + count
+    with pytest.raises(RemoteError, match=f"10003 {what}.*, where 1 were announced"):
+        machine.handle_record(encode(entries(*things)))
+    assert machine.poll_action() is None
+    assert isinstance(decode(machine.poll_record() or b""), Abort)
 
 
 @pytest.mark.parametrize("offence", SENDER_OFFENCES)

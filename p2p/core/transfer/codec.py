@@ -68,10 +68,9 @@ def encode(message: Message) -> bytes:
     match message:
         case Offer(kind, token, totals, roots, shown):
             header = bytes([MessageType.OFFER, VERSION, kind, _FINAL if totals.is_final else 0]) + token
-            numbers = uint(roots, 4) + uint(totals.files, 8) + _size(totals.size)
-            return header + numbers + b"".join(map(_encode_root, shown[:MAX_ROOTS]))
-        case Totals(files, size, is_final):
-            return bytes([MessageType.TOTALS, _FINAL if is_final else 0]) + uint(files, 8) + _size(size)
+            return header + uint(roots, 4) + _numbers(totals) + b"".join(map(_encode_root, shown[:MAX_ROOTS]))
+        case Totals():
+            return bytes([MessageType.TOTALS, _FINAL if message.is_final else 0]) + _numbers(message)
         case Entries(entries):
             return bytes([MessageType.ENTRIES]) + b"".join(map(encode_entry, entries))
         case Accept(answers, rate):
@@ -172,8 +171,7 @@ def _decode_control(kind: MessageType, reader: Reader) -> Message:
         case MessageType.OFFER:
             return _decode_offer(reader)
         case MessageType.TOTALS:
-            is_final = _flag(reader)
-            return Totals(reader.uint(8), _read_size(reader), is_final)
+            return _read_totals(reader, is_final=_flag(reader))
         case MessageType.ENTRIES:
             entries: list[Entry] = []
             while reader.remaining or not entries:  # an empty ENTRIES would be a message without end or effect
@@ -223,7 +221,7 @@ def _decode_offer(reader: Reader) -> Offer:
         raise VersionError(version)
     kind = reader.member(OfferKind)
     is_final, token = _flag(reader), reader.take(TOKEN)
-    roots, totals = reader.uint(4), Totals(reader.uint(8), _read_size(reader), is_final)
+    roots, totals = reader.uint(4), _read_totals(reader, is_final=is_final)
     shown: list[Root] = []
     while reader.remaining and len(shown) < MAX_ROOTS:
         root_kind, size = reader.member(Kind), _read_size(reader)
@@ -250,6 +248,14 @@ def _decode_have(reader: Reader) -> Have:
 
 def _encode_root(root: Root) -> bytes:
     return bytes([root.kind]) + _size(root.size) + text16(root.name)
+
+
+def _numbers(totals: Totals) -> bytes:
+    return uint(totals.files, 8) + _size(totals.size) + uint(totals.others, 8) + uint(totals.holes, 8)
+
+
+def _read_totals(reader: Reader, *, is_final: bool) -> Totals:
+    return Totals(reader.uint(8), _read_size(reader), is_final, reader.uint(8), reader.uint(8))
 
 
 def _size(size: int | None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MAX_GROWTH = 2**30  # bytes that come beyond twice the final totals: what is sent may grow after it was counted
+MAX_MORE = 10_000  # files, and folders and links, that come beyond twice the final totals
 MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
 MAX_ENTRIES = 2**32 - 1
 MAX_DEPTH = 64  # folders below each other: each is a descriptor at the receiver

@@ -71,19 +71,22 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """type(1) flags(1) files(8) bytes(8)
+    """type(1) flags(1) files(8) bytes(8) others(8) holes(8)
 
-    As counted so far; `size` is None for a pipe.
+    As counted so far; `size` is None for a pipe. `others`: folders, and links of both kinds. `holes`: those of the
+    bytes that have no place on the disk, and need not cross.
     """
 
     files: int
     size: int | None
     is_final: bool
+    others: int = 0
+    holes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """type(1) version(1) kind(1) flags(1) token(16) roots(4) files(8) bytes(8) root*, the first 200"""
+    """type(1) version(1) kind(1) flags(1) token(16) roots(4) files(8) bytes(8) others(8) holes(8) root*, 200 at most"""
 
     kind: OfferKind
     token: bytes

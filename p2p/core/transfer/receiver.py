@@ -28,7 +28,6 @@ from p2p.core.transfer.limits import (
     MAX_ANNOUNCED,
     MAX_DEPTH,
     MAX_ENTRIES,
-    MAX_GROWTH,
     MAX_QUEUED,
     MAX_UNNAMED,
     MAX_UNSTORED,
@@ -58,6 +57,7 @@ from p2p.core.transfer.messages import (
 from p2p.core.transfer.names import safe_name
 from p2p.core.transfer.records import Records
 from p2p.core.transfer.states import FROM_SENDER, ReceiverState
+from p2p.core.transfer.totals import Bounds
 from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferReceiver"]
@@ -76,8 +76,7 @@ class TransferReceiver:
         self._events: deque[ReceiverEvent] = deque()
         self._records: Records[bytes] = Records(waits=False)
         self._files = IncomingFiles()
-        self._totals = Totals(0, 0, is_final=False)
-        self._most = math.inf  # bytes
+        self._bounds = Bounds()
         self._unstored: dict[int, Handed] = {}
         self._contents = self._descriptors = 0  # of those unstored
         self._missing = Missing()
@@ -88,9 +87,10 @@ class TransferReceiver:
 
     @property
     def progress(self) -> Progress:
-        files, totals = self._files, self._totals
-        done = (files.done, files.kept, files.files)
-        return Progress(*done, totals.size, totals.files, totals.is_final, files.path)
+        files, totals = self._files, self._bounds.totals
+        done, things = (files.done, files.kept, files.files), max(files.number, totals.files + totals.others)
+        total = (totals.size, totals.files, totals.is_final)
+        return Progress(*done, *total, files.path, files.holes, totals.holes, things)
 
     @property
     def answers(self) -> bool:
@@ -266,9 +266,7 @@ class TransferReceiver:
             case Offer():
                 self._handle_offer(message)
             case Totals():
-                if self._totals.is_final:
-                    raise RemoteError("TOTALS after the final ones")
-                self._set_totals(message)
+                self._bounds.set(message)
             case Entries(entries):
                 for entry in entries:
                     files.handle_entry(entry)
@@ -289,8 +287,7 @@ class TransferReceiver:
                 self._handle_finish(entries, digest)
             case _:
                 assert_never(message)
-        if files.done > self._most:
-            raise RemoteError(f"{files.done} bytes, where {self._totals.size} were announced")
+        self._bounds.check(files.done, files.announced, files.number - files.announced)
         while files.handed:
             handed = files.handed.popleft()
             self._unstored[handed.number] = handed
@@ -305,15 +302,10 @@ class TransferReceiver:
             raise RemoteError(f"offer of {offer.roots} things, {len(offer.shown)} of them by name")
         if offer.kind is not OfferKind.TREE and offer.roots != 1:
             raise RemoteError(f"{offer.roots} things in an offer of kind {offer.kind.name}")
-        self._set_totals(offer.totals)
+        self._bounds.set(offer.totals)
         shown = tuple(replace(root, name=safe_name(root.name)) for root in offer.shown)
         self._files.offer = replace(offer, shown=shown)
         self._events.append(Offered(self._files.offer))
-
-    def _set_totals(self, totals: Totals) -> None:
-        self._totals = totals
-        if totals.is_final and totals.size is not None:
-            self._most = 2 * totals.size + MAX_GROWTH
 
     def _handle_finish(self, entries: int, digest: bytes) -> None:
         if not self._files.is_between or entries != self._files.number:

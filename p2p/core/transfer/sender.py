@@ -202,6 +202,7 @@ class TransferSender:
             raise CallerError(f"a hole of {length} bytes for {read}")
         self._records.say(Hole(file.number, file.offset, length))
         update_with_zeros(file.hash, length)
+        self._sent.holes += length
         self._advance(file, length)
 
     def shorten(self, read: Read, length: int) -> Read:

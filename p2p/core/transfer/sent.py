@@ -9,10 +9,10 @@ from p2p.core.transfer.messages import Totals
 
 
 class Sent:
-    """Bytes of content, those of them that the receiver had, and whole files with their digests."""
+    """Bytes of content, those of them that the receiver had, those of holes, and whole files with their digests."""
 
     def __init__(self) -> None:
-        self.done = self.kept = self.files = 0
+        self.done = self.kept = self.holes = self.files = 0
         self._digests = blake3()
         self._last = b""
 
@@ -33,4 +33,15 @@ class Sent:
         return self._last if self.files == 1 else self.digests
 
     def progress(self, totals: Totals, path: str) -> Progress:
-        return Progress(self.done, self.kept, self.files, totals.size, totals.files, totals.is_final, path)
+        return Progress(
+            self.done,
+            self.kept,
+            self.files,
+            totals.size,
+            totals.files,
+            totals.is_final,
+            path,
+            self.holes,
+            totals.holes,
+            totals.files + totals.others,
+        )
