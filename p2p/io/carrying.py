@@ -128,8 +128,8 @@ class Carrier:
                 self._make_folder(job, batch)
             case LeaveFolder(number):
                 batch.done += self._folders.leave(number)
-            case Discard(number, part):
-                self._discard(part)
+            case Discard(number, part, may_stay):
+                self._discard(part, may_stay=may_stay)
                 if (file := self._files.pop(number, None)) is not None:
                     self._lose_links(number, batch)
                     batch.done += self._folders.release(file.folder)
@@ -344,12 +344,14 @@ class Carrier:
         if (fatal := fatal_cause(error, self._folders.root.fd)) is not None:
             raise storage_error(fatal, self._path, path) from error
 
-    def _discard(self, part: Part | None) -> None:
+    def _discard(self, part: Part | None, *, may_stay: bool = False) -> None:
         if part is None:
             return
         if part.fd >= 0:
             os.close(part.fd)
             part.fd = -1
+        if may_stay and self._parts.stays(part.temporary):
+            return
         self._remove(part.temporary, part.path)
 
     def _remove(self, temporary: str, path: str) -> None:

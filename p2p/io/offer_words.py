@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from p2p.core.text import escape
 from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
 from p2p.io.words import files, size
+
+MANY: Final = 100  # folders and links that go without saying, and as many as there are files
 
 
 def thing(root: Root) -> str:
@@ -43,6 +46,8 @@ def everything(offer: Offer) -> str:
 
 def counts(totals: Totals) -> str:
     what = f"{files(totals.files)}, {size(totals.size or 0)}" if totals.files else "no files, but folders or links"
+    if totals.others > max(MANY, totals.files):
+        what += f", and {totals.others:,} folders and links"
     if totals.is_final:
         return what
     return f"at least {what} (still counting)" if totals.files else "more than is counted yet"

@@ -153,6 +153,10 @@ class Parts:
         """A journal names it."""
         self._alive[name] = True
 
+    def stays(self, name: str) -> bool:
+        """Whether it does when the run ends."""
+        return self._alive.get(name, False)
+
     def forget(self, name: str) -> None:
         """It bears its final name."""
         self._alive.pop(name, None)

@@ -163,8 +163,8 @@ class ReceivingEnd:
         was_behind, self.machine.is_behind = self.machine.is_behind, len(self._jobs) >= MAX_JOBS
         if was_behind and not self.machine.is_behind:
             peer.advance(now)
-        if self.machine.is_finished and self._journal is not None:
-            self._journal.finish()
+        if self.machine.is_finished and not self.machine.missed and self._journal is not None:
+            self._journal.finish()  # else the same command again sends what is missing
             self._journal = None
         return False
 
@@ -224,7 +224,7 @@ class ReceivingEnd:
                 if self._forget(number):
                     self._jobs.append(action)
             case Drop(number):
-                self._drop(number)
+                self._drop(number, may_stay=True)
             case Announced(number):
                 self._due.add(number)
                 self._announced[number] = action
@@ -263,9 +263,9 @@ class ReceivingEnd:
         self._found.pop(number, None)
         return self._announced.pop(number, None) is not None
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int, *, may_stay: bool = False) -> None:
         """It will not come, or cannot be stored."""
-        self._jobs.append(Discard(number, self._parts.get(number)))
+        self._jobs.append(Discard(number, self._parts.get(number), may_stay))
         self._forget(number)
         self._due.discard(number)
 

@@ -285,7 +285,8 @@ class Screen:
         """The offer was made before everything was counted."""
         if self._offered is None or self._offered.is_final or not progress.is_final:
             return
-        self._offered = Totals(progress.files_total, progress.total, is_final=True)
+        others = max(0, progress.things - progress.files_total)
+        self._offered = Totals(progress.files_total, progress.total, is_final=True, others=others)
         counted = f"It is all counted now: {counts(self._offered)}."
         if self._question:
             self._print(f"\n{counted}\n{self._question}", end="")

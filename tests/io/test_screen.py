@@ -120,6 +120,16 @@ def test_no_hidden_file_slips_in_behind_others(capsys: pytest.CaptureFixture[str
     assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more: 3 files, 15 B"]
 
 
+def test_many_folders_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for others, said in ((100, "3 files, 9 B."), (10**9, "3 files, 9 B, and 1,000,000,000 folders and links.")):
+        screen = screen_of(Role.RECEIVER)
+        screen.handle_event(events.Offered(offer("tree/", totals=Totals(3, 9, True, others))), 0.0)
+        assert capsys.readouterr().err.endswith(f"wants to send {said}\n")
+        screen.handle_event(events.Offered(offer("tree/", totals=Totals(1, 9, False, 1))), 0.0)
+        screen.tick(Progress(0, 0, 0, 9, 3, True, "", things=3 + others), (0, 0), 1.0)
+        assert capsys.readouterr().err.endswith(f"It is all counted now: {said}\n")
+
+
 def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
     shown = offer(*(f"evil\x1b[2J{number}" for number in range(20)), totals=Totals(20, 100, True))
     screen_of(Role.RECEIVER).handle_event(events.Offered(shown), 0.0)

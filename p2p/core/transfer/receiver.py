@@ -138,6 +138,11 @@ class TransferReceiver:
         return self._state is ReceiverState.FINISHED
 
     @property
+    def missed(self) -> int:
+        """How many things could not be sent or stored."""
+        return self._missing.count
+
+    @property
     def is_confirmed(self) -> bool:
         """Whether the sender has heard that everything arrived."""
         return self.is_finished and self._records.is_confirmed
