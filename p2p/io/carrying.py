@@ -184,6 +184,7 @@ class Carrier:
         if row is not None and row.name is not None:
             node = Node(row.device, row.inode)
             if (entered := self._folders.enter(number, parent, row.name, entry, node)) is not None:
+                self._sweep(entered[0])
                 return entered
         made: list[tuple[Folder, os.stat_result]] = []
 
@@ -194,11 +195,17 @@ class Carrier:
             if self._policy is Policy.RENAME or name != entry.name:
                 return False
             if (entered := self._folders.enter(number, parent, name, entry, None)) is not None:
+                self._sweep(entered[0])
                 made.append(entered)
             return bool(made)
 
         self._names.give(self._folders.descriptor(parent), parent.node, entry.name, make, over=_never, is_it=is_there)
         return made[0]
+
+    def _sweep(self, folder: Folder) -> None:
+        """A run that was killed may have left a temporary file where it replaced one, or on another file system."""
+        with contextlib.suppress(OSError):  # of a folder that cannot be read
+            self._parts.sweep(self._folders.descriptor(folder))
 
     def _look_up(self, file: Waiting) -> Found | None:
         """Raises OSError."""

@@ -75,8 +75,8 @@ class ReceivingEnd:
         self.machine = TransferReceiver()
         self._journals = journals
         self._selector = selector
-        kept_parts = journals.parts_in(Path(directory)) if journals is not None else frozenset()
-        self.destination = Destination(directory, policy=policy, kept_parts=kept_parts)
+        kept_in = journals.parts_in if journals is not None else _unknown
+        self.destination = Destination(directory, policy=policy, kept_in=kept_in)
         self._policy = policy
         self._worker = Worker("p2p-storing")
         self._checker: Checker | None = None
@@ -346,3 +346,7 @@ class ReceivingEnd:
                 self._drop(number)
             self.machine.handle_problem(number, words)
             self._has_told = True
+
+
+def _unknown(_: int) -> None:
+    """Which parts the journals of other runs need: this one has no folder to remember things in."""
