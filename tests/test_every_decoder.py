@@ -21,7 +21,7 @@ from p2p.core.punch.description import Description
 from p2p.core.rendezvous import messages as rendezvous
 from p2p.core.session import messages as session
 from p2p.core.stun import messages as stun
-from p2p.core.transfer import messages as transfer
+from p2p.core.transfer import codec as transfer
 from p2p.core.transfer.entries import decode_entry
 from p2p.core.transport import frames, packets
 from p2p.core.transport.tcp import TcpChannel, TcpKeys

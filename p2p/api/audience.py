@@ -97,7 +97,7 @@ class Audience:
     def tick(self, progress: transfer.Progress, checked: tuple[int, int], now: float) -> None:
         if self._on_progress is None or self._started is None:
             return
-        self._rate.add(now, progress.done - progress.kept)
+        self._rate.add(now, progress.crossed)
         self._on_progress.put(
             Progress(
                 progress.done,

@@ -80,7 +80,7 @@ def attempt(
     servers = settings.servers
     with contextlib.ExitStack() as stack:
         udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
-        tcp = TcpHub(selector)
+        tcp = TcpHub(selector, note=note)
         stack.callback(tcp.close_all)
         groups: MulticastGroups | None = None
         if not servers:

@@ -128,8 +128,8 @@ class Carrier:
                 self._make_folder(job, batch)
             case LeaveFolder(number):
                 batch.done += self._folders.leave(number)
-            case Discard(number, part):
-                self._discard(part)
+            case Discard(number, part, may_stay):
+                self._discard(part, may_stay=may_stay)
                 if (file := self._files.pop(number, None)) is not None:
                     self._lose_links(number, batch)
                     batch.done += self._folders.release(file.folder)
@@ -184,6 +184,7 @@ class Carrier:
         if row is not None and row.name is not None:
             node = Node(row.device, row.inode)
             if (entered := self._folders.enter(number, parent, row.name, entry, node)) is not None:
+                self._sweep(entered[0])
                 return entered
         made: list[tuple[Folder, os.stat_result]] = []
 
@@ -194,11 +195,17 @@ class Carrier:
             if self._policy is Policy.RENAME or name != entry.name:
                 return False
             if (entered := self._folders.enter(number, parent, name, entry, None)) is not None:
+                self._sweep(entered[0])
                 made.append(entered)
             return bool(made)
 
         self._names.give(self._folders.descriptor(parent), parent.node, entry.name, make, over=_never, is_it=is_there)
         return made[0]
+
+    def _sweep(self, folder: Folder) -> None:
+        """A run that was killed may have left a temporary file where it replaced one, or on another file system."""
+        with contextlib.suppress(OSError):  # of a folder that cannot be read
+            self._parts.sweep(self._folders.descriptor(folder))
 
     def _look_up(self, file: Waiting) -> Found | None:
         """Raises OSError."""
@@ -344,12 +351,14 @@ class Carrier:
         if (fatal := fatal_cause(error, self._folders.root.fd)) is not None:
             raise storage_error(fatal, self._path, path) from error
 
-    def _discard(self, part: Part | None) -> None:
+    def _discard(self, part: Part | None, *, may_stay: bool = False) -> None:
         if part is None:
             return
         if part.fd >= 0:
             os.close(part.fd)
             part.fd = -1
+        if may_stay and self._parts.stays(part.temporary):
+            return
         self._remove(part.temporary, part.path)
 
     def _remove(self, temporary: str, path: str) -> None:

@@ -14,33 +14,41 @@ from typing import Final
 from p2p.core.transfer.limits import MAX_LINKED
 from p2p.core.transfer.messages import Totals
 from p2p.io.sources import Named
-from p2p.io.visits import Exclude, Seen, visits
+from p2p.io.sparse import holes_in
+from p2p.io.visits import Entered, Exclude, OpenFolder, Seen, visits
 from p2p.io.worker import Worker
 
 CLOSE_PATIENCE: Final = 0.1  # seconds for a folder that is being read; one on a dead network disk is not waited for
+_SENT: Final = frozenset([stat.S_IFREG, stat.S_IFLNK])
 BATCH: Final = 2000  # things that are looked at before the numbers are told: some 10 ms
 
 
 class Count:
-    """Files and bytes of them, as the walk will send them. A call of `step` is for a thread."""
+    """Files, their bytes and holes, folders and links, as the walk will send them. A call of `step` is for a thread."""
 
     def __init__(self, named: Sequence[Named], exclude: Exclude) -> None:
         self._named = named
         self._exclude = exclude
         self._stopped = Event()
         self._linked: set[tuple[int, int]] = set()
-        self._files = self._size = 0
-        self._statuses = self._look()
+        self._files = self._size = self._others = self._holes = 0
+        self._things = self._look()
 
     def step(self, count: int) -> Totals:
-        """Looks at `count` more files, and returns what there is up to them."""
+        """Looks at `count` more things, and returns what there is up to them."""
         seen = 0
-        for seen, status in enumerate(islice(self._statuses, count), start=1):  # noqa: B007
-            if status.st_nlink > 1 and not self._is_first(status):
+        for seen, thing in enumerate(islice(self._things, count), start=1):  # noqa: B007
+            status = thing.status
+            if not stat.S_ISREG(status.st_mode) or (status.st_nlink > 1 and not self._is_first(status)):
+                self._others += 1
                 continue
             self._files += 1
             self._size += status.st_size
-        return Totals(self._files, self._size, is_final=seen < count)
+            if isinstance(thing, Seen):
+                self._holes += holes_in(thing.name, thing.folder.fd, status)
+            elif isinstance(thing, Named):
+                self._holes += holes_in(thing.path, None, status, follows=True)
+        return Totals(self._files, self._size, seen < count, self._others, self._holes)
 
     def stop(self) -> None:
         """A `step` that is running ends soon."""
@@ -48,18 +56,20 @@ class Count:
 
     def close(self) -> None:
         """After `stop`, and when no `step` is running."""
-        self._statuses.close()
+        self._things.close()
 
-    def _look(self) -> Generator[os.stat_result, None, None]:
+    def _look(self) -> Generator[Named | Seen | OpenFolder, None, None]:
         for named in self._named:
             if not named.is_folder:
-                yield named.status
+                yield named
                 continue
             below = visits(named, self._exclude, self._stopped)
             try:
                 for visit in below:
-                    if isinstance(visit, Seen) and stat.S_ISREG(visit.status.st_mode):
-                        yield visit.status
+                    if isinstance(visit, Entered):
+                        yield visit.folder
+                    elif isinstance(visit, Seen) and stat.S_IFMT(visit.status.st_mode) in _SENT:
+                        yield visit
             finally:
                 below.close()
 

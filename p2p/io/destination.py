@@ -14,7 +14,7 @@ import contextlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from p2p.core.text import escape
@@ -23,7 +23,7 @@ from p2p.io.folders import open_apart
 from p2p.io.jobs import Damaged, Discard, Finish, Job, LookedUp, Outcome, Problem, Stored
 from p2p.io.journal import Journal
 from p2p.io.naming import component
-from p2p.io.parts import Found, Gate, Part, Parts
+from p2p.io.parts import Found, Gate, KeptIn, Part, Parts
 from p2p.io.sources import PathLike
 from p2p.io.storage_errors import StorageError, fatal_cause, storage_error
 from p2p.io.taken import Names, Policy
@@ -57,13 +57,13 @@ class Destination:
         *,
         policy: Policy = Policy.RENAME,
         journal: Journal | None = None,
-        kept_parts: Collection[str] | None = (),
+        kept_in: KeptIn = lambda _: (),
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """Creates the directory if it is missing, and tries whether it can be written. Raises StorageError.
 
-        Removes the temporary files of runs that were killed, those whose lock nobody holds, but for `kept_parts`, which
-        are needed by journals; none at all if that is None, for it is not known which are.
+        Removes the temporary files of runs that were killed, those whose lock nobody holds, but for `kept_in`, which
+        are needed by journals: here, and in each folder that was there before, when the transfer enters it.
         """
         self.path = os.path.abspath(directory)
         self.policy = policy
@@ -79,8 +79,8 @@ class Destination:
             self._created = _make_directories(Path(self.path))
             self._root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             names = Names(policy, random_bytes)
-            self._parts = Parts(self._root, names.temporary, self._gate)
-            self.leftovers_removed = self._parts.sweep(kept_parts) if kept_parts is not None else 0
+            self._parts = Parts(self._root, names.temporary, self._gate, kept_in)
+            self.leftovers_removed = self._parts.sweep(self._root)
             temporary, fd = self._parts.create()
             names.began_ns = os.fstat(fd).st_ctime_ns
             self._parts.remove(temporary)

@@ -13,6 +13,7 @@ from p2p.io.contents import Contents
 from p2p.io.folders import Folders
 from p2p.io.jobs import Ready
 from p2p.io.journal import Journal, Row
+from p2p.io.locks import try_lock
 from p2p.io.naming import component, name_exclusively, rename_exclusively, rename_over
 from p2p.io.parts import Found, Gate, Parts, copy_range, create_temporary
 from p2p.io.taken import Names, another_took_its_place, same_inode, same_time
@@ -62,6 +63,8 @@ class FinalNames:
             if self.journal is not None and name != ready.noted and not is_temporary(name):
                 ready.noted = name
                 self.journal.note_named([_row(ready, name)])
+            if is_temporary(name):
+                try_lock(fd)  # so that nobody sweeps it up
             if temporary:
                 rename_exclusively(temporary, name, home, directory)
             else:
@@ -91,6 +94,7 @@ class FinalNames:
         """Another file system is mounted there: a temporary file in it takes the content."""
         with self._gate:
             temporary, fd = create_temporary(self._names.temporary(), directory)
+            try_lock(fd)
         try:
             copy_range(ready.fd, fd, 0, os.fstat(ready.fd).st_size)
             self._contents.restore(fd, ready.file.entry)

@@ -23,10 +23,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """This file will not be whole."""
+    """This file will not be whole. `may_stay`: its part is left to the next run, if a journal names it."""
 
     number: int
     part: Part | None
+    may_stay: bool = False
 
 
 Job = MakeFolder | LeaveFolder | Announced | MakeSymlink | MakeHardlink | Whole | Finish | Discard

@@ -82,8 +82,8 @@ class Journals:
         except (OSError, StateError) as error:
             return NoJournal(why(error))
 
-    def parts_in(self, directory: Path) -> frozenset[str] | None:
-        """The temporary names there that some journal still needs. None: one of them cannot be asked now."""
+    def parts_in(self, directory: Path | int) -> frozenset[str] | None:
+        """The temporary names there that some journal still needs. None: one cannot be asked now. Thread-safe."""
         names: set[str] = set()
         for file in self._files_of(directory):
             try:
@@ -114,7 +114,7 @@ class Journals:
     def _file(self, token: bytes, place: Place) -> Path:
         return self._folder / f"{_name_of(place)}-{blake3(token).hexdigest(16)}.db"
 
-    def _files_of(self, directory: Path) -> list[Path]:
+    def _files_of(self, directory: Path | int) -> list[Path]:
         with contextlib.suppress(OSError):
             return sorted(self._folder.glob(f"{_name_of(Place.of(directory))}-*.db"))
         return []

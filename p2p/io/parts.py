@@ -7,18 +7,22 @@ import errno
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from p2p.core.datagram import Buffer
 from p2p.core.transfer.names import is_temporary
 from p2p.io.folders import Folder
-from p2p.io.journal import Node
+from p2p.io.journal import MAX_AGE, Node
 from p2p.io.locks import try_lock
 from p2p.io.naming import component
 from p2p.io.sources import behind
 from p2p.io.storage_errors import ENDED, StorageError
 from p2p.io.taken import another_took_its_place, same_inode
+
+KeptIn = Callable[[int], Collection[str] | None]
+"""The temporary names in a folder, by its descriptor, that journals need; None: they cannot be asked."""
 
 COPY = 2**24  # bytes copied within the disk by one system call
 
@@ -116,10 +120,11 @@ class Gate:
 
 
 class Parts:
-    """The temporary files in the receiving folder. Thread-safe."""
+    """The temporary files of a transfer. Thread-safe."""
 
-    def __init__(self, root: int, new_name: Callable[[], str], gate: Gate) -> None:
+    def __init__(self, root: int, new_name: Callable[[], str], gate: Gate, kept_in: KeptIn) -> None:
         self._root = root
+        self._kept_in = kept_in
         self._new_name = new_name
         self._gate = gate
         self._alive: dict[str, bool] = {}  # whether it stays when the run ends
@@ -153,6 +158,10 @@ class Parts:
         """A journal names it."""
         self._alive[name] = True
 
+    def stays(self, name: str) -> bool:
+        """Whether it does when the run ends."""
+        return self._alive.get(name, False)
+
     def forget(self, name: str) -> None:
         """It bears its final name."""
         self._alive.pop(name, None)
@@ -168,19 +177,26 @@ class Parts:
         for name in [name for name, stays in list(self._alive.items()) if not stays]:
             self.remove(name)
 
-    def sweep(self, kept: Collection[str]) -> int:
-        """Removes those of runs that were killed, whose lock nobody holds, but for `kept`. Returns how many."""
+    def sweep(self, directory: int) -> int:
+        """Removes those of runs that were killed, whose lock nobody holds and that no journal names. Returns how many.
+
+        Where the journals cannot be asked, only what is older than any of them.
+        """
+        names = list(filter(is_temporary, os.listdir(directory)))
+        kept = self._kept_in(directory) if names else ()
         removed = 0
-        for name in filter(is_temporary, os.listdir(self._root)):
-            if name in kept:
+        for name in names:
+            if kept is not None and name in kept:
                 continue
             with contextlib.suppress(OSError):
                 flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-                fd = os.open(component(name), flags, dir_fd=self._root)
+                fd = os.open(component(name), flags, dir_fd=directory)
                 try:
                     status = os.fstat(fd)
-                    if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and try_lock(fd):
-                        os.unlink(name, dir_fd=self._root)
+                    is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+                    is_old = kept is not None or status.st_mtime < time.time() - MAX_AGE
+                    if is_ours and is_old and try_lock(fd):
+                        os.unlink(name, dir_fd=directory)
                         removed += 1
                 finally:
                     os.close(fd)

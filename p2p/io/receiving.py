@@ -75,8 +75,8 @@ class ReceivingEnd:
         self.machine = TransferReceiver()
         self._journals = journals
         self._selector = selector
-        kept_parts = journals.parts_in(Path(directory)) if journals is not None else frozenset()
-        self.destination = Destination(directory, policy=policy, kept_parts=kept_parts)
+        kept_in = journals.parts_in if journals is not None else _unknown
+        self.destination = Destination(directory, policy=policy, kept_in=kept_in)
         self._policy = policy
         self._worker = Worker("p2p-storing")
         self._checker: Checker | None = None
@@ -121,8 +121,8 @@ class ReceivingEnd:
                 raise StorageError(str(error), error.public) from error
         is_all_new = self._journal is None and self._policy is Policy.RENAME  # else nobody knows what of it is here
         if is_all_new and offer.totals.size is not None:
-            self._room_for = offer.totals.size
-            self.destination.require_room(offer.totals.size)
+            self._room_for = offer.totals.size - offer.totals.holes
+            self.destination.require_room(self._room_for)
 
     def accept(self, offer: Offer, peer: Peer, now: float) -> None:
         """Says yes, and opens the journal of the offer."""
@@ -163,8 +163,8 @@ class ReceivingEnd:
         was_behind, self.machine.is_behind = self.machine.is_behind, len(self._jobs) >= MAX_JOBS
         if was_behind and not self.machine.is_behind:
             peer.advance(now)
-        if self.machine.is_finished and self._journal is not None:
-            self._journal.finish()
+        if self.machine.is_finished and not self.machine.missed and self._journal is not None:
+            self._journal.finish()  # else the same command again sends what is missing
             self._journal = None
         return False
 
@@ -196,9 +196,9 @@ class ReceivingEnd:
         if self._room_for is None:
             return
         progress = self.machine.progress
-        if progress.total is not None and progress.total > self._room_for:
-            self._room_for = progress.total
-            self.destination.require_room(progress.total - progress.done)
+        if progress.total is not None and progress.total - progress.holes_total > self._room_for:
+            self._room_for = progress.total - progress.holes_total
+            self.destination.require_room(progress.left or 0)
 
     # from the machine to the disk
 
@@ -224,7 +224,7 @@ class ReceivingEnd:
                 if self._forget(number):
                     self._jobs.append(action)
             case Drop(number):
-                self._drop(number)
+                self._drop(number, may_stay=True)
             case Announced(number):
                 self._due.add(number)
                 self._announced[number] = action
@@ -263,9 +263,9 @@ class ReceivingEnd:
         self._found.pop(number, None)
         return self._announced.pop(number, None) is not None
 
-    def _drop(self, number: int) -> None:
+    def _drop(self, number: int, *, may_stay: bool = False) -> None:
         """It will not come, or cannot be stored."""
-        self._jobs.append(Discard(number, self._parts.get(number)))
+        self._jobs.append(Discard(number, self._parts.get(number), may_stay))
         self._forget(number)
         self._due.discard(number)
 
@@ -346,3 +346,7 @@ class ReceivingEnd:
                 self._drop(number)
             self.machine.handle_problem(number, words)
             self._has_told = True
+
+
+def _unknown(_: int) -> None:
+    """Which parts the journals of other runs need: this one has no folder to remember things in."""

@@ -279,7 +279,7 @@ class _Run:
     def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
         if end.regret is not None and crossing.code is not ExitCode.DONE:
             self._screen.say(f"{end.regret}.")
-        is_said = crossing.failure is None or crossing.failure.code in _SAYS_WHAT_IS_LEFT
+        is_said = crossing.failure is not None and crossing.failure.code in _SAYS_WHAT_IS_LEFT
         if end.remains is not None and not is_said:
             self._screen.say(f"{end.remains}.")
         if crossing.code is not None:

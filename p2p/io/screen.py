@@ -14,7 +14,7 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
-from p2p.io.offer_words import counts, everything, thing
+from p2p.io.offer_words import counts, everything, others, thing
 from p2p.io.outlets import printable
 from p2p.io.qr import lines_for
 from p2p.io.status_line import Rate, StatusLine, plain_line
@@ -187,7 +187,7 @@ class Screen:
         if self._started is None:
             self._recount(progress)
             return
-        self._rate.add(now, progress.done - progress.kept)
+        self._rate.add(now, progress.crossed)
         is_across = progress.total is not None and progress.is_final and progress.done >= progress.total
         if checked[0] < checked[1]:
             share = 100 * checked[0] // checked[1]
@@ -278,14 +278,15 @@ class Screen:
         for root in shown:
             say(f"  {thing(root)}")
         if shown and offer.roots > len(shown):
-            say(f"  and {offer.roots - len(shown):,} more")
+            say(f"  and {others(offer, shown)}")
         say(f"{self._friend} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:
         """The offer was made before everything was counted."""
         if self._offered is None or self._offered.is_final or not progress.is_final:
             return
-        self._offered = Totals(progress.files_total, progress.total, is_final=True)
+        others = max(0, progress.things - progress.files_total)
+        self._offered = Totals(progress.files_total, progress.total, is_final=True, others=others)
         counted = f"It is all counted now: {counts(self._offered)}."
         if self._question:
             self._print(f"\n{counted}\n{self._question}", end="")
@@ -324,8 +325,9 @@ class Screen:
         self.stop()
         verb, end = ("Sent", "verified by the other side") if self._role is Role.SENDER else ("Received", "verified")
         path = f" by {self._path.description.partition(' (')[0]}" if self._path else ""
-        crossed = progress.done - progress.kept
+        crossed = progress.crossed
         kept = f" {size(progress.kept)} were there already." if progress.kept else ""
+        kept += f" {size(progress.holes)} are holes, which do not cross." if progress.holes else ""
         if self._saved > self._said:
             self.say(f"Saved {files(self._saved)}.")
         if progress.files or not done.missed:  # of one file that broke off, nobody is to read that it was verified

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from itertools import takewhile
 from typing import Final, Protocol, assert_never
 
+from p2p.core.errors import CallerError
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.entries import File, Kind
 from p2p.core.transfer.events import Read, ReadPipe, ReadWhole, WantEntries
@@ -44,6 +45,7 @@ class SendingEnd:
         self._counter = counter
         self._pipe = pipe
         self._sources: dict[int, Readable] = {}  # by number, oldest first; until the transfer has passed them
+        self._open: Readable | None = None  # the one that was read last, and may hold a descriptor
         self._records = [memoryview(bytearray(DATA_HEADER + PIECE)) for _ in range(MAX_PIECES)]
         self._pieces = [record[DATA_HEADER:] for record in self._records]
 
@@ -51,8 +53,14 @@ class SendingEnd:
     def of_tree(
         cls, paths: Sequence[PathLike], exclude: Exclude, token: bytes, selector: selectors.BaseSelector
     ) -> SendingEnd:
-        """Files and folders. Raises SourceError for the first of `paths` that is missing, unreadable or neither."""
+        """Files and folders. Raises SourceError for the first of `paths` that is missing, unreadable or neither, and
+        CallerError for more hidden ones than can be told by name.
+        """
         named = look_up(paths)
+        if len(named) > MAX_ROOTS:  # then not all are told by name, and hidden ones have to be
+            named.sort(key=lambda each: not each.name.startswith("."))
+            if named[MAX_ROOTS].name.startswith("."):
+                raise CallerError(f"more than {MAX_ROOTS} hidden files or folders are named: name a folder of them")
         counter, totals = None, Totals(0, 0, is_final=False)
         if any(each.is_folder for each in named):
             counter = Counter(named, exclude, selector)
@@ -126,6 +134,9 @@ class SendingEnd:
                     break
                 case _:
                     assert_never(wanted)
+        if self._open is not None and self._open.number < self.machine.next_file:
+            self._open.close()  # its end was not read, for the receiver cannot store it, say
+            self._open = None
         if is_told or has_sent:
             peer.advance(now)
         return has_sent
@@ -141,6 +152,9 @@ class SendingEnd:
 
     def _read(self, peer: Peer, read: Read, now: float) -> None:
         source = self._sources[read.file]
+        if self._open is not None and self._open is not source:
+            self._open.close()
+        self._open = source
         try:
             if read.may_be_hole:
                 if length := source.hole_at(read.offset):

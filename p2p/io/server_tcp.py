@@ -18,6 +18,7 @@ from p2p.core.prefix import prefix
 from p2p.core.rendezvous.frames import FrameReader, frame, frame_burst
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
 from p2p.io.gather import send_queued
+from p2p.io.listener import Listener
 
 ACCEPT_BATCH = 16  # connections of one listener before the others get their turn
 # Of all; each may have 64 KiB of a frame that is not whole, and with an open relay QUEUE: 400 MB if all do their worst.
@@ -80,8 +81,10 @@ class Tunnels:
         self._next = FIRST_CONNECTION
         self._deadlines: deque[tuple[float, int]] = deque()  # when to see whether each has a seat; in order
         self._buffer = memoryview(bytearray(READ_SIZE))
-        for listener in listeners:
-            selector.register(listener, selectors.EVENT_READ, partial(self._accept, listener))
+        self._listeners = [
+            Listener(each, selector, self._accept, batch=ACCEPT_BATCH, clock=clock, tell=log.warning)
+            for each in listeners
+        ]
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -104,6 +107,8 @@ class Tunnels:
             self._queue(connection, frame_burst(data, segment_size))
 
     def handle_timeout(self, now: float, has_seat: Callable[[int], bool]) -> None:
+        for listener in self._listeners:
+            listener.handle_timeout(now)
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = self._deadlines.popleft()
             connection = self._connections.get(number)
@@ -115,25 +120,22 @@ class Tunnels:
                 self._cut(connection, "it takes no seat")
 
     def poll_timeout(self) -> float | None:
-        return self._deadlines[0][0] if self._deadlines else None
+        deadlines = [self._deadlines[0][0]] if self._deadlines else []
+        resting = [at for each in self._listeners if (at := each.poll_timeout()) is not None]
+        return min([*deadlines, *resting], default=None)
 
     def close(self) -> None:
         for connection in list(self._connections.values()):
             self._remove(connection)
 
-    def _accept(self, listener: socket.socket, _: int) -> None:
-        for _ in range(ACCEPT_BATCH):
-            try:
-                accepted, source = listener.accept()
-            except OSError:  # none left, or gone again
-                return
-            address = Address(source[0].removeprefix("::ffff:"), source[1])
-            network = prefix(address)
-            if len(self._connections) >= self._limit or self._per_network.get(network, 0) >= MAX_PER_NETWORK:
-                self.counters.connections_refused += 1
-                accepted.close()
-                continue
-            self._add(accepted, address, network)
+    def _accept(self, accepted: socket.socket, source: tuple[str, int]) -> None:
+        address = Address(source[0].removeprefix("::ffff:"), source[1])
+        network = prefix(address)
+        if len(self._connections) >= self._limit or self._per_network.get(network, 0) >= MAX_PER_NETWORK:
+            self.counters.connections_refused += 1
+            accepted.close()
+            return
+        self._add(accepted, address, network)
 
     def _add(self, accepted: socket.socket, address: Address, network: str) -> None:
         accepted.setblocking(False)

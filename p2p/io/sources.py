@@ -17,10 +17,9 @@ from p2p.core.transfer.limits import MAX_HOLE
 from p2p.core.transfer.messages import Root
 from p2p.core.transfer.names import numbered, portable_component
 from p2p.core.transfer.sender import Unreadable
+from p2p.io.sparse import is_sparse, next_data, next_hole
 
 PathLike = str | os.PathLike[str]
-
-BLOCK: Final = 512  # bytes of one of st_blocks; stat(2)
 
 
 class FileError(P2PError):
@@ -143,7 +142,7 @@ class Source:
         self.path = path
         self.size = status.st_size
         self._status = status
-        self._is_sparse = status.st_blocks * BLOCK < status.st_size
+        self._is_sparse = is_sparse(status)
         self._data = range(0)  # of a sparse file: where it is known to have bytes on the disk
         self._follows = follows
         self._fd = -1
@@ -192,7 +191,7 @@ class Source:
         try:
             if self._fd < 0:
                 self._open()
-            length = min(_next_data(self._fd, offset, self.size) - offset, MAX_HOLE)
+            length = min(next_data(self._fd, offset, self.size) - offset, MAX_HOLE)
             if 0 < length == self.size - offset:
                 self._finish()
             return max(0, length)
@@ -207,7 +206,7 @@ class Source:
             try:
                 if self._fd < 0:
                     self._open()
-                self._data = range(offset, _next_hole(self._fd, offset, self.size))
+                self._data = range(offset, next_hole(self._fd, offset, self.size))
             except (OSError, SourceError) as error:
                 raise self._explain(error) from error
         return self._data.stop
@@ -343,28 +342,6 @@ def _open_folder_of(path: str) -> int:
         finally:
             os.close(outer)
     return folder
-
-
-def _next_data(fd: int, offset: int, size: int) -> int:
-    """Where the first byte at or behind `offset` lies that has a place on the disk; `size` if there is none."""
-    try:
-        return min(size, os.lseek(fd, offset, os.SEEK_DATA))
-    except OSError as error:
-        if error.errno == errno.ENXIO:
-            return size
-        if error.errno == errno.EINVAL:  # a file system that cannot tell
-            return offset
-        raise
-
-
-def _next_hole(fd: int, offset: int, size: int) -> int:
-    """Where the first byte behind `offset` lies that has no place on the disk; `size` if there is none."""
-    try:
-        return max(offset + 1, min(size, os.lseek(fd, offset, os.SEEK_HOLE)))
-    except OSError as error:
-        if error.errno in (errno.EINVAL, errno.ENXIO):  # a file system that cannot tell; a file that became shorter
-            return size
-        raise
 
 
 def _distinct(name: str, taken: dict[str, int]) -> str:

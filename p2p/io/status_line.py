@@ -142,9 +142,8 @@ def _share(progress: Progress) -> int | None:
 
 
 def _left(progress: Progress, bytes_per_second: float) -> float | None:
-    if progress.total is None or bytes_per_second < 1:
-        return None
-    return max(0, progress.total - progress.done) / bytes_per_second
+    left = progress.left
+    return None if left is None or bytes_per_second < 1 else left / bytes_per_second
 
 
 def _columns(fields: list[_Field]) -> int:

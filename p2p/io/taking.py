@@ -66,9 +66,14 @@ class TakingEnd:
 
     @property
     def remains(self) -> str | None:
-        """What lies here after a run that failed, and what to do with it. Known once it is closed."""
+        """What lies here after a run that did not get everything, and what to do with it. Known once it is closed."""
         if not isinstance(self._end, ReceivingEnd) or not self._end.is_left:
             return None
+        if self.machine.is_finished:
+            return (
+                "The same two commands again send only what is missing, once it can be read and stored; "
+                "recv --discard forgets that"
+            )
         return (
             f"What has arrived stays in {escape(self._end.destination.path)}: the same two commands go on with it, "
             "and recv --discard with the same --out takes away what is unfinished"

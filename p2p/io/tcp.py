@@ -6,14 +6,17 @@ import contextlib
 import errno
 import selectors
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer
 from p2p.io.addresses import from_socket, to_socket
 from p2p.io.gather import send_queued
+from p2p.io.listener import Listener
 
 READ_SIZE = 256 * 1024  # bytes a read: about four records
 MAX_WAITING = 64  # connections held at once, ours and strangers'; more than the LAN race ever keeps
@@ -27,11 +30,14 @@ class TcpHub:
     Connections that we open have the numbers that the caller gave (even ones); those that come in get odd numbers.
     """
 
-    def __init__(self, selector: selectors.BaseSelector, host: str = "::") -> None:
-        """Listens on all addresses, IPv6 and IPv4, or on one. Raises OSError."""
+    def __init__(
+        self, selector: selectors.BaseSelector, host: str = "::", *, note: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Listens on all addresses, IPv6 and IPv4, or on one. `note`: for a sentence of trouble. Raises OSError."""
         self._selector = selector
-        self._listener = _listen(host)
-        self._listener.setblocking(False)
+        listener = _listen(host)
+        self.port: int = listener.getsockname()[1]
+        self._listener = Listener(listener, selector, self._accept, batch=1, clock=time.monotonic, tell=note)
         self._sockets: dict[int, socket.socket] = {}
         self._output: dict[int, deque[memoryview]] = {}
         self._connecting: set[int] = set()
@@ -43,12 +49,6 @@ class TcpHub:
         self.on_data: Callable[[int, memoryview], None] = lambda _, __: None
         self.on_closed: Callable[[int, int], None] = lambda _, __: None  # with the errno of a connect that failed, or 0
         self._paused: int | None = None
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
-
-    @property
-    def port(self) -> int:
-        port: int = self._listener.getsockname()[1]
-        return port
 
     def connect(self, connection: int, address: Address, *, from_listener: bool = False) -> None:
         """`from_listener`: from the port that we listen on, so that one mapping of our NAT serves for both."""
@@ -106,9 +106,11 @@ class TcpHub:
         return bool(self._closing)
 
     def poll_timeout(self) -> float | None:
-        return min(self._closing.values(), default=None)
+        resting = self._listener.poll_timeout()
+        return min([*self._closing.values(), *([] if resting is None else [resting])], default=None)
 
     def handle_timeout(self, now: float) -> None:
+        self._listener.handle_timeout(now)
         for connection, deadline in list(self._closing.items()):
             if deadline <= now:
                 self._remove(connection)
@@ -116,15 +118,9 @@ class TcpHub:
     def close_all(self) -> None:
         for connection in list(self._sockets):
             self._remove(connection)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(self._listener)
         self._listener.close()
 
-    def _accept(self, _: int) -> None:
-        try:
-            sock, source = self._listener.accept()
-        except OSError:  # gone again before we could greet it
-            return
+    def _accept(self, sock: socket.socket, source: Any) -> None:
         if len(self._sockets) >= MAX_WAITING:
             sock.close()
             return

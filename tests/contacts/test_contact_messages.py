@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from p2p.core.contacts import messages
 from p2p.core.contacts.messages import Held, Key, Message, No, Why, decode, encode
 from p2p.core.errors import DecodeError, VersionError
-from p2p.core.transfer.messages import CONTACT, MessageType, is_numbered
+from p2p.core.transfer.codec import is_numbered
+from p2p.core.transfer.messages import CONTACT, MessageType
 
 MESSAGES = (
     st.binary(min_size=32, max_size=32).map(Key)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from p2p.core.transfer.entries import File
+from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Skipped, Symlink
 from p2p.core.transfer.messages import Totals
 from p2p.io import counting, walk
 from p2p.io.counting import Count, Counter
@@ -45,7 +45,13 @@ def sent(paths: list[Path], exclude: Exclude) -> Totals:
     found, is_last = Walk(look_up(paths), exclude).take(1000)
     assert is_last
     sizes = [entry.size or 0 for entry, _ in found if isinstance(entry, File)]
-    return Totals(len(sizes), sum(sizes), is_final=True)
+    others = [entry for entry, _ in found if isinstance(entry, Folder | Symlink | Hardlink) or is_link_out(entry)]
+    return Totals(len(sizes), sum(sizes), is_final=True, others=len(others))
+
+
+def is_link_out(entry: Entry) -> bool:
+    """Nobody follows a link only to count."""
+    return isinstance(entry, Skipped) and "leads out" in entry.reason
 
 
 @pytest.mark.parametrize("patterns", [[], ["1.*"], ["/2"], ["*"]])
@@ -65,8 +71,10 @@ def test_it_counts_no_more_names_of_a_file_than_are_sent(tree: Path, monkeypatch
 
 def test_it_tells_how_far_it_is(tree: Path) -> None:
     count = Count(look_up([tree]), Exclude([]))
-    steps = [count.step(7) for _ in range(5)]
-    assert [step.is_final for step in steps] == [False, False, False, False, True]
+    steps = [count.step(7)]
+    while not steps[-1].is_final:
+        steps.append(count.step(7))
+    assert len(steps) == 9
     assert [step.files for step in steps] == sorted(step.files for step in steps)
     assert steps[-1] == sent([tree], Exclude([]))
 
@@ -91,3 +99,17 @@ def test_a_count_that_is_stopped_ends_at_once_and_leaves_nothing_open(tree: Path
     assert count.step(1000).files <= 4
     count.close()
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_it_counts_holes(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        for at in (0, 5, 9):
+            file.seek(at * 2**22)
+            file.write(bytes(range(256)) * 2**12)
+        file.truncate(10 * 2**22)
+    for named in (path, tmp_path):
+        totals = Count(look_up([named]), Exclude([])).step(10)
+        assert (totals.size, totals.holes) == (10 * 2**22, 10 * 2**22 - 3 * 2**20)
+    (tmp_path / "plain").write_bytes(bytes(2**21))
+    assert Count(look_up([tmp_path / "plain"]), Exclude([])).step(10).holes == 0

@@ -20,6 +20,7 @@ from storing import snapshot, tick
 
 from p2p.core.errors import ExitCode, RemoteError
 from p2p.core.transfer import events
+from p2p.core.transfer.codec import encode
 from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.limits import MAX_ANNOUNCED
 from p2p.core.transfer.messages import (
@@ -37,7 +38,6 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    encode,
 )
 from p2p.core.transfer.names import is_temporary
 from p2p.io import jobs

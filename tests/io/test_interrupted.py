@@ -60,10 +60,9 @@ def test_killed(tmp_path: Path, when: str, policy: Policy) -> None:
     assert (inbox / "a" / "large").exists() is has_name
     assert [path.name for path in (inbox / "a").iterdir() if is_temporary(path.name)] == []
     journals = Journals(state)
-    kept_parts = journals.parts_in(inbox)
     journal = journals.find(TOKEN, inbox)
     assert journal is not None
-    with Destination(inbox, policy=policy, kept_parts=kept_parts, journal=journal) as destination:
+    with Destination(inbox, policy=policy, kept_in=journals.parts_in, journal=journal) as destination:
         assert sum(is_temporary(path.name) for path in inbox.iterdir()) == (not has_name)
         large, small = destination.carry_out(
             [

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer import events
 from p2p.core.transfer import events as transfer
+from p2p.core.transfer.codec import encode
 from p2p.core.transfer.entries import File, Folder, Kind, Leave
 from p2p.core.transfer.limits import MAX_TEXT
-from p2p.core.transfer.messages import DATA_HEADER, PIECE, Data, Entries, Offer, OfferKind, Root, Totals, encode
+from p2p.core.transfer.messages import DATA_HEADER, PIECE, Data, Entries, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.sender import TransferSender
 from p2p.io.outlets import MAX_PIECES, MAX_UNWRITTEN, StdoutEnd, TextEnd, printable
 from p2p.io.pipes import PipeError, PipeReader

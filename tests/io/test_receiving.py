@@ -18,6 +18,7 @@ from sending_stage import describe, make
 
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.transfer import events
+from p2p.core.transfer.codec import encode
 from p2p.core.transfer.entries import File, Kind
 from p2p.core.transfer.limits import SMALL
 from p2p.core.transfer.messages import (
@@ -31,7 +32,6 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    encode,
 )
 from p2p.core.transfer.names import is_temporary
 from p2p.io.destination import Policy, StorageError
@@ -163,6 +163,37 @@ def test_what_is_there_does_not_cross_again(tmp_path: Path, stage: Stage, state:
     assert again.kept >= size + 2 * CHUNK
     assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
     assert [path.name for path in inbox.iterdir()] == ["tree"]
+
+
+def test_what_was_left_out_is_all_that_crosses_when_the_same_command_runs_again(
+    tmp_path: Path, stage: Stage, state: Path
+) -> None:
+    size, c = CHUNK, os.urandom(9 * CHUNK)
+    things = {"a": os.urandom(size), "b": b"small", "c": c, "d": {"e": os.urandom(size)}, "f": "pipe"}
+    tree, inbox = make(tmp_path / "tree", things), tmp_path / "inbox"
+    sending, end = send(stage, tree), receive(stage, inbox, journals=state)
+
+    def interfere(_: int) -> bool:
+        if sending.machine.progress.done >= size + 3 * CHUNK:
+            with (tree / "c").open("ab") as file:
+                file.write(b"more")
+        return False
+
+    stage.run(sending, end, until=interfere)
+    [finished] = [event for event in stage.received if isinstance(event, events.Finished)]
+    assert (finished.exit_code, finished.missed) == (ExitCode.INTEGRITY, 2)
+    assert end.is_left
+    assert sorted(path.name for path in (inbox / "tree").iterdir()) == ["a", "b", "d"]
+    assert len([path for path in inbox.iterdir() if is_temporary(path.name)]) == 1
+    (tree / "f").unlink()
+    again = Stage(stage.selector)
+    end = receive(again, inbox, journals=state)
+    again.run(send(again, tree), end)
+    assert end.machine.progress.crossed < 8 * CHUNK
+    assert plain(describe(inbox / "tree", "tree")) == plain(describe(tree, "tree"))
+    assert [path.name for path in inbox.iterdir()] == ["tree"]
+    assert not end.is_left
+    assert list((state / "journals").glob("*.db")) == []
 
 
 def test_a_source_that_changed_takes_the_place_of_what_an_earlier_run_made_of_it(

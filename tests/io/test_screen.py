@@ -9,6 +9,7 @@ from p2p.core.peer import events
 from p2p.core.role import Role
 from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.limits import MAX_ROOTS
 from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
 from p2p.io.screen import Screen
 from p2p.io.walk import Renamed
@@ -22,8 +23,10 @@ def screen_of(role: Role = Role.SENDER, *, as_json: bool = False) -> Screen:
     )
 
 
-def progress(done: int, total: int | None = 40_000_000, *, kept: int = 0, is_final: bool = True) -> Progress:
-    return Progress(done, kept, 0, total, 1, is_final, "file")
+def progress(
+    done: int, total: int | None = 40_000_000, *, kept: int = 0, holes: int = 0, is_final: bool = True
+) -> Progress:
+    return Progress(done, kept, 0, total, 1, is_final, "file", holes, 30_000_000 if holes else 0)
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +63,8 @@ def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offer:
-    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in names[:16])
+    named = names[:MAX_ROOTS]
+    shown = tuple(Root(Kind.FOLDER if name.endswith("/") else Kind.FILE, name.rstrip("/"), 5) for name in named)
     return Offer(kind, bytes(16), totals, len(names), shown)
 
 
@@ -83,6 +87,21 @@ def test_an_offer_says_what_and_how_much(
     assert capsys.readouterr().err.splitlines() == [*shown, f"bob wants to send {words}"]
 
 
+def test_a_hole_neither_counts_as_fast_nor_as_left(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of 40 MB, 10 MB cross: after 5 s half of them have, and the holes are all behind or all ahead."""
+    for holes in (1, 30_000_000):
+        screen = screen_of()
+        screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
+        for second in range(11):
+            screen.tick(progress(second * 500_000 + holes, holes=holes), (0, 0), float(second))
+        assert ", 500 kB/s, 10 s left" in capsys.readouterr().err
+    done = events.Done(bytes(32), ExitCode.DONE, 0)
+    screen.handle_event(done, 10.0, progress(40_000_000, holes=30_000_000))
+    assert "Sent 10 MB in 10.0 s (1 MB/s); verified by the other side. 30 MB are holes, which do not cross." in (
+        capsys.readouterr().err
+    )
+
+
 def test_an_offer_that_is_counted_later_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     screen = screen_of(Role.RECEIVER)
     screen.handle_event(events.Offered(offer("photos/", totals=Totals(9, 9, False))), 0.0)
@@ -98,7 +117,17 @@ def test_no_hidden_file_slips_in_behind_others(capsys: pytest.CaptureFixture[str
     names = [*(f"photo {number}" for number in range(10)), ".bash_profile", "photo"]
     screen_of(Role.RECEIVER).handle_event(events.Offered(offer(*names, totals=Totals(12, 100, True))), 0.0)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more"]
+    assert lines[-3:-1] == ["  .bash_profile  (5 B)", "  and 3 more: 3 files, 15 B"]
+
+
+def test_many_folders_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    for others, said in ((100, "3 files, 9 B."), (10**9, "3 files, 9 B, and 1,000,000,000 folders and links.")):
+        screen = screen_of(Role.RECEIVER)
+        screen.handle_event(events.Offered(offer("tree/", totals=Totals(3, 9, True, others))), 0.0)
+        assert capsys.readouterr().err.endswith(f"wants to send {said}\n")
+        screen.handle_event(events.Offered(offer("tree/", totals=Totals(1, 9, False, 1))), 0.0)
+        screen.tick(Progress(0, 0, 0, 9, 3, True, "", things=3 + others), (0, 0), 1.0)
+        assert capsys.readouterr().err.endswith(f"It is all counted now: {said}\n")
 
 
 def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +135,19 @@ def test_names_of_an_offer_cannot_paint_the_screen(capsys: pytest.CaptureFixture
     screen_of(Role.RECEIVER).handle_event(events.Offered(shown), 0.0)
     said = capsys.readouterr().err
     assert "\x1b" not in said
-    assert "  and 12 more\n" in said
+    assert "  and 12 more: 12 files, 60 B\n" in said
+
+
+def test_of_what_is_not_listed_one_reads_how_many_and_how_much(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = (*(Root(Kind.FILE, f"{number}", 1_000_000) for number in range(MAX_ROOTS - 2)), *(
+        Root(Kind.FOLDER, f"f{number}", 0) for number in range(2)
+    ))
+    offered = Offer(OfferKind.TREE, bytes(16), Totals(9_000, 10**10, is_final=True), 5_000, shown)
+    screen_of(Role.RECEIVER).handle_event(events.Offered(offered), 0.0)
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "  and 4,992 more: 190 files, 190 MB; 2 folders; 4,800 that are too many to be named, none of them hidden",
+        "bob wants to send 9,000 files, 10 GB.",
+    ]
 
 
 def test_the_end_lists_what_went_otherwise_and_counts_it(capsys: pytest.CaptureFixture[str]) -> None:

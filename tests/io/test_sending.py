@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sending_stage import GUARD, Receiving, Stage, describe, make
 
-from p2p.core.errors import ExitCode
+from p2p.core.errors import CallerError, ExitCode
 from p2p.core.transfer import events
 from p2p.core.transfer.entries import Kind
-from p2p.core.transfer.limits import MAX_HOLE, MAX_TEXT
+from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS, MAX_TEXT
 from p2p.core.transfer.messages import CHUNK, PIECE, OfferKind, Root, Totals
 from p2p.io import sending
 from p2p.io.pipes import CommandReader
@@ -69,7 +69,7 @@ def test_the_offer_of_a_tree(tmp_path: Path, stage: Stage) -> None:
     receiving = Receiving()
     end = SendingEnd.of_tree([tmp_path / "folder", tmp_path / "file"], ALL, b"t" * 16, stage.selector)
     stage.count(end)
-    assert end.totals == Totals(3, 35, is_final=True)
+    assert end.totals == Totals(3, 35, is_final=True, others=2)
     stage.run(end, receiving)
     assert receiving.offer is not None
     assert receiving.offer.shown == (Root(Kind.FOLDER, "folder", 0), Root(Kind.FILE, "file", 5))
@@ -85,7 +85,7 @@ def test_files_alone_are_counted_at_once(tmp_path: Path, stage: Stage) -> None:
     receiving = Receiving()
     stage.run(end, receiving)
     assert receiving.offer is not None
-    assert (receiving.offer.roots, len(receiving.offer.shown)) == (20, 16)
+    assert (receiving.offer.roots, len(receiving.offer.shown)) == (20, 20)
     assert receiving.tree == {path.name: path.read_bytes() for path in paths}
 
 
@@ -205,7 +205,7 @@ def test_what_is_excluded_is_neither_sent_nor_counted(tmp_path: Path, stage: Sta
     stage.count(end)
     stage.run(end, receiving)
     assert sorted(receiving.tree) == ["tree/", "tree/b"]
-    assert end.totals == Totals(1, 5, is_final=True)
+    assert end.totals == Totals(1, 5, is_final=True, others=1)
 
 
 def test_an_end_that_is_closed_in_the_middle_leaves_nothing_open(tmp_path: Path, stage: Stage) -> None:
@@ -286,3 +286,41 @@ def test_a_command_that_fails_is_no_whole_file(stage: Stage) -> None:
     stage.run(end, receiving)
     assert receiving.tree == {}
     assert stage.missed["output"][0] is stage.exit_code is ExitCode.INTEGRITY
+
+
+def test_hidden_ones_are_named_in_the_offer_however_many_there_are(tmp_path: Path, stage: Stage) -> None:
+    names = [*(f"{number:03}" for number in range(3 * MAX_ROOTS)), ".bashrc", ".ssh"]
+    folder = make(tmp_path / "named", dict.fromkeys(names, b"a"))
+    paths = [folder / name for name in names]
+    receiving = Receiving()
+    stage.run(SendingEnd.of_tree(paths, ALL, TOKEN, stage.selector), receiving)
+    assert receiving.offer is not None
+    assert [root.name for root in receiving.offer.shown[:3]] == [".bashrc", ".ssh", "000"]
+    assert (len(receiving.offer.shown), receiving.offer.roots) == (MAX_ROOTS, len(names))
+    assert sorted(receiving.tree) == sorted(names)
+
+
+def test_more_hidden_ones_than_can_be_named_are_not_sent(tmp_path: Path, stage: Stage) -> None:
+    names = [f".{number}" for number in range(MAX_ROOTS + 1)]
+    folder = make(tmp_path / "named", dict.fromkeys(names, b""))
+    paths = [folder / name for name in names]
+    with pytest.raises(CallerError, match="more than 200 hidden files or folders are named"):
+        SendingEnd.of_tree(paths, ALL, TOKEN, stage.selector)
+
+
+def test_a_file_that_cannot_be_stored_over_there_is_not_kept_open_here(tmp_path: Path, stage: Stage) -> None:
+    tree = make(tmp_path / "tree", {"a": bytes(9 * CHUNK), "b": bytes(CHUNK), "c": bytes(CHUNK)})
+    receiving = Receiving()
+    seen: dict[int, set[str]] = {}
+
+    def look(write: events.Write) -> None:
+        if write.number not in seen:
+            fds = [Path(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+            seen[write.number] = {path.readlink().name for path in fds if path.is_symlink()} & {"a", "b", "c"}
+        if write.number == 1:
+            receiving.machine.handle_problem(1, "tree/a cannot be stored: no")
+
+    receiving.on_write = look
+    stage.run(SendingEnd.of_tree([tree], ALL, TOKEN, stage.selector), receiving)
+    assert sorted(receiving.tree) == ["tree/", "tree/b", "tree/c"]
+    assert [open_ones <= {name} for open_ones, name in zip(seen.values(), "abc", strict=True)] == [True] * 3

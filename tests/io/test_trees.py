@@ -342,7 +342,7 @@ def test_a_hole_in_what_an_earlier_run_began_is_zero(inbox: Path) -> None:
     name = ".p2p-0123456789abcdef.part"
     (inbox / name).write_bytes(b"x" * 50)
     status = (inbox / name).stat()
-    with Destination(inbox, kept_parts=[name]) as destination:
+    with Destination(inbox, kept_in=lambda _: [name]) as destination:
         assert destination._carrier is not None
         root = destination._carrier._folders.root
         found = Found(root, name, Node(status.st_dev, status.st_ino), 50, 0, is_part=True, is_ours=True)

@@ -102,3 +102,22 @@ def test_words_from_outside_are_escaped() -> None:
     no = Acceptance.parse(["bob"]).decide("ev\x1bil", offer(1), is_contact=True)
     assert no is not None
     assert "\x1b" not in no.failure.message
+
+
+def test_empty_files_count_beside_bytes() -> None:
+    """A limit of bytes alone lets a billion of them in."""
+    root = (Root(Kind.FOLDER, "a", 0),)
+
+    def decide(limit: str, files: int, others: int) -> bool:
+        acceptance = Acceptance.parse([f"bob:{limit}"])
+        of_tree = Offer(OfferKind.TREE, bytes(16), Totals(files, 0, True, others), 1, root)
+        later = Progress(0, 0, 0, 0, files, True, "", things=files + others)
+        refused = acceptance.decide("bob", of_tree, is_contact=True), acceptance.watch("bob", later)
+        assert (refused[0] is None) == (refused[1] is None)
+        return refused[0] is None
+
+    assert decide("1M", 500, 500)
+    assert not decide("1M", 500, 501)
+    assert decide("500M", 400_000, 100_000)
+    assert not decide("500M", 400_000, 100_001)
+    assert Acceptance.parse(["bob"]).watch("bob", Progress(0, 0, 0, 0, 0, True, "", things=10**9)) is None

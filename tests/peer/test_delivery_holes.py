@@ -5,8 +5,9 @@ from __future__ import annotations
 from delivery_pair import START, carry, offer_of, pair
 
 from p2p.core.peer.delivery import HOLES_A_TURN
+from p2p.core.transfer.codec import encode
 from p2p.core.transfer.limits import MAX_HOLE
-from p2p.core.transfer.messages import Entries, Hole, OfferKind, encode
+from p2p.core.transfer.messages import Entries, Hole, OfferKind
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
 

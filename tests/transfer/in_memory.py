@@ -30,7 +30,7 @@ from p2p.core.transfer.events import (
     Whole,
     Write,
 )
-from p2p.core.transfer.limits import MAX_HOLE
+from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS
 from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, DATA_HEADER, PIECE, TOKEN, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender, Unreadable
@@ -99,7 +99,7 @@ class Tree:
         ]
         size = None if self.kind is OfferKind.PIPE else sum(map(len, self.contents.values()))
         totals = Totals(len(self.contents), size, is_final=True)
-        return Offer(self.kind, bytes(TOKEN), totals, len(shown), tuple(shown[:16]))
+        return Offer(self.kind, bytes(TOKEN), totals, len(shown), tuple(shown[:MAX_ROOTS]))
 
 
 class MemorySource:

@@ -14,6 +14,7 @@ from transfer.in_memory import MemoryDisk, MemorySource, Tree, digest
 
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.transfer import messages, outgoing
+from p2p.core.transfer.codec import decode, encode
 from p2p.core.transfer.entries import File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.events import (
     Accepted,
@@ -55,11 +56,10 @@ from p2p.core.transfer.messages import (
     Taken,
     Totals,
     WholeFiles,
-    decode,
-    encode,
 )
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
+from p2p.core.transfer.totals import GrowingTotals
 
 EDGES = [0, 1, SMALL, SMALL + 1, PIECE - 1, PIECE, PIECE + 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 17]
 
@@ -587,7 +587,7 @@ def test_a_count_is_told_when_it_has_grown_and_not_a_thousand_times() -> None:
 
 def test_a_count_that_ends_after_the_content_is_not_told() -> None:
     pair = Pair(Tree.of({"a": b"abc"}))
-    pair.sender._totals = pair.sender._told = Totals(0, 0, is_final=False)
+    pair.sender._totals = GrowingTotals(Totals(0, 0, is_final=False))
     while pair.sender._state.name != "FINISHING":
         pair.look_at_receiver()
         pair.carry_back()

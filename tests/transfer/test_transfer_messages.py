@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.core.errors import DecodeError, ExitCode, VersionError
+from p2p.core.transfer.codec import decode, encode, is_numbered, write_data_header
 from p2p.core.transfer.entries import (
     MAX_NAME_BYTES,
     MAX_REASON_BYTES,
@@ -53,23 +54,21 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    decode,
-    encode,
-    is_numbered,
-    write_data_header,
 )
 
 TOKEN_BYTES = bytes(range(TOKEN))
 ROOTS = (Root(Kind.FOLDER, "d", 0), Root(Kind.FILE, "p", None))
 GOLDEN: list[tuple[Message, str]] = [
     (
-        Offer(OfferKind.TREE, TOKEN_BYTES, Totals(5, 2**33, is_final=True), 3, ROOTS),
-        "01 02 00 01 000102030405060708090a0b0c0d0e0f 00000003 0000000000000005 0000000200000000"
+        Offer(OfferKind.TREE, TOKEN_BYTES, Totals(5, 2**33, is_final=True, others=7, holes=6), 3, ROOTS),
+        "01 02 00 01 000102030405060708090a0b0c0d0e0f 00000003"
+        "   0000000000000005 0000000200000000 0000000000000007 0000000000000006"
         "   01 0000000000000000 0001 64    03 ffffffffffffffff 0001 70",
     ),
     (
         Offer(OfferKind.PIPE, TOKEN_BYTES, Totals(1, None, is_final=False), 1, ROOTS[1:]),
-        "01 02 01 00 000102030405060708090a0b0c0d0e0f 00000001 0000000000000001 ffffffffffffffff"
+        "01 02 01 00 000102030405060708090a0b0c0d0e0f 00000001"
+        "   0000000000000001 ffffffffffffffff 0000000000000000 0000000000000000"
         "   03 ffffffffffffffff 0001 70",
     ),
     (
@@ -105,8 +104,8 @@ GOLDEN: list[tuple[Message, str]] = [
         WholeFiles((WholeFile(2, b"\xdd" * 32, b"abc"), WholeFile(5, b"\xee" * 32, b""))),
         "0b 00000002 0003" + "dd" * 32 + "616263 00000005 0000" + "ee" * 32,
     ),
-    (Totals(3, 4, is_final=False), "0c 00 0000000000000003 0000000000000004"),
-    (Totals(1, None, is_final=True), "0c 01 0000000000000001 ffffffffffffffff"),
+    (Totals(3, 4, False, 2, 1), "0c 00 0000000000000003 0000000000000004 0000000000000002 0000000000000001"),
+    (Totals(1, None, is_final=True), "0c 01 0000000000000001 ffffffffffffffff" + 32 * "0"),
     (Hole(1, 2, MAX_HOLE), "0d 00000001 0000000000000002 0000000001000000"),
     (Same(1, 983_040, 983_040), "0e 00000001 00000000000f0000 00000000000f0000"),
     (Have(1, 2, (b"\x11" * 16, b"\x22" * 16), is_last=False), "0f 00000001 00000002 00" + "11" * 16 + "22" * 16),
@@ -170,7 +169,8 @@ ENTRIES: st.SearchStrategy[Entry] = st.one_of(
     st.builds(Hardlink, NAMES, NUMBERS),
     st.builds(Skipped, NAMES, NAMES, CODES),
 )
-TOTALS = st.builds(Totals, st.integers(0, 2**64 - 1), SIZES, st.booleans())
+NUMBERS_OF_8 = st.integers(0, 2**64 - 1)
+TOTALS = st.builds(Totals, NUMBERS_OF_8, SIZES, st.booleans(), NUMBERS_OF_8, NUMBERS_OF_8)
 A_ROOT = st.builds(Root, st.sampled_from([Kind.FOLDER, Kind.FILE]), NAMES, SIZES)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(
@@ -258,12 +258,12 @@ def test_no_message(what: str) -> None:
         decode(bytes.fromhex(WRONG[what]))
 
 
-def test_more_roots_by_name_than_sixteen() -> None:
+def test_more_roots_by_name_than_are_told() -> None:
     roots = (Root(Kind.FILE, "a", 0),) * (MAX_ROOTS + 4)
     wire = encode(Offer(OfferKind.TREE, TOKEN_BYTES, Totals(20, 0, is_final=True), len(roots), roots))
     decoded = decode(wire)
     assert isinstance(decoded, Offer)
-    assert (decoded.roots, len(decoded.shown)) == (20, MAX_ROOTS)
+    assert (decoded.roots, len(decoded.shown)) == (MAX_ROOTS + 4, MAX_ROOTS)
     with pytest.raises(DecodeError):
         decode(wire + bytes.fromhex("03 0000000000000000 0001 61"))
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transfer.in_memory import CHANGED, Tree, digest
 
-from p2p.core.errors import ExitCode, RemoteError
-from p2p.core.transfer import messages, receiver, sender
+from p2p.core.errors import DecodeError, ExitCode, RemoteError
+from p2p.core.transfer import messages
+from p2p.core.transfer.codec import decode, encode
 from p2p.core.transfer.entries import File, Folder, Hardlink, Kind, Leave, Skipped, Symlink
 from p2p.core.transfer.events import Aborted, Complete, Finished, Offered, Refused, WantEntries, Whole
 from p2p.core.transfer.limits import (
@@ -19,6 +20,7 @@ from p2p.core.transfer.limits import (
     MAX_GROWTH,
     MAX_HOLE,
     MAX_LINKED,
+    MAX_MORE,
     MAX_PIECES,
     MAX_TEXT,
     MAX_TOTAL,
@@ -48,11 +50,10 @@ from p2p.core.transfer.messages import (
     Totals,
     WholeFile,
     WholeFiles,
-    decode,
-    encode,
 )
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
+from p2p.core.transfer.states import FROM_RECEIVER, FROM_SENDER, ReceiverState, SenderState
 
 # What a sender says, as records from the beginning. "yes" and "answers" are the receiver's; the last one is the
 # offence, where there is one.
@@ -107,6 +108,8 @@ SENDER_OFFENCES: dict[str, tuple[Step, ...]] = {
     "a file that was not offered": (offer(A), "yes", entries(file("b"))),
     "a folder where a file was offered": (offer(A), "yes", entries(folder("a"))),
     "a file where a folder was offered": (offer(F), "yes", entries(file("f"))),
+    "a hidden root that was not named": (offer(A, count=2), "yes", entries(file(), file(".b"))),
+    "a hidden folder that was not named": (offer(A, count=2), "yes", entries(file(), folder(".b"))),
     "a link beside the tree": (offer(A), "yes", entries(Symlink("a", 0, "b"))),
     "a folder in a pipe": (PIPE, "yes", entries(folder("a"))),
     "a file with a size in a pipe": (PIPE, "yes", entries(file())),
@@ -228,6 +231,36 @@ def replay(machine: TransferReceiver, script: Sequence[Step]) -> None:
                 machine.handle_record(encode(step))
 
 
+MORE = {
+    "files": file("a", 0),
+    "folders and links": Symlink("l", 0, "a"),
+    "folders": folder(),
+}
+
+
+@pytest.mark.parametrize("what", MORE)
+def test_no_more_things_come_than_were_announced_but_for_some(what: str) -> None:
+    """Empty ones have no bytes that would be counted, and fill a disk all the same."""
+    machine = TransferReceiver()
+    totals = Totals(1, 3, is_final=True, others=1)
+    replay(machine, (Offer(OfferKind.TREE, bytes(16), totals, 1, (F,)), "yes", entries(folder())))
+    thing, empty = MORE[what], digest(b"")
+    things = (thing, Leave()) if isinstance(thing, Folder) else (thing,)
+    left = 2 + MAX_MORE - (what != "files")
+    number = 1
+    while left:
+        count = min(left, 100)
+        machine.handle_record(encode(entries(*things * count)))
+        if what == "files":
+            whole = tuple(WholeFile(number + each, empty, b"") for each in range(count))
+            machine.handle_record(encode(WholeFiles(whole)))
+        left, number = left - count, number + count
+    with pytest.raises(RemoteError, match=f"10003 {what}.*, where 1 were announced"):
+        machine.handle_record(encode(entries(*things)))
+    assert machine.poll_action() is None
+    assert isinstance(decode(machine.poll_record() or b""), Abort)
+
+
 @pytest.mark.parametrize("offence", SENDER_OFFENCES)
 def test_a_sender_that_breaks_the_protocol_is_told_and_ended(offence: str) -> None:
     *script, last = SENDER_OFFENCES[offence]
@@ -274,21 +307,21 @@ SAMPLES: list[Message] = [
     *[Accept(answers=False), Refuse(ExitCode.REFUSED, "no"), Have(0, 0, (), is_last=True), Problem(0, "no")],
     messages.Finished(TOTAL),
 ]
-RECEIVER_STATES: dict[receiver.State, tuple[Step, ...]] = {
-    receiver.State.AWAITING_OFFER: (),
-    receiver.State.DECIDING: (offer(A),),
-    receiver.State.RECEIVING: (offer(A), "yes"),
-    receiver.State.STORING: (*SENT, Finish(1, TOTAL)),
+RECEIVER_STATES: dict[ReceiverState, tuple[Step, ...]] = {
+    ReceiverState.AWAITING_OFFER: (),
+    ReceiverState.DECIDING: (offer(A),),
+    ReceiverState.RECEIVING: (offer(A), "yes"),
+    ReceiverState.STORING: (*SENT, Finish(1, TOTAL)),
 }
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
 @pytest.mark.parametrize("state", RECEIVER_STATES)
-def test_what_is_not_in_the_receivers_table_is_the_senders_fault(state: receiver.State, message: Message) -> None:
+def test_what_is_not_in_the_receivers_table_is_the_senders_fault(state: ReceiverState, message: Message) -> None:
     machine = TransferReceiver()
     replay(machine, RECEIVER_STATES[state])
     assert machine._state is state
-    if (state, type(message)) in receiver.TRANSITIONS:
+    if (state, type(message)) in FROM_SENDER:
         return  # what may be wrong within it: above
     with pytest.raises(RemoteError, match="from the sender while"):
         machine.handle_record(encode(message))
@@ -296,15 +329,15 @@ def test_what_is_not_in_the_receivers_table_is_the_senders_fault(state: receiver
     assert machine.poll_record() is None
 
 
-def sender_in(state: sender.State) -> TransferSender:
+def sender_in(state: SenderState) -> TransferSender:
     tree = Tree.of({"a": b"abc"})
     machine = TransferSender(tree.offer())
     machine.start()
     assert machine.poll_record() is not None
-    if state is sender.State.WAITING:
+    if state is SenderState.WAITING:
         return machine
     machine.handle_record(encode(Accept(answers=False)))
-    if state is sender.State.SENDING:
+    if state is SenderState.SENDING:
         return machine
     assert isinstance(machine.poll_wanted(), WantEntries)
     machine.handle_entries(tree.entries, is_last=True)
@@ -315,11 +348,11 @@ def sender_in(state: sender.State) -> TransferSender:
 
 
 @pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
-@pytest.mark.parametrize("state", [sender.State.WAITING, sender.State.SENDING, sender.State.FINISHING])
-def test_what_is_not_in_the_senders_table_is_the_receivers_fault(state: sender.State, message: Message) -> None:
+@pytest.mark.parametrize("state", [SenderState.WAITING, SenderState.SENDING, SenderState.FINISHING])
+def test_what_is_not_in_the_senders_table_is_the_receivers_fault(state: SenderState, message: Message) -> None:
     machine = sender_in(state)
     assert machine._state is state
-    if (state, type(message)) in sender.TRANSITIONS:
+    if (state, type(message)) in FROM_RECEIVER:
         return
     with pytest.raises(RemoteError, match="from the receiver while"):
         machine.handle_record(encode(message))
@@ -329,8 +362,8 @@ def test_what_is_not_in_the_senders_table_is_the_receivers_fault(state: sender.S
 
 
 def test_tables_have_no_dead_states() -> None:
-    assert {state for state, _ in sender.TRANSITIONS} | {*sender.TRANSITIONS.values()} <= set(sender.State)
-    assert {state for state, _ in receiver.TRANSITIONS} | {*receiver.TRANSITIONS.values()} <= set(receiver.State)
+    assert {state for state, _ in FROM_RECEIVER} | {*FROM_RECEIVER.values()} <= set(SenderState)
+    assert {state for state, _ in FROM_SENDER} | {*FROM_SENDER.values()} <= set(ReceiverState)
 
 
 RECEIVER_OFFENCES: dict[str, tuple[Message, ...]] = {
@@ -401,7 +434,7 @@ def test_a_file_whose_digest_is_wrong_is_never_complete() -> None:
 
 
 def test_the_sender_compares_the_confirmed_digest() -> None:
-    machine = sender_in(sender.State.FINISHING)
+    machine = sender_in(SenderState.FINISHING)
     machine.handle_record(encode(messages.Finished(bytes(32))))
     last = list(iter(machine.poll_event, None))[-1]
     assert isinstance(last, Aborted)
@@ -424,7 +457,7 @@ def test_finished_waits_until_everything_bears_its_name() -> None:
 
 
 def test_refusal_reaches_the_sender() -> None:
-    sending, machine = sender_in(sender.State.WAITING), TransferReceiver()
+    sending, machine = sender_in(SenderState.WAITING), TransferReceiver()
     replay(machine, [offer(A)])
     machine.refuse(ExitCode.STORAGE, "disk full")
     sending.handle_record(machine.poll_record() or b"")
@@ -433,9 +466,9 @@ def test_refusal_reaches_the_sender() -> None:
     assert machine.ended
 
 
-@pytest.mark.parametrize("state", [sender.State.WAITING, sender.State.SENDING, sender.State.FINISHING])
+@pytest.mark.parametrize("state", [SenderState.WAITING, SenderState.SENDING, SenderState.FINISHING])
 @pytest.mark.parametrize("by_peer", [False, True])
-def test_an_abort_in_any_state_ends_the_sender(state: sender.State, by_peer: bool) -> None:
+def test_an_abort_in_any_state_ends_the_sender(state: SenderState, by_peer: bool) -> None:
     machine = sender_in(state)
     if by_peer:
         machine.handle_record(encode(Abort(ExitCode.CANCELLED, "stop")))
@@ -449,7 +482,7 @@ def test_an_abort_in_any_state_ends_the_sender(state: sender.State, by_peer: boo
 
 @pytest.mark.parametrize("state", RECEIVER_STATES)
 @pytest.mark.parametrize("by_peer", [False, True])
-def test_an_abort_in_any_state_ends_the_receiver(state: receiver.State, by_peer: bool) -> None:
+def test_an_abort_in_any_state_ends_the_receiver(state: ReceiverState, by_peer: bool) -> None:
     machine = TransferReceiver()
     replay(machine, RECEIVER_STATES[state])
     if by_peer:
@@ -486,7 +519,7 @@ def test_what_was_read_for_a_transfer_that_ended_is_not_sent() -> None:
 
 def test_what_comes_after_the_end_is_passed_over() -> None:
     machine = TransferReceiver()
-    replay(machine, RECEIVER_STATES[receiver.State.STORING])
+    replay(machine, RECEIVER_STATES[ReceiverState.STORING])
     machine.handle_stored(0, "a")
     assert machine.is_finished
     while machine.poll_event() is not None or machine.poll_record() is not None:
@@ -511,7 +544,7 @@ ANYTHING = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(ANYTHING.filter(lambda step: not isinstance(step, str)), max_size=15), st.booleans())
 def test_no_sequence_of_records_breaks_a_machine_in_another_way(script: list[Message], answers: bool) -> None:
-    for machine in (TransferReceiver(), sender_in(sender.State.WAITING), sender_in(sender.State.SENDING)):
+    for machine in (TransferReceiver(), sender_in(SenderState.WAITING), sender_in(SenderState.SENDING)):
         for message in script:
             try:
                 machine.handle_record(encode(message))
@@ -525,5 +558,5 @@ def test_no_sequence_of_records_breaks_a_machine_in_another_way(script: list[Mes
 
 
 def test_a_hole_costs_a_bounded_time() -> None:
-    with pytest.raises(messages.DecodeError):
+    with pytest.raises(DecodeError):
         decode(encode(Hole(0, 0, MAX_HOLE + 1)))

@@ -15,6 +15,9 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer
 
 UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}  # decimal, as everywhere on the screen
+# Empty files have no bytes, and fill a disk all the same: beside a limit of bytes stands one of things.
+BYTES_A_THING: Final = 1000
+LEAST_THINGS: Final = 1000  # whatever the limit
 MAX_LIMIT: Final = 2**63 - 1  # bytes in a transfer
 _LIMIT = re.compile(r"([0-9]{1,19})([kmgt]?)b?", re.IGNORECASE)
 
@@ -70,20 +73,28 @@ class Acceptance:
                 "only: use a code and --remember on both sides once",
                 "it takes files from contacts only: use a code and --remember on both sides once",
             )
-        return _check(rule, offer.totals.size)
+        return _check(rule, offer.totals.size, offer.totals.files + offer.totals.others)
 
     def watch(self, friend: str, progress: Progress) -> No | None:
         """Whether the transfer has become more than was allowed."""
         rule = self._rules.get(friend)
         if rule is None:
             return None
-        return _check(rule, max(progress.done, progress.total or 0))
+        return _check(rule, max(progress.done, progress.total or 0), progress.things)
 
 
-def _check(rule: Rule, size: int | None) -> No | None:
-    if rule.limit is None or (size or 0) <= rule.limit:
+def _check(rule: Rule, size: int | None, things: int) -> No | None:
+    if rule.limit is None:
         return None
-    name = escape(rule.friend)
+    name, most = escape(rule.friend), max(LEAST_THINGS, rule.limit // BYTES_A_THING)
+    if things > most:
+        return _no(
+            f"Refused, because {name} sends more files and folders than the {escape(rule.shown)} that --accept-from "
+            f"allows have room for ({things:,}; {most:,} are taken)",
+            f"it takes at most {most:,} files and folders at a time without being asked",
+        )
+    if (size or 0) <= rule.limit:
+        return None
     return _no(
         f"Refused, because {name} sends more than the {escape(rule.shown)} that --accept-from allows ({size:,} bytes)",
         f"it takes at most {rule.limit:,} bytes at a time without being asked",

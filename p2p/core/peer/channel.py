@@ -9,7 +9,8 @@ from typing import Protocol
 from p2p.core.address import Address
 from p2p.core.datagram import Buffer, Transmit
 from p2p.core.errors import ExitCode, RemoteError
-from p2p.core.transfer.messages import Abort, Keepalive, encode
+from p2p.core.transfer.codec import encode
+from p2p.core.transfer.messages import Abort, Keepalive
 from p2p.core.transport import events as udp
 from p2p.core.transport.connection import Connection
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL

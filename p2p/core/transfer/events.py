@@ -25,6 +25,23 @@ class Progress:
     files_total: int
     is_final: bool
     path: str
+    holes: int = 0
+    """Those of the bytes that had no place on the disk over there, and did not cross either."""
+    holes_total: int = 0
+    things: int = 0
+    """Files, folders and links that are announced, or came."""
+
+    @property
+    def crossed(self) -> int:
+        """Bytes."""
+        return self.done - self.kept - self.holes
+
+    @property
+    def left(self) -> int | None:
+        """Bytes that may still have to cross."""
+        if self.total is None:
+            return None
+        return max(0, self.total - self.done - max(0, self.holes_total - self.holes))
 
 
 # what the sender wants

@@ -81,8 +81,10 @@ class IncomingFiles:
         """What was said yes to."""
         self.number = 0
         """How many entries came that have a number."""
-        self.done = self.kept = self.files = 0
-        """Bytes of content, those of them that were here before, and files, all whole ones."""
+        self.announced = 0
+        """How many of them are files."""
+        self.done = self.kept = self.holes = self.files = 0
+        """Bytes of content, those of them that were here before or are holes, and files, all whole ones."""
         self.actions: deque[FileAction] = deque()
         self.handed: deque[Handed] = deque()
         """What of the actions is to be reported as stored, once the disk has it."""
@@ -165,6 +167,7 @@ class IncomingFiles:
     def handle_hole(self, hole: Hole) -> None:
         file = self._take_range(hole.file, hole.offset, hole.length)
         update_with_zeros(file.hash, hole.length)
+        self.holes += hole.length
         if not file.is_lost:
             self.actions.append(LeaveHole(file.number, hole.offset, hole.length))
 
@@ -256,6 +259,7 @@ class IncomingFiles:
             if len(self._linked) >= MAX_LINKED:
                 raise RemoteError(f"more than {MAX_LINKED} files with several names")
             self._linked.add(number)
+        self.announced += 1
         file = Incoming(number, path, entry.size)
         self._announced.append(file)
         if self.answers:
@@ -271,6 +275,8 @@ class IncomingFiles:
             raise RemoteError(f"more than the {offer.roots} things that were offered")
         if entry is None:
             return
+        if number >= len(offer.shown) and entry.name.startswith("."):
+            raise RemoteError(f"{escape(entry.name)} is hidden, and was not named in the offer")
         if number < len(offer.shown) and safe_name(entry.name) != offer.shown[number].name:
             raise RemoteError(f"{escape(entry.name)} where {escape(offer.shown[number].name)} was offered")
         if isinstance(entry, Symlink) or (offer.kind is not OfferKind.TREE and not isinstance(entry, File)):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 MAX_GROWTH = 2**30  # bytes that come beyond twice the final totals: what is sent may grow after it was counted
+MAX_MORE = 10_000  # files, and folders and links, that come beyond twice the final totals
 MAX_TOTAL = 2**63 - 1  # bytes; the largest file offset (off_t), so no sum overflows anything
 MAX_ENTRIES = 2**32 - 1
 MAX_DEPTH = 64  # folders below each other: each is a descriptor at the receiver
 MAX_LINKED = 65_536  # files with several names that either side remembers, to its end: some 10 MB
-MAX_ROOTS = 16  # of an offer that are told by name
+MAX_ROOTS = 200  # of an offer that are told by name: with 255 bytes each they still fit its record
 MAX_AHEAD = 1024  # entries that are announced from the first file on whose content has not come
 MAX_ANNOUNCED = 4096  # entries ahead of content, as the receiver enforces it: room for who sends otherwise than we
 MAX_PIECES = 16  # pieces of one read or write: 960 KiB, which stay in a processor's cache until they are sealed

@@ -91,6 +91,13 @@ class OutgoingFiles:
         return first if first is not None and (first.is_answered or not self.answers) else None
 
     @property
+    def current(self) -> Outgoing:
+        """The one that a wish stands for."""
+        first = self.first
+        assert first is not None, "a wish stands for a file"
+        return first
+
+    @property
     def is_unwanted(self) -> bool:
         """Whether the receiver said that it cannot store the next one."""
         return (first := self.first) is not None and first.is_unwanted

@@ -6,13 +6,12 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum, auto
 from typing import assert_never
 
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
 from p2p.core.text import escape
-from p2p.core.transfer import messages
+from p2p.core.transfer import codec, messages
 from p2p.core.transfer.events import (
     Aborted,
     FileAction,
@@ -29,7 +28,6 @@ from p2p.core.transfer.limits import (
     MAX_ANNOUNCED,
     MAX_DEPTH,
     MAX_ENTRIES,
-    MAX_GROWTH,
     MAX_QUEUED,
     MAX_UNNAMED,
     MAX_UNSTORED,
@@ -58,34 +56,11 @@ from p2p.core.transfer.messages import (
 )
 from p2p.core.transfer.names import safe_name
 from p2p.core.transfer.records import Records
+from p2p.core.transfer.states import FROM_SENDER, ReceiverState
+from p2p.core.transfer.totals import Bounds
 from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferReceiver"]
-
-
-class State(Enum):
-    AWAITING_OFFER = auto()
-    DECIDING = auto()
-    RECEIVING = auto()
-    STORING = auto()
-    FINISHED = auto()
-    ENDED = auto()
-
-
-# What the sender may say in which state. A missing row is the sender's fault.
-TRANSITIONS: dict[tuple[State, type[Message]], State] = {
-    (State.AWAITING_OFFER, Offer): State.DECIDING,
-    (State.DECIDING, Totals): State.DECIDING,
-    (State.RECEIVING, Totals): State.RECEIVING,
-    (State.RECEIVING, Entries): State.RECEIVING,
-    (State.RECEIVING, Data): State.RECEIVING,
-    (State.RECEIVING, Hole): State.RECEIVING,
-    (State.RECEIVING, Same): State.RECEIVING,
-    (State.RECEIVING, FileEnd): State.RECEIVING,
-    (State.RECEIVING, WholeFiles): State.RECEIVING,
-    (State.RECEIVING, LeftOut): State.RECEIVING,
-    (State.RECEIVING, Finish): State.STORING,
-}
 
 
 class TransferReceiver:
@@ -97,12 +72,11 @@ class TransferReceiver:
     """
 
     def __init__(self) -> None:
-        self._state = State.AWAITING_OFFER
+        self._state = ReceiverState.AWAITING_OFFER
         self._events: deque[ReceiverEvent] = deque()
         self._records: Records[bytes] = Records(waits=False)
         self._files = IncomingFiles()
-        self._totals = Totals(0, 0, is_final=False)
-        self._most = math.inf  # bytes
+        self._bounds = Bounds()
         self._unstored: dict[int, Handed] = {}
         self._contents = self._descriptors = 0  # of those unstored
         self._missing = Missing()
@@ -113,9 +87,10 @@ class TransferReceiver:
 
     @property
     def progress(self) -> Progress:
-        files, totals = self._files, self._totals
-        done = (files.done, files.kept, files.files)
-        return Progress(*done, totals.size, totals.files, totals.is_final, files.path)
+        files, totals = self._files, self._bounds.totals
+        done, things = (files.done, files.kept, files.files), max(files.number, totals.files + totals.others)
+        total = (totals.size, totals.files, totals.is_final)
+        return Progress(*done, *total, files.path, files.holes, totals.holes, things)
 
     @property
     def answers(self) -> bool:
@@ -155,12 +130,17 @@ class TransferReceiver:
     @property
     def ended(self) -> bool:
         """Finished, refused or aborted: nothing but what is queued will come from `poll_record`."""
-        return self._state in (State.FINISHED, State.ENDED)
+        return self._state in (ReceiverState.FINISHED, ReceiverState.ENDED)
 
     @property
     def is_finished(self) -> bool:
         """Everything that can arrive has, and the sender is told so."""
-        return self._state is State.FINISHED
+        return self._state is ReceiverState.FINISHED
+
+    @property
+    def missed(self) -> int:
+        """How many things could not be sent or stored."""
+        return self._missing.count
 
     @property
     def is_confirmed(self) -> bool:
@@ -176,7 +156,7 @@ class TransferReceiver:
         """
         if not self.ended:
             self._require_offer()
-            self._state, self._files.answers = State.RECEIVING, answers
+            self._state, self._files.answers = ReceiverState.RECEIVING, answers
             self._records.say(Accept(answers, 0 if self.rate_limit == math.inf else int(self.rate_limit)))
 
     def refuse(self, exit_code: ExitCode, reason: str) -> None:
@@ -201,20 +181,20 @@ class TransferReceiver:
 
     def go_on(self) -> None:
         """There is a new path. What was on its way on the last one, in either direction, is lost."""
-        if self._state is not State.ENDED:
+        if self._state is not ReceiverState.ENDED:
             self._records.go_on()
 
     # input
 
     def handle_record(self, plaintext: Buffer) -> None:
         """Raises RemoteError if the sender broke the protocol; the ABORT that tells it so is then queued."""
-        if self._state is State.ENDED:
+        if self._state is ReceiverState.ENDED:
             return  # what was under way when this side ended
         try:
-            if self._state is State.FINISHED:
-                self._handle_confirmation(messages.decode(plaintext))
+            if self._state is ReceiverState.FINISHED:
+                self._handle_confirmation(codec.decode(plaintext))
                 return
-            self._handle_message(messages.decode(plaintext))
+            self._handle_message(codec.decode(plaintext))
         except ContentError as error:
             self.abort(ExitCode.INTEGRITY, f"{escape(str(error))} arrived with other content: send it again")
         except RemoteError as error:
@@ -235,7 +215,7 @@ class TransferReceiver:
 
     def handle_stored(self, number: int, final_name: str) -> None:
         """It is on the disk, durable, and bears `final_name` in its folder."""
-        if self._state is State.ENDED:
+        if self._state is ReceiverState.ENDED:
             return  # it was stored while the other side gave up
         stored = self._forget(number)
         if stored.digest is not None:
@@ -279,7 +259,7 @@ class TransferReceiver:
             return
         if self._records.handle(message):
             return
-        state = TRANSITIONS.get((self._state, type(message)))
+        state = FROM_SENDER.get((self._state, type(message)))
         if state is None:
             raise RemoteError(f"{type(message).__name__} from the sender while {self._state.name.lower()}")
         self._state = state
@@ -291,9 +271,7 @@ class TransferReceiver:
             case Offer():
                 self._handle_offer(message)
             case Totals():
-                if self._totals.is_final:
-                    raise RemoteError("TOTALS after the final ones")
-                self._set_totals(message)
+                self._bounds.set(message)
             case Entries(entries):
                 for entry in entries:
                     files.handle_entry(entry)
@@ -314,8 +292,7 @@ class TransferReceiver:
                 self._handle_finish(entries, digest)
             case _:
                 assert_never(message)
-        if files.done > self._most:
-            raise RemoteError(f"{files.done} bytes, where {self._totals.size} were announced")
+        self._bounds.check(files.done, files.announced, files.number - files.announced)
         while files.handed:
             handed = files.handed.popleft()
             self._unstored[handed.number] = handed
@@ -330,15 +307,10 @@ class TransferReceiver:
             raise RemoteError(f"offer of {offer.roots} things, {len(offer.shown)} of them by name")
         if offer.kind is not OfferKind.TREE and offer.roots != 1:
             raise RemoteError(f"{offer.roots} things in an offer of kind {offer.kind.name}")
-        self._set_totals(offer.totals)
+        self._bounds.set(offer.totals)
         shown = tuple(replace(root, name=safe_name(root.name)) for root in offer.shown)
         self._files.offer = replace(offer, shown=shown)
         self._events.append(Offered(self._files.offer))
-
-    def _set_totals(self, totals: Totals) -> None:
-        self._totals = totals
-        if totals.is_final and totals.size is not None:
-            self._most = 2 * totals.size + MAX_GROWTH
 
     def _handle_finish(self, entries: int, digest: bytes) -> None:
         if not self._files.is_between or entries != self._files.number:
@@ -349,8 +321,8 @@ class TransferReceiver:
         self._finish_when_stored()
 
     def _finish_when_stored(self) -> None:
-        if self._state is State.STORING and not self._unstored:
-            self._state = State.FINISHED
+        if self._state is ReceiverState.STORING and not self._unstored:
+            self._state = ReceiverState.FINISHED
             digest = self._files.digests
             self._records.say(messages.Finished(digest))
             shown = self._files.digest if self._files.files == 1 else digest
@@ -374,11 +346,11 @@ class TransferReceiver:
         return handed
 
     def _require_offer(self) -> None:
-        if self._state is not State.DECIDING:
+        if self._state is not ReceiverState.DECIDING:
             raise CallerError(f"nothing to decide while {self._state.name.lower()}")
 
     def _end(self, last: Abort | Refuse | None) -> None:
-        self._state = State.ENDED
+        self._state = ReceiverState.ENDED
         self._records.clear()
         self._files.clear()
         if last is not None:

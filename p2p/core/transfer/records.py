@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from p2p.core.errors import RemoteError
-from p2p.core.transfer import messages
+from p2p.core.transfer import codec
 from p2p.core.transfer.limits import MAX_KEPT, MAX_UNTAKEN, MAX_UNTAKEN_SIZE, TAKEN_EVERY
 from p2p.core.transfer.messages import Continue, Keepalive, Message, Taken
 
@@ -82,7 +82,7 @@ class Records(Generic[Item]):
 
     def say(self, message: Message | bytes) -> None:
         """`message` may be encoded already."""
-        self._queue.append(message if isinstance(message, bytes) else messages.encode(message))
+        self._queue.append(message if isinstance(message, bytes) else codec.encode(message))
 
     def keep(self, item: bytes | Item) -> bool:
         """A numbered record was made that does not come from `poll`. Returns whether it is to go out now.
@@ -128,10 +128,10 @@ class Records(Generic[Item]):
         """The next record but an Item at the front of `repeated`. What is not numbered overtakes all that is."""
         if self._opens:
             self._opens = False
-            return messages.encode(Continue(self._taken))
+            return codec.encode(Continue(self._taken))
         if self._is_due or self._taken >= self._told + TAKEN_EVERY:
             self._is_due, self._told = False, self._taken
-            return messages.encode(Taken(self._taken))
+            return codec.encode(Taken(self._taken))
         if self._is_held:
             return None
         if self._again:
@@ -140,7 +140,7 @@ class Records(Generic[Item]):
                 return None
             self._again.popleft()
             return record
-        if not self._queue or (self.is_full and messages.is_numbered(self._queue[0])):
+        if not self._queue or (self.is_full and codec.is_numbered(self._queue[0])):
             return None
         record = self._queue.popleft()
         self._kept.append(record)

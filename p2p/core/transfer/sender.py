@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import Enum, auto
 from typing import assert_never
 
 from blake3 import blake3
@@ -14,7 +13,7 @@ from blake3 import blake3
 from p2p.core.amount import MIN_RATE
 from p2p.core.datagram import Buffer
 from p2p.core.errors import CallerError, ExitCode, RemoteError
-from p2p.core.transfer import messages
+from p2p.core.transfer import codec, messages
 from p2p.core.transfer.entries import Entry
 from p2p.core.transfer.events import (
     Aborted,
@@ -33,7 +32,7 @@ from p2p.core.transfer.events import (
     WantEntries,
 )
 from p2p.core.transfer.hashing import update_with_zeros
-from p2p.core.transfer.limits import MAX_HOLE, MAX_PIECES
+from p2p.core.transfer.limits import MAX_HOLE
 from p2p.core.transfer.messages import (
     DATA_HEADER,
     PIECE,
@@ -57,31 +56,15 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.outgoing import Outgoing, OutgoingFiles
-from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out, next_read
+from p2p.core.transfer.pieces import Piece, file_of, is_chunk, is_left_out
 from p2p.core.transfer.records import Records
+from p2p.core.transfer.sent import Sent
+from p2p.core.transfer.states import FROM_RECEIVER, SenderState
+from p2p.core.transfer.totals import GrowingTotals
+from p2p.core.transfer.wishes import Wishes
 from p2p.core.transfer.worst import Missing
 
 __all__ = ["TransferSender", "Unreadable"]
-
-
-class State(Enum):
-    IDLE = auto()
-    WAITING = auto()
-    SENDING = auto()
-    FINISHING = auto()
-    FINISHED = auto()
-    ENDED = auto()
-
-
-# What the receiver may say in which state. A missing row is the receiver's fault.
-TRANSITIONS: dict[tuple[State, type[Message]], State] = {
-    (State.WAITING, Refuse): State.ENDED,
-    (State.WAITING, Accept): State.SENDING,
-    (State.SENDING, Have): State.SENDING,
-    (State.SENDING, Problem): State.SENDING,
-    (State.FINISHING, Problem): State.FINISHING,
-    (State.FINISHING, messages.Finished): State.FINISHED,
-}
 
 
 class TransferSender:
@@ -95,30 +78,25 @@ class TransferSender:
 
     def __init__(self, offer: Offer) -> None:
         self._offer = offer
-        self._totals = self._told = offer.totals
-        self._state = State.IDLE
+        self._totals = GrowingTotals(offer.totals)
+        self._state = SenderState.IDLE
         self._events: deque[SenderEvent] = deque()
         self._records: Records[Piece] = Records(waits=True)
         self._files = OutgoingFiles()
-        self._wish: Read | ReadWhole | ReadPipe | None = None
-        self._repeats = False  # the wish is for what was sent before
-        self._is_void = False  # and is not wanted any more
-        self._digests = blake3()
-        self._last_digest = b""
-        self._done = self._kept = self._sent_files = 0
+        self._wishes = Wishes()
+        self._sent = Sent()
         self._missing = Missing()
         self.rate_limit = math.inf
         """Bytes a second that the receiver asked for, on any path."""
 
     @property
     def progress(self) -> Progress:
-        done, totals = (self._done, self._kept, self._sent_files), self._totals
-        return Progress(*done, totals.size, totals.files, totals.is_final, self._files.path)
+        return self._sent.progress(self._totals.now, self._files.path)
 
     @property
     def ended(self) -> bool:
         """Finished, refused or aborted: nothing but a last TAKEN or ABORT will come from `poll_record`."""
-        return self._state in (State.FINISHED, State.ENDED)
+        return self._state in (SenderState.FINISHED, SenderState.ENDED)
 
     @property
     def oldest_file(self) -> int:
@@ -126,13 +104,18 @@ class TransferSender:
         kept = next((item.file for item in self._records.kept if isinstance(item, Piece)), self._files.oldest)
         return min(kept, self._files.oldest)
 
+    @property
+    def next_file(self) -> int:
+        """The first of the files that were not sent yet. Those before it are read again only for another path."""
+        return self._files.oldest
+
     # commands
 
     def start(self) -> None:
-        if self._state is not State.IDLE:
+        if self._state is not SenderState.IDLE:
             raise CallerError("start() was called before")
-        self._state, self._told = State.WAITING, self._totals
-        self._records.say(replace(self._offer, totals=self._totals))
+        self._state = SenderState.WAITING
+        self._records.say(replace(self._offer, totals=self._totals.tell()))
 
     def stop(self) -> None:
         """Ends it without a word: the channel says why."""
@@ -143,7 +126,7 @@ class TransferSender:
         """There is a new path. What was on its way on the last one, in either direction, is lost."""
         if not self.ended:
             self._records.go_on()
-            self._is_void = self._wish is not None and self._repeats
+            self._wishes.go_on()
 
     def abort(self, exit_code: ExitCode, reason: str) -> None:
         """Ends the transfer and tells the other side why. Does nothing when it has ended already."""
@@ -160,15 +143,14 @@ class TransferSender:
         if self.ended:
             return  # what was under way when this side ended
         try:
-            self._handle_message(messages.decode(plaintext))
+            self._handle_message(codec.decode(plaintext))
         except RemoteError as error:
             self._end(Abort(ExitCode.INTERNAL, f"protocol error: {error}"))
             raise
 
     def handle_totals(self, totals: Totals) -> None:
         """How much has been counted by now. The other side hears it when it has grown by a sixteenth, or is final."""
-        if not self._totals.is_final:
-            self._totals = totals
+        self._totals.update(totals)
 
     def handle_entries(self, entries: Sequence[Entry], is_last: bool) -> None:
         """The next of the walk."""
@@ -182,24 +164,24 @@ class TransferSender:
         """
         if self.ended:
             return False
-        is_again = self._repeats
-        if not self._take_wish(read):
+        is_again = self._wishes.repeats
+        if not self._wishes.take(read):
             return False
         if len(records) != read.pieces or sum(map(len, records)) != read.pieces * DATA_HEADER + read.length:
             raise CallerError(f"{len(records)} records of {sum(map(len, records))} bytes for {read}")
         if is_again:
             for number, record in enumerate(records):
-                messages.write_data_header(record, read.file, read.offset + number * PIECE)
+                codec.write_data_header(record, read.file, read.offset + number * PIECE)
                 self._records.repeated.popleft()
             return True
-        file = self._current()
+        file = self._files.current
         if (digest := file.to_compare) is not None and not is_chunk(records, digest):
             file.differs_until = read.offset + read.length  # it is wanted again, and in memory by then
             return False
         update, keep, offset = file.hash.update, self._records.keep, read.offset
         crosses = False
         for record in records:
-            messages.write_data_header(record, read.file, offset)
+            codec.write_data_header(record, read.file, offset)
             update(memoryview(record)[DATA_HEADER:])
             if digest is None:
                 crosses = keep(Piece(read.file, offset, len(record) - DATA_HEADER))
@@ -207,31 +189,29 @@ class TransferSender:
         if digest is not None:
             self._records.say(Same(read.file, read.offset, read.length))
             file.kept += read.length
-            self._kept += read.length
+            self._sent.kept += read.length
         self._advance(file, read.length)
         return crosses
 
     def handle_hole(self, read: Read, length: int) -> None:
         """Where `read` begins, `length` bytes, MAX_HOLE at most, have no place on the disk: they are zero."""
-        if self.ended or not self._take_wish(read):
+        if self.ended or not self._wishes.take(read):
             return
-        file = self._current()
+        file = self._files.current
         if not read.may_be_hole or not 0 < length <= min(MAX_HOLE, (file.size or 0) - file.offset):
             raise CallerError(f"a hole of {length} bytes for {read}")
         self._records.say(Hole(file.number, file.offset, length))
         update_with_zeros(file.hash, length)
+        self._sent.holes += length
         self._advance(file, length)
 
     def shorten(self, read: Read, length: int) -> Read:
         """What is wanted instead: a hole begins within `length` bytes, which are whole pieces."""
-        if self._wish != read or not read.may_be_hole or not 0 < length < read.length or length % PIECE:
-            raise CallerError(f"{length} bytes of {read}")
-        self._wish = wish = replace(read, length=length)
-        return wish
+        return self._wishes.shorten(read, length)
 
     def handle_whole(self, read: ReadWhole, contents: Sequence[bytes | Unreadable]) -> list[bytes]:
         """What the files of `read` hold, or why they cannot be read. Returns the records to send next."""
-        if self.ended or not self._take_wish(read):
+        if self.ended or not self._wishes.take(read):
             return []
         whole: list[WholeFile] = []
         records: list[bytes] = []
@@ -239,19 +219,19 @@ class TransferSender:
             file = self._files.take()
             if isinstance(content, Unreadable):
                 if whole:
-                    records.append(messages.encode(WholeFiles(tuple(whole))))
+                    records.append(codec.encode(WholeFiles(tuple(whole))))
                     whole.clear()
-                records.append(messages.encode(LeftOut(number, content.exit_code, content.reason)))
+                records.append(codec.encode(LeftOut(number, content.exit_code, content.reason)))
                 self._miss(file.path, content.reason, content.exit_code)
             elif len(content) != file.size:
                 raise CallerError(f"{len(content)} bytes of {file.path} where {file.size} were due")
             else:
                 whole.append(WholeFile(number, blake3(content).digest(), content))
                 file.offset = len(content)
-                self._done += file.offset
+                self._sent.done += file.offset
                 self._note_sent(file, whole[-1].digest)
         if whole:
-            records.append(messages.encode(WholeFiles(tuple(whole))))
+            records.append(codec.encode(WholeFiles(tuple(whole))))
         return [record for record in records if self._records.keep(record)]
 
     def handle_pipe(self, read: ReadPipe, data: bytes, is_end: bool) -> list[bytes]:
@@ -260,13 +240,13 @@ class TransferSender:
             return []
         if len(data) > read.length or (not data and not is_end):
             raise CallerError(f"a pipe gave {len(data)} bytes for {read}, and has not ended")
-        if not self._take_wish(read):
+        if not self._wishes.take(read):
             return []
-        file = self._current()
+        file = self._files.current
         records = []
         for start in range(0, len(data), PIECE):
             piece = data[start : start + PIECE]
-            record = messages.encode(Data(file.number, file.offset, piece))
+            record = codec.encode(Data(file.number, file.offset, piece))
             if self._records.keep(record):
                 records.append(record)
             file.hash.update(piece)
@@ -279,8 +259,8 @@ class TransferSender:
         """It cannot be read, or is not what it was."""
         if self.ended:
             return
-        is_again = self._repeats
-        if not self._take_wish(read):
+        is_again = self._wishes.repeats
+        if not self._wishes.take(read):
             return
         if is_again:
             self._leave_out_again(read.file, why)
@@ -303,26 +283,18 @@ class TransferSender:
             return None
         if self._files.wants_entries():
             return WantEntries()
-        if self._wish is not None or room < 1 or self._records.is_held:
+        if self._wishes.standing is not None or room < 1 or self._records.is_held:
             return None
         if self._records.repeated:
-            self._wish, self._repeats = next_read(self._records.repeated, min(room, MAX_PIECES)), True
-        elif self._state is State.SENDING and not self._records and not self._records.is_full:
-            self._wish, self._repeats = self._files.next_wish(min(room, MAX_PIECES)), False
-        return self._wish
+            self._wishes.repeat(self._records, room)
+        elif self._state is SenderState.SENDING and not self._records and not self._records.is_full:
+            self._wishes.go_ahead(self._files, room)
+        return self._wishes.standing
 
     def poll_event(self) -> SenderEvent | None:
         return self._events.popleft() if self._events else None
 
-    # inside: what is wanted
-
-    def _take_wish(self, wish: Read | ReadWhole | ReadPipe) -> bool:
-        """Returns whether its answer is of use."""
-        if self._wish != wish:
-            raise CallerError(f"{wish} is not what was wanted: {self._wish}")
-        self._wish = None
-        is_void, self._is_void = self._is_void, False
-        return not is_void
+    # inside: what is read
 
     def _leave_out_again(self, number: int, why: Unreadable) -> None:
         """What was said of a file on another path, and did not arrive there, cannot be made again."""
@@ -335,18 +307,13 @@ class TransferSender:
             records.withdraw(lambda item: file_of(item) == number and not is_left_out(item))
             return
         left = self._files.take()
-        left_out = messages.encode(LeftOut(number, why.exit_code, why.reason))
+        left_out = codec.encode(LeftOut(number, why.exit_code, why.reason))
         records.withdraw(lambda item: file_of(item) == number, left_out)
         self._miss(left.path, why.reason, why.exit_code)
 
-    def _current(self) -> Outgoing:
-        file = self._files.first
-        assert file is not None, "a wish stands for a file"
-        return file
-
     def _advance(self, file: Outgoing, length: int) -> None:
         file.offset += length
-        self._done += length
+        self._sent.done += length
         if file.offset == file.size:
             self._finish_file(file)
 
@@ -357,19 +324,16 @@ class TransferSender:
         self._note_sent(file, digest)
 
     def _note_sent(self, file: Outgoing, digest: bytes) -> None:
-        self._digests.update(digest)
-        self._last_digest = digest
-        self._sent_files += 1
+        self._sent.note_file(digest)
         self._events.append(FileSent(file.path, file.offset, digest, file.kept))
 
     def _say_next(self) -> None:
         """Totals that have changed, the next ENTRIES when it is time for them, FINISH when nothing is left to say."""
-        if self._totals is not self._told and self._state in (State.WAITING, State.SENDING) and self._has_grown():
-            self._told = self._totals
-            self._records.say(self._totals)
-        if self._state is not State.SENDING:
+        if self._state in (SenderState.WAITING, SenderState.SENDING) and self._totals.are_worth_telling:
+            self._records.say(self._totals.tell())
+        if self._state is not SenderState.SENDING:
             return
-        while self._wish is None and self._files.is_unwanted:  # the rest of it need not cross
+        while self._wishes.standing is None and self._files.is_unwanted:  # the rest of it need not cross
             left = self._files.take()
             self._records.say(LeftOut(left.number, ExitCode.STORAGE, "it cannot be stored over there"))
         if (entries := self._files.announce()) is not None:
@@ -378,14 +342,8 @@ class TransferSender:
                 path, skipped = self._files.skipped.popleft()
                 self._miss(path, skipped.reason, skipped.exit_code)
         elif self._files.is_done:
-            self._state = State.FINISHING
-            self._records.say(Finish(self._files.number, self._digests.digest()))
-
-    def _has_grown(self) -> bool:
-        """So much that it is worth telling: a count of millions would else be told thousands of times a second."""
-        now, told = self._totals, self._told
-        files, size = now.files - told.files, (now.size or 0) - (told.size or 0)
-        return now.is_final or 16 * files > told.files or 16 * size > (told.size or 0)
+            self._state = SenderState.FINISHING
+            self._records.say(Finish(self._files.number, self._sent.digests))
 
     def _miss(self, path: str, reason: str, exit_code: ExitCode, *, by_peer: bool = False) -> None:
         if self._missing.note(exit_code):
@@ -400,7 +358,7 @@ class TransferSender:
             return
         if self._records.handle(message):
             return
-        state = TRANSITIONS.get((self._state, type(message)))
+        state = FROM_RECEIVER.get((self._state, type(message)))
         if state is None:
             raise RemoteError(f"{type(message).__name__} from the receiver while {self._state.name.lower()}")
         assert isinstance(message, ReceiverMessage)
@@ -425,20 +383,19 @@ class TransferSender:
                 assert_never(message)
 
     def _handle_finished(self, digest: bytes) -> None:
-        if digest != self._digests.digest():
+        if digest != self._sent.digests:
             self.abort(ExitCode.INTEGRITY, "the receiver confirms other content than was sent: send it again")
             return
-        self._state = State.FINISHED
+        self._state = SenderState.FINISHED
         self._records.tell()
-        shown = self._last_digest if self._sent_files == 1 else digest
-        self._events.append(Finished(shown, self._missing.worst, self._missing.count))
+        self._events.append(Finished(self._sent.shown, self._missing.worst, self._missing.count))
 
     def _end(self, last: Abort | None) -> None:
         """What was queued is void: the other side hears nothing after the ABORT."""
-        untold = self._state is State.IDLE
-        self._state = State.ENDED
+        untold = self._state is SenderState.IDLE
+        self._state = SenderState.ENDED
         self._records.clear()
         self._files.clear()
-        self._wish = None
+        self._wishes.clear()
         if last is not None and not untold:
             self._records.say(last)
