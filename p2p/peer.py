@@ -11,7 +11,7 @@ from typing import NoReturn
 from p2p import __version__
 from p2p.core.amount import parse_rate
 from p2p.core.errors import CallerError, ExitCode, P2PError
-from p2p.core.transport.idle import IDLE_TIMEOUT, MIN_IDLE_TIMEOUT, SUSPICION
+from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
 DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
 SEND_USAGE = (
@@ -215,7 +215,7 @@ def _idle_seconds(text: str) -> float:
     if value < MIN_IDLE_TIMEOUT:
         raise argparse.ArgumentTypeError(
             f"at least {MIN_IDLE_TIMEOUT:.0f} seconds are wanted, "
-            f"because the other side may be silent for {SUSPICION:.0f} though all is well, not {text!r}"
+            f"because the other side may be silent for {KEEPALIVE_INTERVAL:.0f} though all is well, not {text!r}"
         )
     return value
 

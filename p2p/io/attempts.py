@@ -21,7 +21,7 @@ from p2p.core.peer.delivery import Machine
 from p2p.core.peer.peer import Peer
 from p2p.core.peer.rejoin import Rejoin
 from p2p.core.role import Role
-from p2p.core.transport.idle import IDLE_TIMEOUT, SUSPICION
+from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
 from p2p.io.ends import End
 from p2p.io.interfaces import local_addresses
 from p2p.io.interrupts import Stop
@@ -33,7 +33,9 @@ from p2p.io.tcp import TcpHub
 from p2p.io.udp import UdpSocket
 
 LOOPBACK = Address("127.0.0.1", 0)
-AFTER_A_CHANGE = SUSPICION  # seconds of silence on a path whose network we left: it is dead
+# Seconds of silence on a path whose network we left: it is dead. A keep-alive has gone out by then, and the other side
+# has had time to follow us (docs/transport.md, "Migration").
+AFTER_A_CHANGE = KEEPALIVE_INTERVAL + 2.0
 
 
 @dataclass(frozen=True, slots=True)

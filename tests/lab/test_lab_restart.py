@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness import CODE, Program, Stage, hash_of, make_file, stage
 
-from netlab.events import LinkDown, LinkUp, Rebind
+from netlab.events import BlackholeOff, BlackholeOn, Rebind
 from netlab.lab import Lab
 from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM
 from netlab.topology import two_nats
@@ -128,23 +128,24 @@ def test_a_new_address_is_noticed_long_before_the_idle_timeout(netlab, tmp_path:
 @pytest.mark.netlab
 @pytest.mark.parametrize("side", ["alice", "bob"])
 def test_a_stranger_in_the_place_of_who_is_silent_for_a_while_ends_nothing(netlab, tmp_path: Path, side: str) -> None:
-    """He is asked for the code, once, and has another; then the cable is plugged in again."""
+    """He is asked for the code, once, and has another; then packets pass again."""
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
     server, patient = lab.host("server"), ("--idle-timeout", "600")
     with stage(server.popen, server.address) as programs:
         pair = Pair(lab, programs, tmp_path)
         sides = pair.send(*patient), pair.recv(*patient)
         far_enough(sides[1])
-        lab.apply(LinkDown(side))
+        lab.apply(BlackholeOn(side))
         if side == "alice":
-            stranger = programs.send("alice", "bob", tmp_path / "file", "--json", spawn=server.popen, code="another one")
+            words = "alice", "bob", tmp_path / "file", "--json"
+            stranger = programs.send(*words, spawn=server.popen, code="another one")
             stranger.wait_for_events("code_rejected", 1, GUARD)
         else:
             stranger = programs.recv(
                 "bob", "alice", "--out", tmp_path / "theirs", "--json", spawn=server.popen, code="another one"
             )
             assert stranger.finish(GUARD) == 4
-        lab.apply(LinkUp(side))
+        lab.apply(BlackholeOff(side))
         assert [each.finish(GUARD) for each in sides] == [0, 0], sides[0].err + sides[1].err
         for each in sides:
             assert each.events_named("path_lost") == each.events_named("peer_restarted") == []

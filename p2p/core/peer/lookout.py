@@ -17,13 +17,16 @@ from p2p.core.rendezvous.messages import CLIENT_SIZE
 from p2p.core.role import Role
 from p2p.core.transport.idle import SUSPICION
 
+# Seconds in which a path on which both look out for each other may still show that it was only dark: both ask by it
+# twice a second (MAX_PTO_INTERVAL).
+GRACE = 1.0
 AGAIN = 5.0  # seconds until a lookout is posted again whose seat the server refused, or whose visit came to nothing
 MAX_STRANGERS = 64  # runs at the other side's seat that are remembered as none of its
 
 
 @dataclass(frozen=True, slots=True)
 class BothSuspect:
-    """The other side, in the same run as ever, looks out for us too: the path is dead for both."""
+    """The other side, in the same run as ever, looks out for us too, and the path stays silent: it is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Lookouts:
         self._is_visiting = False
         self._strangers: deque[bytes] = deque(maxlen=MAX_STRANGERS)
         self._not_before = 0.0
+        self._both_since: float | None = None
         self._events: deque[BothSuspect | AnotherRun] = deque()
 
     # commands
@@ -150,6 +154,7 @@ class Lookouts:
         self._heard_at = heard_at
         self.is_posted = heard_at is None or now >= heard_at + SUSPICION
         if not self.is_posted:
+            self._both_since = None
             for each in self._lookouts:
                 each.withdraw(now)
             return
@@ -158,9 +163,14 @@ class Lookouts:
         if first is not None and not self._is_visiting and not holds_seat:
             first.post(now)
         found = seen if holds_seat or first is None else first.found
-        if heard_at is not None and (self._private.found is not None or found == self.friend):
+        if heard_at is None or (self._private.found is None and found != self.friend):
+            self._both_since = None
+        elif self._both_since is None:
+            self._both_since = now
+        elif now >= self._both_since + GRACE:
+            self._both_since = None
             self._events.append(BothSuspect())
-        elif self._may_visit(found, now):
+        if self._may_visit(found, now):
             assert first is not None
             assert found is not None
             self._is_visiting = True
@@ -202,6 +212,8 @@ class Lookouts:
         timeouts = [each.poll_timeout() for each in self._lookouts]
         if not self.is_posted and self._heard_at is not None:
             timeouts.append(self._heard_at + SUSPICION)
+        if self._both_since is not None:
+            timeouts.append(self._both_since + GRACE)
         return min((at for at in timeouts if at is not None), default=None)
 
     @property
