@@ -62,6 +62,8 @@ class Audience:
                 self._tell_code(pairing)
             case events.PathChosen():
                 self._route = event
+            case events.PeerRestarted():
+                self._files, self._renamed, self._missed = [], {}, []
             case events.TransferStarted() if self._started is None:
                 self._started = now
             case events.FileDone() if len(self._files) < MAX_FILES:

@@ -19,6 +19,7 @@ from p2p.core.peer.events import (
     PathMoved,
     PeerFound,
     PeerGone,
+    PeerRestarted,
     PeerSilent,
     Renamed,
     SeatTaken,
@@ -50,6 +51,7 @@ Event = (
     | PathChosen
     | PathMoved
     | PathLost
+    | PeerRestarted
     | Offered
     | OfferSent
     | TransferStarted
@@ -77,6 +79,7 @@ __all__ = [
     "PathMoved",
     "PeerFound",
     "PeerGone",
+    "PeerRestarted",
     "PeerSilent",
     "Renamed",
     "SeatTaken",

@@ -7,6 +7,7 @@ import selectors
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from p2p.api.audience import Audience, offer_of
@@ -59,22 +60,34 @@ class Running:
         self._control = control
         self._audience = audience
 
-    def send(self, open_source: OpenSource) -> Result:
-        with self._loop() as (selector, settings), contextlib.closing(open_source(selector)) as end:
-            wait(selector, COUNT_PATIENCE, lambda: end.is_counted or self._control.is_asked)
-            return self._cross(selector, settings, end, _offered_nothing)
+    def send(self, open_source: OpenSource, *, is_stream: bool) -> Result:
+        """`is_stream`: what is sent can be read only once."""
+        with self._loop() as (selector, settings):
+            end = open_source(selector)
+            renew = None if is_stream else partial(open_source, selector)
+            crossing = self._crossing(selector, settings, end, _offered_nothing, renew)
+            with contextlib.closing(crossing):
+                wait(selector, COUNT_PATIENCE, lambda: end.is_counted or self._control.is_asked)
+                return self._cross(crossing)
 
     def receive(self, out: Path, policy: str, write: WriteSome | None, accept: Accept | None) -> Result:
         """`write`: what takes the content, instead of the folder."""
         with self._loop() as (selector, settings):
             folder = state.state_folder(self._audience.say)
             journals = None if folder is None else Journals(folder)
-            end = TakingEnd(str(out), policy, journals, selector, self._audience.take_text, write=write)
-            with contextlib.closing(end):
+
+            def open_target() -> TakingEnd:
+                end = TakingEnd(str(out), policy, journals, selector, self._audience.take_text, write=write)
+                end.machine.rate_limit = self._network.rate_limit
+                return end
+
+            end = open_target()
+            decision = _Decision(self._caller, self._control, accept)
+            crossing = self._crossing(selector, settings, end, decision, None if write is not None else open_target)
+            with contextlib.closing(crossing):
                 if end.refusal is not None:
                     raise error_of(end.refusal)
-                end.machine.rate_limit = self._network.rate_limit
-                return self._cross(selector, settings, end, _Decision(end, self._caller, self._control, accept))
+                return self._cross(crossing)
 
     @contextlib.contextmanager
     def _loop(self) -> Iterator[tuple[selectors.BaseSelector, Settings]]:
@@ -97,31 +110,36 @@ class Running:
             rate_limit=network.rate_limit,
         )
 
-    def _cross(
+    def _crossing(
         self,
         selector: selectors.BaseSelector,
         settings: Settings,
         end: SendingEnd | TakingEnd,
         on_offer: Callable[[Crossing, Peer, messages.Offer, float], None],
-    ) -> Result:
+        renew: Callable[[], SendingEnd | TakingEnd] | None,
+    ) -> Crossing:
         def tick(_: Peer, now: float) -> None:
+            end = crossing.end
             checked = end.checked if isinstance(end, TakingEnd) else (0, 0)
             self._audience.tick(end.machine.progress, checked, now)
 
-        remembering = self._plan.remembering
         crossing = Crossing(
             settings,
-            end.machine,
             end,
             selector=selector,
             interrupts=self._control,
             screen=self._audience,
             reconnect=self._network.reconnect,
-            remembering=remembering,
+            remembering=self._plan.remembering,
             on_offer=on_offer,
             on_failed=lambda _, __: None,
             on_tick=tick,
+            renew=renew,
         )
+        return crossing
+
+    def _cross(self, crossing: Crossing) -> Result:
+        remembering = self._plan.remembering
         secret = self._plan.session_secret(remembering)
         patience, is_contact = self._network.timeout, remembering.is_contact
         crossing.run(Wish(self._plan.pairing, secret, patience=patience, is_contact=is_contact))
@@ -138,17 +156,17 @@ class Running:
 class _Decision:
     """About the offer, in the thread of whoever called, who may take his time."""
 
-    def __init__(self, end: TakingEnd, caller: Caller, control: Control, accept: Accept | None) -> None:
-        self._end = end
+    def __init__(self, caller: Caller, control: Control, accept: Accept | None) -> None:
         self._caller = caller
         self._control = control
         self._accept = accept
 
     def __call__(self, crossing: Crossing, peer: Peer, offer: messages.Offer, now: float) -> None:
-        refused = self._end.handle_offer(offer)
+        assert isinstance(crossing.end, TakingEnd), "a sender is offered nothing"
+        refused = crossing.end.handle_offer(offer)
         if refused is not None:
             peer.refuse(*refused, now)
-        elif (accept := self._accept) is None:
+        elif (accept := self._accept) is None or crossing.was_accepted(offer):
             self._answer(crossing, peer, offer, is_yes=True)
         else:
 
@@ -165,9 +183,10 @@ class _Decision:
         if not is_yes:
             peer.refuse(SAID_NO, "the program there said no", now)
             return
-        self._end.accept(offer, peer, now)
+        assert isinstance(crossing.end, TakingEnd), "a sender is offered nothing"
+        crossing.end.accept(offer, peer, now)
         if peer.failure is None:
-            crossing.start(now, goes_on=self._end.machine.answers)
+            crossing.start(now, goes_on=crossing.end.machine.answers)
 
 
 @contextlib.contextmanager

@@ -95,7 +95,7 @@ def send(
         token = state.token(meeting.names, source.paths, source.exclude.patterns, audience.say)
     running = Running(meeting.plan(source.paths, server), network, caller, control, audience)
     with (cancel or Cancel()).watch(control.stop):
-        return caller.run(partial(running.send, partial(source.open, token, caller)))
+        return caller.run(partial(running.send, partial(source.open, token, caller), is_stream=stream is not None))
 
 
 def receive(

@@ -26,6 +26,7 @@ _NAMES = {
     events.PeerFound: "peer_found",
     events.PeerGone: "peer_gone",
     events.OfferSent: "offer_sent",
+    events.PeerRestarted: "peer_restarted",
 }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import selectors
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from p2p.core.address import Address
 from p2p.core.datagram import MULTICAST, Transmit
@@ -25,6 +27,15 @@ from p2p.io.udp import SendResult
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
 READS_A_TURN = 4  # batches read from the UDP socket in one turn
+
+
+class Beside(Protocol):
+    """What goes on beside a peer, in the turns of its loop, with sockets of its own."""
+
+    def advance(self, now: float) -> float:
+        """Returns until when to wait at most."""
+
+    def handle_timeouts(self, now: float) -> None: ...
 
 
 class PeerLoop:
@@ -57,7 +68,8 @@ class PeerLoop:
         self._sockets = sockets
         sockets.on_readable = self._receive
         self._tcp = tcp
-        self._end = end
+        self.end = end
+        """Another takes its place when the transfer is another one."""
         self._interrupts = interrupts
         self._selector = selector
         self._on_event = on_event
@@ -66,6 +78,8 @@ class PeerLoop:
         self._impatience = impatience
         self._groups = groups
         self._surroundings = surroundings
+        self.beside: Beside | None = None
+        self._is_started = False
         self._deadline: float | None = None
         self._next_tick: float | None = time.monotonic() if ticks_at_once else None
         self._unsent: Transmit | None = None
@@ -78,32 +92,48 @@ class PeerLoop:
         )
 
     def run(self) -> None:
-        """Until the peer is over. Raises KeyboardInterrupt at the second Ctrl-C."""
-        if self._groups is not None:
-            self._groups.watch(self._receive_from_group)
-        with contextlib.closing(self._sockets):
-            now = time.monotonic()
-            if self._patience is not None:
-                self._deadline = now + self._patience
-            self._peer.start(now)
-            if self._surroundings is not None:
-                self._surroundings.start()
-            while not (self._peer.is_over and not self._tcp.is_flushing):
+        """Until the peer is over; starts it, unless that was done. Raises KeyboardInterrupt at the second Ctrl-C."""
+        with contextlib.closing(self):
+            if not self._is_started:
+                self.start(time.monotonic())
+            while not self.is_over:
                 self._turn()
         self._report(time.monotonic())
 
+    @property
+    def is_over(self) -> bool:
+        return self._peer.is_over and not self._tcp.is_flushing
+
+    def start(self, now: float) -> None:
+        self._is_started = True
+        if self._groups is not None:
+            self._groups.watch(self._receive_from_group)
+        if self._patience is not None:
+            self._deadline = now + self._patience
+        self._peer.start(now)
+        if self._surroundings is not None:
+            self._surroundings.start()
+
+    def close(self) -> None:
+        self._sockets.close()
+
     def _turn(self) -> None:
         now = time.monotonic()
-        self._end.advance(self._peer, now)
+        wait = max(0.0, self.advance(now) - time.monotonic())
+        for key, mask in self._selector.select(wait):
+            key.data(mask)
+        self.handle_timeouts(time.monotonic())
+
+    def advance(self, now: float) -> float:
+        """The part of a turn before the wait. Returns until when to wait."""
+        self.end.advance(self._peer, now)
         moved = self._transmit(now) + self._drive_tcp(now)
-        is_busy = moved > 0 and self._end.advance(self._peer, now)  # what went out made room for more
+        is_busy = moved > 0 and self.end.advance(self._peer, now)  # what went out made room for more
         if self._surroundings is not None:
             self._surroundings.advance(now)
         self._report(now)
-        wait = 0.0 if is_busy else max(0.0, self._earliest() - time.monotonic())
-        for key, mask in self._selector.select(wait):
-            key.data(mask)
-        self._handle_timeouts(time.monotonic())
+        beside = self.beside.advance(now) if self.beside is not None else math.inf
+        return now if is_busy else min(self._earliest(), beside)
 
     def _transmit(self, now: float) -> int:
         """Returns how many bursts went out."""
@@ -161,7 +191,7 @@ class PeerLoop:
                 self._peer.handle_datagram(data, segment_size, source, now, local)
             if empty:
                 return
-            self._end.advance(self._peer, now)
+            self.end.advance(self._peer, now)
 
     def _receive_from_group(self, data: bytes, source: Address) -> None:
         self._peer.handle_datagram(data, 0, source, time.monotonic(), MULTICAST)
@@ -185,7 +215,10 @@ class PeerLoop:
         timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
         return min((t for t in (*timeouts, groups, around) if t is not None), default=time.monotonic() + TICK)
 
-    def _handle_timeouts(self, now: float) -> None:
+    def handle_timeouts(self, now: float) -> None:
+        """The part of a turn behind the wait."""
+        if self.beside is not None:
+            self.beside.handle_timeouts(now)
         if (at := self._peer.poll_timeout()) is not None and at <= now:
             self._peer.handle_timeout(now)
         self._tcp.handle_timeout(now)

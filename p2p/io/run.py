@@ -145,10 +145,12 @@ class _Run:
                 end = self._open_source(patterns, token)
             except (SourceError, PipeError) as error:
                 return _stop(self._screen, error.failure.code, error.failure.message)
-            with contextlib.closing(end):
+            may_begin_again = self._plan.command is None and not self._plan.is_pipe
+            renew = partial(self._open_source, patterns, token) if may_begin_again else None
+            crossing = self._crossing(end, self._hear_no, renew)
+            with contextlib.closing(crossing):
                 self._count(end)
-                self._screen.begin(partial(_repaired, end))
-                crossing = self._crossing(end, self._hear_no)
+                self._screen.begin(partial(_repaired, crossing))
                 crossing.run(self._wish)
             if crossing.code is not None:
                 return crossing.code
@@ -203,10 +205,11 @@ class _Run:
             if end.refusal is not None:
                 self._screen.say(f"{end.refusal.message}. Telling {self._plan.friend}, if there ...")
                 self._wish = replace(self._wish, patience=TELLING_PATIENCE, impatience=end.refusal)
-            with contextlib.closing(end):
-                crossing = self._crossing(end, self._show_failed)
+            renew = self._open_target if self._options.out != PIPE else None
+            crossing = self._crossing(end, self._show_failed, renew)
+            with contextlib.closing(crossing):
                 crossing.run(self._wish)
-            code = self._end_of(crossing, end)
+            code = self._end_of(crossing)
             if not self._options.wait or end.refusal is not None:
                 return code
             if self._interrupts.is_asked:  # the wait is ended, however the last transfer did
@@ -247,7 +250,7 @@ class _Run:
                 self._accept(crossing, peer, offer, now)
             else:
                 peer.refuse(no.failure, no.told, now)
-        elif self._options.yes:
+        elif self._options.yes or crossing.was_accepted(offer):
             self._accept(crossing, peer, offer, now)
         elif not sys.stdin.isatty():
             peer.refuse(NOT_ASKED, "nobody is there to be asked (no terminal, and no --yes)", now)
@@ -276,7 +279,9 @@ class _Run:
         else:
             self._screen.handle_event(events.Failed(failure), 0.0)
 
-    def _end_of(self, crossing: Crossing, end: TakingEnd) -> ExitCode:
+    def _end_of(self, crossing: Crossing) -> ExitCode:
+        end = crossing.end
+        assert isinstance(end, TakingEnd), "it takes"
         if end.regret is not None and crossing.code is not ExitCode.DONE:
             self._screen.say(f"{end.regret}.")
         is_said = crossing.failure is not None and crossing.failure.code in _SAYS_WHAT_IS_LEFT
@@ -313,14 +318,19 @@ class _Run:
             next_pairing, secret, tries, patience, impatience, is_contact=self._remembering.is_contact
         )
 
-    def _crossing(self, end: SendingEnd | TakingEnd, on_failed: Callable[[Crossing, Failure], None]) -> Crossing:
+    def _crossing(
+        self,
+        end: SendingEnd | TakingEnd,
+        on_failed: Callable[[Crossing, Failure], None],
+        renew: Callable[[], SendingEnd | TakingEnd] | None,
+    ) -> Crossing:
         def tick(peer: Peer, now: float) -> None:
+            end = crossing.end
             self._watch(peer, end.machine.progress, now)
             self._screen.tick(end.machine.progress, end.checked if isinstance(end, TakingEnd) else (0, 0), now)
 
-        return Crossing(
+        crossing = Crossing(
             self._settings,
-            end.machine,
             end,
             selector=self._selector,
             interrupts=self._interrupts,
@@ -330,14 +340,18 @@ class _Run:
             on_offer=self._decide,
             on_failed=on_failed,
             on_tick=tick,
+            renew=renew,
         )
+        return crossing
 
 
 def _same(pairing: Pairing, _: int) -> Pairing:
     return pairing
 
 
-def _repaired(end: SendingEnd) -> Repaired:
+def _repaired(crossing: Crossing) -> Repaired:
+    end = crossing.end
+    assert isinstance(end, SendingEnd), "it sends"
     return end.notes, end.notes_count
 
 

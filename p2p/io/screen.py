@@ -138,8 +138,12 @@ class Screen:
                 self._take_status_away()
                 self.say(
                     f"The connection was lost ({why}). Looking for {self._friend} again. "
-                    "If the program there has ended, press Ctrl-C, and run both commands again ..."
+                    "If the program there has ended, start it there again with the same command ..."
                 )
+            case events.PeerRestarted():
+                self.stop()
+                self.begin(self._repaired)
+                self.say(f"{self._friend}'s program was started again. Going on with what has arrived ...")
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(offer):

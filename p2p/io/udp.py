@@ -132,12 +132,12 @@ class UdpSocket:
             raise
 
     @classmethod
-    def bind_all(cls, port: int = 0) -> UdpSocket:
+    def bind_all(cls, port: int = 0, *, buffer_size: int = SOCKET_BUFFER) -> UdpSocket:
         """All addresses of this machine, IPv6 and IPv4; of IPv4 alone where IPv6 is switched off. Raises OSError."""
         try:
-            return cls.bind("::", port)
+            return cls.bind("::", port, buffer_size=buffer_size)
         except OSError:
-            return cls.bind("0.0.0.0", port)
+            return cls.bind("0.0.0.0", port, buffer_size=buffer_size)
 
     @property
     def address(self) -> Address:

@@ -322,8 +322,8 @@ def test_silence_right_after_the_nomination_ends_the_receiver() -> None:
     sender, receiver = world.sender(FILES), world.receiver()
     sender.start()
     receiver.start()
-    punched = lambda: receiver.peer._connecting is not None and receiver.peer._connecting._punched is not None  # noqa: E731
-    world.network.run(punched, 30.0)
+    connecting = lambda: receiver.peer._course.connecting  # noqa: E731
+    world.network.run(lambda: connecting() is not None and connecting()._punched is not None, 30.0)
     world.hosts[0].is_up = False
     sender.kill()
     world.run(receiver, limit=END_LIMIT)

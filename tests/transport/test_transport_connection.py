@@ -271,13 +271,13 @@ def test_room_and_the_reserve() -> None:
         connection.send(b"", START)
 
 
-def test_keep_alive_after_three_seconds() -> None:
+def test_keep_alive_after_a_second() -> None:
     world = World(to_bob=[b"hello"])
     world.run(5)
     world.run_for(60)
     assert world.alice.events == world.bob.events == []
     times = [at for at, _ in world.alice.transmits + world.bob.transmits if at > START + 10]
-    assert 15 < len(times) < 100
+    assert 60 < len(times) < 200
 
 
 def test_idle_time_out_after_twelve_seconds() -> None:

@@ -97,10 +97,12 @@ class AtServer:
         main_port: int,
         scratch: Mapping[int, int],
         stun_servers: Sequence[Address] = (),
+        seat: bytes | None = None,
     ) -> None:
         """`servers`: the addresses of one server, at least one, in the order in which to try them.
 
         `scratch`: numbers of fresh sockets and the ports that they are bound to, for samples of what our NAT does.
+        `seat`: the secret of our seat, if it is one of before.
         """
         self._role = role
         self._random_bytes = random_bytes
@@ -124,7 +126,8 @@ class AtServer:
         self._events: deque[Said] = deque()
         self.server = servers[0]
         self._pairing = pairing
-        self._client = RendezvousClient(self.server, pairing, role, random_bytes)
+        self._seat = seat
+        self._client = self._new_client()
 
     @property
     def is_closed(self) -> bool:
@@ -152,7 +155,7 @@ class AtServer:
     def join(self, pairing: Pairing, now: float) -> None:
         """Takes a seat of another pairing instead."""
         self._pairing = pairing
-        self._client = RendezvousClient(self.server, pairing, self._role, self._random_bytes)
+        self._client = self._new_client()
         self._client.start(now)
         if self._local != MAIN:
             self._client.use(self._local, now)
@@ -173,6 +176,10 @@ class AtServer:
         if self._seeking is None and not self.uses_tunnel:
             self._seeking = self._random_bytes(TRANSACTION_SIZE)
             self._events.append(WantTunnel())
+
+    def hand_over(self) -> None:
+        """Another meeting of ours has the seat from now on."""
+        self._client.hand_over()
 
     def leave(self, now: float) -> None:
         self._is_left = True
@@ -260,12 +267,15 @@ class AtServer:
 
     # inside
 
+    def _new_client(self) -> RendezvousClient:
+        return RendezvousClient(self.server, self._pairing, self._role, self._random_bytes, secret=self._seat)
+
     def _advance(self, now: float) -> None:
         if self._eyeballs.chosen is not None and not self._is_asking and not self._is_left:
             self._is_asking = True
             if self._eyeballs.chosen != self.server:
                 self.server = self._eyeballs.chosen
-                self._client = RendezvousClient(self.server, self._pairing, self._role, self._random_bytes)
+                self._client = self._new_client()
             self._client.start(now)
         while self._probe is not None and (found := self._probe.poll_event()) is not None:
             if isinstance(found, NatFound):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from p2p.core.address import Address
 from p2p.core.introduction import Pairing
+from p2p.core.peer.rejoin import Rejoin
 from p2p.core.role import Role
 from p2p.core.transport.idle import IDLE_TIMEOUT
 
@@ -26,6 +27,10 @@ class PeerConfig:
     `takes_relay`: whether the server may forward what finds no direct path.
     `rate_limit`: bytes a second that we send at most, on any path; the other side may ask for less.
     `idle_timeout`: seconds of silence on the path after which the other side is given up.
+
+    `seat`: the secret that owns our seat at the server, where it is to be that of another meeting too; `former`: the
+    tag of the other side's run that is not the one to be met. `rejoin`: by what this meeting goes, if it is one after a
+    path was lost.
     """
 
     role: Role
@@ -43,3 +48,6 @@ class PeerConfig:
     idle_timeout: float = IDLE_TIMEOUT
     rate_limit: float = math.inf
     is_contact: bool = False
+    seat: bytes | None = None
+    former: bytes | None = None
+    rejoin: Rejoin | None = None

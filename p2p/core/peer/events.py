@@ -204,6 +204,12 @@ class PathLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRestarted:
+    """The other side's program was started again with the same command, and has shown the code: the transfer begins
+    anew, with what has arrived."""
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The end, without success."""
 
@@ -235,6 +241,7 @@ PeerEvent = (
     | ContactRemembered
     | ContactNotRemembered
     | PathLost
+    | PeerRestarted
     | Done
     | Failed
 )

@@ -220,6 +220,21 @@ def addresses_changed() -> str:
     return "this machine is on another network"
 
 
+def both_suspect() -> str:
+    return "neither side hears the other any more"
+
+
+OTHER_CODE = (
+    "Somebody is there in the place of the other side, but without the code. If its program was started again, with a "
+    "new one: stop this one (Ctrl-C), and run it with that code; it goes on with what has arrived."
+)
+
+
+def cannot_start_over(role: Role) -> str:
+    what = "what came out of a pipe" if role is Role.SENDER else "what went into a pipe"
+    return f"The other side's program was started again, and {what} cannot be gone on with. Run both commands again"
+
+
 def lost_before_the_yes(why: str, role: Role) -> str:
     advice = "the command over there has to be run again" if role is Role.SENDER else "run the command again"
     return f"The connection was lost before anything was sent ({why}); {advice}"

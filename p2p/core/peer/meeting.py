@@ -71,13 +71,18 @@ class Meeting:
         tries: int = 0,
         random_bytes: Callable[[int], bytes],
         is_contact: bool = False,
+        seat: bytes | None = None,
+        former: bytes | None = None,
     ) -> None:
         """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
 
         `servers`: the addresses of one server, in the order in which to try them. Without one the other side is looked
         for on our own network. `udp_port`: our UDP socket's; `scratch`, `stun_servers`: as for AtServer.
-        `tries`: wrong codes that were tried before, against the same secret.
+        `tries`: wrong codes that were tried before, against the same secret. `seat`, `former`: see PeerConfig.
         """
+        self._former = former
+        self.other_run: bytes | None = None
+        """After keys were agreed on: the tag of who sits where the other side sat."""
         self._role = role
         self._next_pairing = next_pairing
         self._secret = secret
@@ -97,19 +102,20 @@ class Meeting:
         self._leave_at: float | None = None
         self._begun_with: bytes | None = None
         self._agreeing_until: float | None = None
-        self._pairing = next_pairing(0)
+        self.pairing = next_pairing(0)
         self._place: AtServer | Discovery = (
             AtServer(
                 servers,
-                self._pairing,
+                self.pairing,
                 role,
                 random_bytes,
                 main_port=udp_port,
                 scratch=scratch,
                 stun_servers=stun_servers,
+                seat=seat,
             )
             if servers
-            else Discovery(self._pairing, role, udp_port, random_bytes)
+            else Discovery(self.pairing, role, udp_port, random_bytes)
         )
         self._session = self._new_session(tries)
 
@@ -127,6 +133,19 @@ class Meeting:
     def server(self) -> Address | None:
         """The address of the server that is used."""
         return self._place.server if isinstance(self._place, AtServer) else None
+
+    @property
+    def uses_tunnel(self) -> bool:
+        return isinstance(self._place, AtServer) and self._place.uses_tunnel
+
+    @property
+    def peer_tag(self) -> bytes | None:
+        """Of the run of the other side with which keys were agreed on, where there is a server."""
+        return self._peer_tag if self._is_met else None
+
+    @property
+    def holds_seat(self) -> bool:
+        return not self._over
 
     @property
     def seen_at(self) -> str | None:
@@ -231,6 +250,12 @@ class Meeting:
         self._over = True
         self._advance(now)
 
+    def hand_over(self) -> None:
+        """Another meeting of ours has our seat from now on."""
+        if isinstance(self._place, AtServer):
+            self._over = True
+            self._place.hand_over()
+
     def leave(self, now: float) -> None:
         """Gives up our place, at once or when what has to be said before is said."""
         self._over = True
@@ -255,7 +280,7 @@ class Meeting:
     # inside
 
     def _new_session(self, tries: int) -> Session:
-        context = pairing_context(self._pairing)
+        context = pairing_context(self.pairing)
         return Session(
             self._role, self._secret, context, self._random_bytes, tries=tries, is_contact=self._is_contact
         )
@@ -264,6 +289,10 @@ class Meeting:
         while (event := self._place.poll_event()) is not None:
             if not self._is_met or isinstance(event, _AFTER_MET):
                 self._handle_introduction(event, now)
+            elif isinstance(event, introduction.Paired):
+                self.other_run = event.peer_tag if event.peer_tag != self._peer_tag else None
+            elif isinstance(event, introduction.PeerLeft):
+                self.other_run = None
         while (happened := self._session.poll_event()) is not None:
             self._handle_session_event(happened, now)
         while (message := self._session.poll_message()) is not None:
@@ -278,7 +307,9 @@ class Meeting:
                 self._waiting = True
                 if not self._invited:
                     self._invited = True
-                    self._events.append(events.WaitingForPeer(self._pairing, mapped))
+                    self._events.append(events.WaitingForPeer(self.pairing, mapped))
+            case introduction.Paired(peer_tag) if peer_tag == self._former:
+                pass  # it lives, and looks out for us
             case introduction.Paired(peer_tag, address):
                 self._peer_tag, self._peer_address = peer_tag, address
                 self._events.append(events.PeerFound())
@@ -293,7 +324,7 @@ class Meeting:
             case introduction.Contested(reason):
                 self._handle_contested(reason, now)
             case introduction.Refused(reason):
-                self._fail(*explain.refused(reason, self._pairing, self._role))
+                self._fail(*explain.refused(reason, self.pairing, self._role))
             case introduction.Gone():
                 pass  # we left on purpose
             case Unreachable(is_outdated, message):
@@ -306,26 +337,26 @@ class Meeting:
     def _handle_contested(self, reason: RefusedReason, now: float) -> None:
         """The seat is not free. It is asked for again for a while; what that means to the person is decided here."""
         if reason not in (RefusedReason.TAKEN, RefusedReason.SAME_ROLE):
-            self._fail(*explain.refused(reason, self._pairing, self._role))
-        elif isinstance(self._pairing, Nameplate):
+            self._fail(*explain.refused(reason, self.pairing, self._role))
+        elif isinstance(self.pairing, Nameplate):
             if not self._waiting:  # else a stranger drew our number; the seat stays ours
                 self._join_with_next_nameplate(now)
         elif reason is RefusedReason.SAME_ROLE:
-            self._fail(*explain.refused(reason, self._pairing, self._role))
+            self._fail(*explain.refused(reason, self.pairing, self._role))
         else:
             self._events.append(events.SeatTaken())
 
     def _join_with_next_nameplate(self, now: float) -> None:
         pairing = self._next_pairing(self._attempt + 1)
-        is_given = self._role is Role.RECEIVER or pairing == self._pairing  # the person chose the code
+        is_given = self._role is Role.RECEIVER or pairing == self.pairing  # the person chose the code
         if is_given or not isinstance(self._place, AtServer):
             self._events.append(events.SeatTaken())
             return
         self._attempt += 1
         if self._attempt >= MAX_NAMEPLATES:
-            self._fail(*explain.refused(RefusedReason.SERVER_FULL, self._pairing, self._role))
+            self._fail(*explain.refused(RefusedReason.SERVER_FULL, self.pairing, self._role))
             return
-        self._pairing = pairing
+        self.pairing = pairing
         self._session = self._new_session(self._session.tries)
         self._place.join(pairing, now)
 
@@ -377,8 +408,8 @@ class Meeting:
                 else:
                     self._events.append(events.CodeRejected(tries, limit, self._is_contact))
             case session.Rejected(reason, tries, limit):
-                if self._is_contact and isinstance(self._pairing, NamePair):
-                    self._fail(*explain.rejected_contact(reason, self._pairing.friend))
+                if self._is_contact and isinstance(self.pairing, NamePair):
+                    self._fail(*explain.rejected_contact(reason, self.pairing.friend))
                 else:
                     self._fail(*explain.rejected(reason, tries, limit))
             case session.PeerBye(exit_code, reason):
@@ -389,8 +420,8 @@ class Meeting:
                 assert_never(event)
 
     def _burnt(self, tries: int) -> str:
-        if self._is_contact and isinstance(self._pairing, NamePair):
-            return explain.key_not_shared(self._pairing.friend)
+        if self._is_contact and isinstance(self.pairing, NamePair):
+            return explain.key_not_shared(self.pairing.friend)
         return explain.code_burnt(tries, with_code=self._secret is not None)
 
     def _fail(self, code: ExitCode, message: str) -> None:

@@ -51,15 +51,24 @@ class RendezvousClient:
     """Finds the friend at the server, keeps the seat there, and carries small messages to the friend.
 
     `server` is the server's first port, resolved, in the text form that the socket reports; what comes
-    from elsewhere is ignored. `random_bytes(n)` gives the secret that owns the seat, so it has to be unguessable.
+    from elsewhere is ignored. `random_bytes(n)` gives the secret that owns the seat, so it has to be unguessable;
+    `secret` is one that was drawn before: whoever has it has the seat, and the friend sees the same tag.
     """
 
-    def __init__(self, server: Address, pairing: Pairing, role: Role, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self,
+        server: Address,
+        pairing: Pairing,
+        role: Role,
+        random_bytes: Callable[[int], bytes],
+        *,
+        secret: bytes | None = None,
+    ) -> None:
         self._server = server
         self._pairing = pairing
         self._role = role
         self._random_bytes = random_bytes
-        self._client = random_bytes(CLIENT_SIZE)
+        self._client = secret if secret is not None else random_bytes(CLIENT_SIZE)
         self._state = State.IDLE
         self._timers: Timers[Timer] = Timers()
         self._transmits: deque[Transmit] = deque()
@@ -110,6 +119,10 @@ class RendezvousClient:
             return
         self._timers.set(Timer.LEAVE_END, now + timing.LEAVE_PATIENCE)
         self._ask(now)
+
+    def hand_over(self) -> None:
+        """Another of our own, with the same secret, has the seat from now on: nothing more is said from here."""
+        self._end(events.Gone())
 
     def use(self, local: int, now: float) -> None:
         """Goes on by MAIN, or by TUNNEL: the TCP connection to the server, also a new one after the last broke.

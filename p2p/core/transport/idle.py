@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 IDLE_TIMEOUT = 12.0  # seconds without anything genuine from the peer; docs/protocol.md section 6
-KEEPALIVE_INTERVAL = 3.0  # seconds without sending; well under the 30 s that NATs keep a UDP mapping (RFC 4787 REQ-5)
-MIN_IDLE_TIMEOUT = 2 * KEEPALIVE_INTERVAL  # one keep-alive may be lost
+KEEPALIVE_INTERVAL = 1.0  # seconds without sending
+SUSPICION = 2.5  # seconds of silence after which a path may be dead: keep-alives, and their repetitions, were lost
+MIN_IDLE_TIMEOUT = 6.0  # time for both to suspect it, and a second for a path that was only dark
