@@ -85,7 +85,7 @@ class Running:
 
     def _settings(self) -> Settings:
         network = self._network
-        servers = [] if network.server is None else resolve(network.server, option="server")
+        servers = [] if network.server is None else resolve(network.server)
         if network.server is not None and not servers:
             raise NoPeerError(f"No address can be found for the server {escape(network.server)}")
         return Settings(

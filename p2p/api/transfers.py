@@ -21,6 +21,7 @@ from p2p.api.errors import ArgumentError
 from p2p.api.results import Result
 from p2p.api.running import Accept, Network, Running, explained
 from p2p.api.streams import Readable, StreamReader, StreamWriter, Writable
+from p2p.core.calling import option
 from p2p.core.introduction import NamePair
 from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, normalise_secret, split_code
@@ -238,9 +239,9 @@ def _network(  # noqa: PLR0917  (the callers name them alike)
     """Raises ArgumentError, CallerError."""
     stun = [stun] if isinstance(stun, str) else [*stun]
     if server is not None:
-        resolve.parse(server, option="server")
+        resolve.parse(server)
     for each in stun:
-        resolve.parse(each, option="stun")
+        resolve.parse(each, option("--stun"))
     if timeout is not None and not timeout > 0:
         raise ArgumentError("timeout is a number of seconds above 0, or None to wait for ever")
     if not reconnect >= 0:
