@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers know the name, and importing it takes longer than all the rest here
 if TYPE_CHECKING:
     from p2p.api import events as events
     from p2p.api.cancel import Cancel as Cancel
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from p2p.api.errors import StorageError as StorageError
     from p2p.api.errors import TransferError as TransferError
     from p2p.api.errors import WrongCodeError as WrongCodeError
+    from p2p.api.many import receive_many as receive_many
     from p2p.api.results import File as File
     from p2p.api.results import Missed as Missed
     from p2p.api.results import Offer as Offer
@@ -54,6 +55,7 @@ _HOMES = {
         "TransferError",
         "WrongCodeError",
     ),
+    "p2p.api.many": ("receive_many",),
     "p2p.api.results": ("File", "Missed", "Offer", "Offered", "Progress", "Result"),
     "p2p.api.server": ("Server",),
     "p2p.api.transfers": ("receive", "send"),
@@ -68,6 +70,8 @@ def __getattr__(name: str) -> object:
     """Loaded when it is asked for: `import p2p` costs nothing, and so the commands answer at once."""
     if (home := _HOME.get(name)) is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if (missing := import_module("p2p.system").what_is_missing()) is not None:
+        raise ImportError(missing)
     module = import_module(f"{home}.{name}" if home == "p2p.api" else home)
     found: object = module if home == "p2p.api" else getattr(module, name)
     globals()[name] = found

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before the imports below, in which Ctrl-C would be a traceback
+    from p2p import scripts
+
+    sys.exit(scripts.peer())
+
 import argparse
 import io
 import os
-import sys
 from typing import NoReturn
 
 from p2p import __version__
 from p2p.core.amount import parse_rate
+from p2p.core.calling import PEER_PROGRAM, spoken
 from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
@@ -28,11 +35,11 @@ exit codes: 0 done, 1 internal, 2 usage, 3 no peer or timed out, 4 wrong code, 5
 DOCTOR_EXIT_CODES = "exit codes: 0 something could be found out, 2 usage, 3 nobody who was asked answers, 130 Ctrl-C"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code."""
+def main(arguments: list[str] | None = None, program: str = PEER_PROGRAM) -> int:
+    """Returns the exit code. `program`: how the person has called it."""
     _open_missing_streams()
     try:
-        options = parse(arguments)
+        options = parse(arguments, program)
         if options.command == "doctor":
             from p2p.io import doctor  # noqa: PLC0415  (so that --help answers at once)
 
@@ -47,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return int(run(options))
     except CallerError as error:
-        print(f"{_sentence(str(error))}", file=sys.stderr)
+        print(spoken(_sentence(str(error)), program), file=sys.stderr)
         return ExitCode.USAGE
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
@@ -60,25 +67,26 @@ def main(arguments: list[str] | None = None) -> int:
         return ExitCode.INTERNAL
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None, program: str = PEER_PROGRAM) -> argparse.Namespace:
     """Words may stand before, between and after options, which argparse leaves alone once an option came between."""
-    parser = build_parser()
+    parser = build_parser(program)
     options, rest = parser.parse_known_args(arguments)
     strange = [word for word in rest if word.startswith("-") and word != "-"]
     if strange or (rest and not hasattr(options, "words")):
         parser.error(f"unrecognized arguments: {' '.join(strange or rest)}")
     if rest:
         options.words = [*options.words, *rest]
+    options.program = program
     return options
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m p2p.peer", description=DESCRIPTION)
+def build_parser(program: str = PEER_PROGRAM) -> argparse.ArgumentParser:
+    parser = _Parser(prog=program, description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
     names = "send | recv | contacts | doctor | completion | man"
     commands = parser.add_subparsers(dest="command", required=True, metavar=names)
 
-    send = commands.add_parser("send", help="send files and folders", usage=f"python -m p2p.peer {SEND_USAGE}",
+    send = commands.add_parser("send", help="send files and folders", usage=f"{program} {SEND_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
     send.add_argument("words", nargs="*", metavar="ME FRIEND PATH... | PATH",
                       help="two names and files or folders, or one file or folder; - is standard input")
@@ -93,7 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     send.add_argument("--once", action="store_true", help="end when the other side says no, rather than wait again")
     _add_common(send)
 
-    recv = commands.add_parser("recv", help="receive what is sent", usage=f"python -m p2p.peer {RECV_USAGE}",
+    recv = commands.add_parser("recv", help="receive what is sent", usage=f"{program} {RECV_USAGE}",
                                epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
     recv.add_argument("words", nargs="*", metavar="ME FRIEND | CODE", help="names, or the code (asked for if missing)")
     recv.add_argument("--out", metavar="DIR", help="where to put what arrives (default: here); - is standard output")
@@ -112,7 +120,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_common(recv)
 
     doctor = commands.add_parser("doctor", help="say what network this is, what will work from it, and what would help",
-                                 usage="python -m p2p.peer doctor [options]", epilog=DOCTOR_EXIT_CODES)
+                                 usage=f"{program} doctor [options]", epilog=DOCTOR_EXIT_CODES)
     _add_network(doctor, "without one, little can be found out")
     doctor.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="look for no longer than that (default: 8)")
     doctor.add_argument("--lifetime", action="store_true",
@@ -240,7 +248,3 @@ class _Parser(argparse.ArgumentParser):
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":  # before the imports below, in which Ctrl-C would be a traceback
+    from p2p import scripts
+
+    sys.exit(scripts.server())
+
 import argparse
 import errno
 import logging
 import math
 import os
 import socket
-import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +24,7 @@ from p2p.io.server_bind import everywhere
 from p2p.io.server_log import EventLog
 from p2p.io.server_loop import ServerLoop, stop_signals
 
+PROGRAM = "python -m p2p.server"
 DEFAULT_PORT = 8080
 LAST_PORT = 65535
 MOST = 1e6  # Mbit/s, or GB: above any machine, and its kB/s fit the field of RELAYED
@@ -26,9 +33,9 @@ FAILED = 1
 USAGE = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Returns the exit code: 0 stopped by a signal, 1 the ports cannot be had, 2 usage or an unknown host."""
-    options = _parse(arguments)
+    options = _parse(arguments, program)
     logging.raiseExceptions = False  # whoever reads the log may go away; the server stays
     level = logging.DEBUG if options.verbose else logging.WARNING if options.quiet else logging.INFO
     logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -54,9 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(program: str = PROGRAM) -> argparse.ArgumentParser:
+    """`program`: how the person has called it."""
     parser = argparse.ArgumentParser(
-        prog="python -m p2p.server",
+        prog=program,
         description="Introduces two peers to each other. It sees their names and public addresses, never their files.",
     )
     parser.add_argument(
@@ -88,8 +96,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = build_parser()
+def _parse(arguments: Sequence[str] | None, program: str) -> argparse.Namespace:
+    parser = build_parser(program)
     options = parser.parse_args(arguments)
     if options.alternate_port is None and options.port == LAST_PORT:
         parser.error(f"no port comes after {LAST_PORT}: name the second one with --alternate-port")
@@ -172,7 +180,3 @@ def _explain(error: OSError) -> str:
 def _fail(code: int, sentence: str) -> int:
     print(f"p2p.server: {sentence}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

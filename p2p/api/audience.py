@@ -8,6 +8,7 @@ from pathlib import Path
 from p2p.api.caller import Caller, Latest
 from p2p.api.events import Event, Note
 from p2p.api.results import MAX_FILES, File, Missed, Offer, Offered, Progress, Result
+from p2p.core.calling import as_parameters
 from p2p.core.introduction import Nameplate, Pairing
 from p2p.core.peer import events
 from p2p.core.transfer import events as transfer
@@ -86,7 +87,7 @@ class Audience:
                 self._tell(event)
 
     def say(self, text: str) -> None:
-        self._tell(Note(text))
+        self._tell(Note(as_parameters(text)))
 
     def note(self, text: str) -> None: ...
 

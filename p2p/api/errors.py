@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from p2p.core.calling import as_parameters
 from p2p.core.errors import ExitCode, Failure, P2PError
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class TransferError(P2PError):
     code: ClassVar[ExitCode] = ExitCode.INTERNAL
 
     def __init__(self, message: str, exit_code: ExitCode | None = None) -> None:
-        super().__init__(message)
+        super().__init__(as_parameters(message))
         self.exit_code = self.code if exit_code is None else exit_code
 
 

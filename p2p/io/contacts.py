@@ -17,6 +17,7 @@ from typing import Final
 
 from platformdirs import user_data_path
 
+from p2p.core.calling import command, option
 from p2p.core.contacts.keys import KEY, ContactKeys
 from p2p.core.errors import CallerError, DecodeError, ExitCode, Failure, P2PError
 from p2p.core.introduction import NamePair
@@ -112,7 +113,7 @@ class Contacts:
                 if len(contacts) >= MAX_CONTACTS:
                     raise ContactsError(
                         f"{self._path} holds {MAX_CONTACTS} contacts, and no more: forget some that you no longer need "
-                        "(python -m p2p.peer contacts list)"
+                        f"({command('contacts list')})"
                     )
                 return [*contacts, fresh]
             if known.public == fresh.public and known.private == fresh.private:
@@ -185,7 +186,7 @@ class Contacts:
         except (ValueError, P2PError) as error:
             raise ContactsError(
                 f"{self._path} is damaged ({error}). It was left as it is: restore it, or move it away and remember "
-                "each other again. With --code no contact is needed"
+                f"each other again. With {option('--code')} no contact is needed"
             ) from error
 
     def _check_privacy(self, status: os.stat_result) -> None:
@@ -258,8 +259,8 @@ def changed_key(friend: str) -> str:
     name = escape(friend)
     return (
         f"{name} shows another key than the one that you remember, and was not remembered anew. If {name} has lost its "
-        f"contacts, or has a new machine, run `python -m p2p.peer contacts forget {shlex.quote(name)}`, "
-        "and then both use a code and --remember again"
+        f"contacts, or has a new machine, run `{command('contacts forget ' + shlex.quote(name))}`, "
+        f"and then both use a code and {option('--remember')} again"
     )
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from datetime import UTC, datetime
 
+from p2p.core.calling import spoken
 from p2p.core.errors import CallerError, ExitCode
 from p2p.core.text import escape
 from p2p.io.contacts import Contact, Contacts, ContactsError
@@ -19,10 +20,10 @@ def run(options: argparse.Namespace) -> ExitCode:
     try:
         contacts = Contacts.of_user()
         if options.action == "forget":
-            return _forget(contacts, options.name)
+            return _forget(contacts, options)
         return _list(contacts.all(), as_json=options.json)
     except ContactsError as error:
-        print(f"{error}.", file=sys.stderr)
+        print(f"{spoken(str(error), options.program)}.", file=sys.stderr)
         return error.failure.code
 
 
@@ -41,10 +42,11 @@ def _list(contacts: list[Contact], *, as_json: bool) -> ExitCode:
     return ExitCode.DONE
 
 
-def _forget(contacts: Contacts, name: str) -> ExitCode:
+def _forget(contacts: Contacts, options: argparse.Namespace) -> ExitCode:
+    name: str = options.name
     gone = contacts.forget(name)
     if not gone:
-        print(f"{escape(name)} is not remembered here. See: python -m p2p.peer contacts list", file=sys.stderr)
+        print(f"{escape(name)} is not remembered here. See: {options.program} contacts list", file=sys.stderr)
         return ExitCode.USAGE
     for each in gone:
         print(f"{escape(each.friend)} is forgotten, who knew you as {escape(each.me)}: a code is needed again.")

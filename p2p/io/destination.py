@@ -17,6 +17,7 @@ import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from p2p.core.calling import option
 from p2p.core.text import escape
 from p2p.io.carrying import Carrier
 from p2p.io.folders import open_apart
@@ -123,7 +124,8 @@ class Destination:
         if size > free and status.f_blocks:  # a file system that reports no blocks at all does not count them
             numbers = f"needed {_size(size)}, free {_size(free)}"
             raise StorageError(
-                f"not enough space in {escape(self.path)}: {numbers}; free some, or choose another with --out",
+                f"not enough space in {escape(self.path)}: {numbers}; "
+                f"free some, or choose another with {option('--out')}",
                 f"not enough space on the receiver's disk: {numbers}",
             )
 

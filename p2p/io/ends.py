@@ -47,8 +47,4 @@ class NoEnd:
     def close(self) -> None: ...
 
 
-NOT_ASKED = Failure(
-    ExitCode.USAGE,
-    "Refused, because there is no terminal to ask on: pass --yes to take whatever the other side sends",
-)
 SAID_NO = Failure(ExitCode.REFUSED, "Refused, as you said. Nothing was written")

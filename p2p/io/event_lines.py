@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
+from p2p.core.calling import PEER_PROGRAM, spoken
 from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
@@ -40,8 +41,10 @@ class Invitation(Protocol):
 class EventLines:
     """Writes them; `are_lost` tells that stdout takes no more: whoever read it has gone, or its disk is full."""
 
-    def __init__(self, invitation: Invitation) -> None:
+    def __init__(self, invitation: Invitation, program: str = PEER_PROGRAM) -> None:
+        """`program`: how it was called here."""
         self._invitation = invitation
+        self._program = program
         self._next_progress = 0.0
         self.are_lost = False
 
@@ -86,7 +89,7 @@ class EventLines:
             case events.ContactNotRemembered(why, by_peer):
                 self._write({"event": "not_remembered", "why": why.name.lower(), "by_peer": by_peer})
             case events.Failed(failure):
-                self._write({"event": "failed", "code": int(failure.code), "message": failure.message})
+                self._write({"event": "failed", **self._message(failure)})
             case events.ContactHeard():
                 pass  # what becomes of it is told
             case events.Done():
@@ -104,7 +107,7 @@ class EventLines:
 
     def write_refused(self, failure: Failure) -> None:
         """The other side said no or left, and this one waits again."""
-        self._write({"event": "refused", "code": int(failure.code), "message": failure.message})
+        self._write({"event": "refused", **self._message(failure)})
 
     def write_text(self, text: str) -> None:
         self._write({"event": "text", "text": text})
@@ -132,6 +135,9 @@ class EventLines:
             print_event(event, flush=flush)
         except OSError:
             self._lose_output()
+
+    def _message(self, failure: Failure) -> dict[str, object]:
+        return {"code": int(failure.code), "message": spoken(failure.message, self._program)}
 
     def _lose_output(self) -> None:
         self.are_lost = True

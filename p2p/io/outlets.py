@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Final
 
+from p2p.core.calling import option
 from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure
 from p2p.core.peer.peer import Peer
@@ -59,7 +60,7 @@ class StdoutEnd:
         self._write_some: WriteSome = write or partial(os.write, fd)
         self._fd = fd
         self._name = name
-        self._option = " (--out -)" if write is None else ""
+        self._option = f" ({option('--out -')})" if write is None else ""
         self._queue: deque[Buffer] = deque()
         self._unwritten = self._pieces = 0  # bytes, and in how many pieces, of the queue and of what the thread has
         self._whole: int | None = None  # the number of the file, once all of it came
@@ -231,7 +232,8 @@ def require_one_file(offer: Offer, where: str) -> None:
         return
     what = f"{offer.roots} things" if offer.roots != 1 else "a folder"
     message = f"The other side offers {what}, and {where} takes one file alone"
-    advice = "Say --out FOLDER, or have it packed: send --from-command 'tar c FOLDER'"
+    packed = option("send --from-command 'tar c FOLDER'")
+    advice = f"Say {option('--out FOLDER')}, or have it packed: {packed}"
     raise PipeError(f"{message}. {advice}", f"it takes one file alone, and {what} were offered", ExitCode.REFUSED)
 
 

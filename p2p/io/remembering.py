@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import assert_never
 
+from p2p.core.calling import PEER_PROGRAM, command, option
 from p2p.core.contacts.exchange import ContactExchange, State
 from p2p.core.contacts.keys import ContactKeys
 from p2p.core.contacts.messages import Why
@@ -56,9 +57,11 @@ class Remembering:
         used; else a code does as well.
         """
         if remember and names is None:
-            raise CallerError("--remember needs names on both sides: send --remember ME FRIEND PATH...")
+            raise CallerError(f"{option('--remember')} needs names, on both sides")
         if remember and no_code:
-            raise CallerError("--remember needs a code once: with --no-code nobody knows who is remembered")
+            raise CallerError(
+                f"{option('--remember')} needs a code once: with {option('--no-code')} nobody knows who is remembered"
+            )
         if names is None or no_code or (code and not remember):
             return cls(None, names)
         contacts = contacts or Contacts.of_user()
@@ -78,7 +81,8 @@ class Remembering:
         if not contact.is_confirmed:
             remembering.note = (
                 f"{friend} is remembered, but has not shown that it remembers you. If it is asked for a code: stop, "
-                f"run `python -m p2p.peer contacts forget {shlex.quote(friend)}`, and use a code and --remember again."
+                f"run `{command('contacts forget ' + shlex.quote(friend))}`, and use a code and "
+                f"{option('--remember')} again."
             )
         return remembering
 
@@ -113,10 +117,11 @@ class Remembering:
         if self.exchange.state is State.HOLDING:
             return (
                 f"It is not certain that {self._friend} remembers you: the run ended before it said so. Try without a "
-                "code the next time; if the other side does not know you then, use a code and --remember once more."
+                "code the next time; if the other side does not know you then, use a code and "
+                f"{option('--remember')} once more."
             )
         if is_done and self.exchange.state in (State.ASKING, State.HEARD):
-            return f"Nothing was remembered: the run ended before {self._friend} answered to --remember."
+            return f"Nothing was remembered: the run ended before {self._friend} answered to {option('--remember')}."
         return None
 
     def again(self) -> Remembering:
@@ -174,7 +179,7 @@ class Remembering:
     def _explain(self, why: Why) -> str:
         match why:
             case Why.NOT_ASKED:
-                return f"{self._friend} used --remember, and this side did not: it takes both"
+                return f"{self._friend} used {option('--remember')}, and this side did not: it takes both"
             case Why.CHANGED:
                 return changed_key(self._names[1] if self._names else "")
             case Why.NOT_STORED:
@@ -187,12 +192,12 @@ class Remembering:
     def _explain_peer(self, why: Why) -> str:
         match why:
             case Why.NOT_ASKED:
-                return f"{self._friend} did not use --remember: it takes both sides"
+                return f"{self._friend} did not use {option('--remember')}: it takes both sides"
             case Why.CHANGED:
                 me = escape(self._names[0]) if self._names else ""
                 return (
                     f"{self._friend} remembers another key of {me} (of another machine, or one that was lost here). "
-                    f"{self._friend} has to run `python -m p2p.peer contacts forget {shlex.quote(me)}` first"
+                    f"{self._friend} has to run `{PEER_PROGRAM} contacts forget {shlex.quote(me)}` first"
                 )
             case Why.NOT_STORED:
                 return f"{self._friend} could not store the key"

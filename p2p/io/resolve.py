@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from p2p.core.address import Address, split_zone
+from p2p.core.calling import option
 from p2p.core.errors import CallerError
 from p2p.core.peer.eyeballs import interleave
 from p2p.io.addresses import zone_name
@@ -24,7 +25,7 @@ PATIENCE = 10.0  # seconds for any answer; the system's resolver asks each of it
 _FAMILIES = (socket.AF_INET6, socket.AF_INET)
 
 
-def parse(server: str, option: str = "--server", default_port: int = DEFAULT_PORT) -> tuple[str, int]:
+def parse(server: str, called: str = option("--server"), default_port: int = DEFAULT_PORT) -> tuple[str, int]:
     """HOST, HOST:PORT, an IPv6 address alone or [ADDRESS]:PORT. Raises CallerError."""
     host, port_text = server, str(default_port)
     if server.startswith("["):
@@ -38,20 +39,20 @@ def parse(server: str, option: str = "--server", default_port: int = DEFAULT_POR
         host = ""
     if not port_text.isdecimal() or not 0 < int(port_text) < 65536 or not host:
         raise CallerError(
-            f"{option} wants HOST, HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, not {server!r}"
+            f"{called} wants HOST, HOST:PORT or [IPV6]:PORT with a port from 1 to 65535, not {server!r}"
         )
     return host, int(port_text)
 
 
 def resolve(
-    server: str, *, patience: float = PATIENCE, option: str = "--server", default_port: int = DEFAULT_PORT
+    server: str, *, patience: float = PATIENCE, called: str = option("--server"), default_port: int = DEFAULT_PORT
 ) -> list[Address]:
     """All addresses in the order in which to try them; none when the name is not known. Raises CallerError.
 
     The system is asked for both versions at once, in threads, for it may be long in answering: what has come soon
     after the first answer counts. Addresses that this machine has no route to are left out, if there are others.
     """
-    host, port = parse(server, option, default_port)
+    host, port = parse(server, called, default_port)
     if _is_literal(host):
         return [Address(_with_named_zone(str(ipaddress.ip_address(host))), port)]
     found = interleave(_ask(lambda family: _look_up(host, port, family), patience))
@@ -61,7 +62,7 @@ def resolve(
 
 def resolve_stun(names: Sequence[str], *, patience: float = PATIENCE) -> list[Address]:
     """An IPv4 address of each, for it is IPv4 that has NATs. One that is not known is left out: others tell as much."""
-    found = [resolve(name, patience=patience, option="--stun", default_port=STUN_PORT) for name in names]
+    found = [resolve(name, patience=patience, called=option("--stun"), default_port=STUN_PORT) for name in names]
     return [address for each in found for address in [a for a in each if a.version == 4][:1]]
 
 

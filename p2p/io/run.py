@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from p2p.core.calling import spoken
 from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.introduction import Pairing
 from p2p.core.peer import events
@@ -26,12 +27,13 @@ from p2p.io import state
 from p2p.io.attempts import Settings, Wish
 from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
-from p2p.io.ends import NOT_ASKED, SAID_NO
+from p2p.io.ends import SAID_NO
 from p2p.io.interrupts import Interrupts
 from p2p.io.journal import JournalInUse, Journals
 from p2p.io.memory import keep_freed_memory
 from p2p.io.pipes import CommandReader, PipeError
-from p2p.io.plan import PIPE, Plan, make_plan
+from p2p.io.plan import PIPE, Plan
+from p2p.io.planning import make_plan
 from p2p.io.preview import preview
 from p2p.io.question import Question
 from p2p.io.resolve import resolve, resolve_stun
@@ -41,19 +43,17 @@ from p2p.io.sources import SourceError
 from p2p.io.summary import Repaired
 from p2p.io.taking import TakingEnd
 from p2p.io.visits import Exclude
-from p2p.io.waiting import wait
+from p2p.io.waiting import STRANGER_PAUSE, ends_the_wait, is_of_a_stranger, wait
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 REFUSED_PATIENCE = 60.0  # seconds for the person there to start again, after a no that was a slip of the finger
+NOT_ASKED = Failure(
+    ExitCode.USAGE,
+    "Refused, because there is no terminal to ask on: pass --yes to take whatever the other side sends",
+)
 LOOKED = Failure(ExitCode.REFUSED, "Dry run: nothing was taken, and nothing written")
-# With --wait, ends after which nothing better can be waited for.
-_FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_CODE, ExitCode.INTERNAL)
-
-# A contact's key cannot be guessed, and a stranger in the friend's seat is to end nobody's wait.
-_FINAL_OF_CONTACT = (ExitCode.CANCELLED, ExitCode.NO_PEER, ExitCode.INTERNAL)
 # Ends whose words say by themselves that the same command goes on.
 _SAYS_WHAT_IS_LEFT = (ExitCode.CANCELLED, ExitCode.INTERRUPTED)
-STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth of a second of computing each
 
 
 def run(options: argparse.Namespace) -> ExitCode:
@@ -62,12 +62,12 @@ def run(options: argparse.Namespace) -> ExitCode:
         if options.command == "recv" and options.discard and _discard(options):
             return ExitCode.DONE
     except JournalInUse as error:
-        print(f"{error}.", file=sys.stderr)
+        print(f"{spoken(str(error), options.program)}.", file=sys.stderr)
         return ExitCode.STORAGE
     try:
         plan = make_plan(options)
     except ContactsError as error:
-        print(f"{error}.", file=sys.stderr)
+        print(f"{spoken(str(error), options.program)}.", file=sys.stderr)
         return error.failure.code
     acceptance = Acceptance.parse(getattr(options, "accept_from", []))
     if acceptance and (plan.names is None or options.yes):
@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         verbose=options.verbose,
         is_asked=plan.role is Role.RECEIVER and not yes and sys.stdin.isatty(),
         shows_qr=options.qr,
+        program=options.program,
     )
     if not servers and plan.server is not None:
         return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
@@ -215,10 +216,10 @@ class _Run:
             if self._interrupts.is_asked:  # the wait is ended, however the last transfer did
                 return ExitCode.CANCELLED
             is_contact = self._remembering.is_contact
-            if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
+            if crossing.failure is not None and ends_the_wait(code, is_contact=is_contact):
                 return last if code is ExitCode.NO_PEER and last is not None else code
             last = code
-            if is_contact and code in _FINAL:
+            if is_of_a_stranger(code, is_contact=is_contact):
                 self._pause()
             self._remembering = self._remembering.again()
             self._wish = self._wish_for(self._plan.pairing, tries=crossing.tries, patience=self._options.timeout)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from p2p.core.calling import PEER_PROGRAM, spoken
 from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
@@ -41,15 +42,17 @@ class Screen:
         verbose: bool,
         is_asked: bool,
         shows_qr: bool = False,
+        program: str = PEER_PROGRAM,
     ) -> None:
         """`is_asked`: whether the person decides about the offer, and so has to see it however quiet we are.
 
-        `shows_qr`: the other side's command as a picture too.
+        `shows_qr`: the other side's command as a picture too. `program`: how it was called here.
         """
         self._role = role
         self._friend = friend
         self._invitation = invitation
-        self._lines = EventLines(invitation) if as_json else None
+        self._program = program
+        self._lines = EventLines(invitation, program) if as_json else None
         self._quiet = quiet
         self._verbose = verbose
         self._is_asked = is_asked
@@ -381,7 +384,7 @@ class Screen:
     def _print(self, text: str, end: str = "\n") -> None:
         self._take_status_away()
         try:
-            print(text, end=end, file=sys.stderr, flush=True)
+            print(spoken(text, self._program), end=end, file=sys.stderr, flush=True)
         except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
             redirect_to_nowhere(sys.stderr)
 

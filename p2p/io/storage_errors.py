@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from p2p.core.calling import option
 from p2p.core.text import escape
 from p2p.io.sources import FileError
 
@@ -29,7 +30,7 @@ def storage_error(error: OSError, directory: str, name: str) -> StorageError:
     what, advice = _explain(error, name)
     if error.errno == errno.ENOSPC and _has_no_inodes(directory):
         what = "the disk holds no more files (its inodes are used up)"
-        advice = "remove some, or choose another folder with --out"
+        advice = f"remove some, or choose another folder with {option('--out')}"
     return StorageError(f"cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
 
 
@@ -56,21 +57,22 @@ def _has_no_inodes(directory: str) -> bool:
 
 
 def _explain(error: OSError, name: str) -> tuple[str, str]:  # what is wrong, and what to do
-    elsewhere = "choose another folder with --out"
+    another = f"choose another with {option('--out')}"
+    elsewhere = f"choose another folder with {option('--out')}"
     if error.errno == errno.ENOSPC:
         return "the disk is full", "free some space, or " + elsewhere
     if error.errno == errno.EDQUOT:
         return "the disk quota is used up", "free some space, or " + elsewhere
     if error.errno == errno.EFBIG:
-        return "the file is larger than that file system, or ulimit -f, allows", "choose another with --out"
+        return "the file is larger than that file system, or ulimit -f, allows", another
     if error.errno == errno.EROFS:
         return "the file system is read-only", elsewhere
     if error.errno in (errno.EACCES, errno.EPERM):
         return "this user may not write there", elsewhere
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and not name:
-        return "that is not a folder", "choose a folder with --out"
+        return "that is not a folder", f"choose a folder with {option('--out')}"
     if error.errno == errno.ENOENT and not name:
-        return "the folder cannot be made there", "choose another with --out"
+        return "the folder cannot be made there", another
     if error.errno == errno.ENOENT:
         return "the folder or the temporary file was removed by someone else", "receive it again"
     if error.errno in (errno.ENOTDIR, errno.ELOOP, errno.ESTALE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import selectors
 from collections.abc import Callable
 
+from p2p.core.calling import option
 from p2p.core.errors import Failure
 from p2p.core.peer.peer import Peer
 from p2p.core.text import escape
@@ -76,7 +77,7 @@ class TakingEnd:
             )
         return (
             f"What has arrived stays in {escape(self._end.destination.path)}: the same two commands go on with it, "
-            "and recv --discard with the same --out takes away what is unfinished"
+            f"and {option('recv --discard')} with the same {option('--out')} takes away what is unfinished"
         )
 
     def take_notes(self) -> list[str]:

@@ -284,7 +284,7 @@ def test_what_did_not_cross_is_an_error_with_a_result(address: str, receive: Cal
         (lambda: p2p.send("x", me="a", to="b", code="short"), "at least 8 characters"),
         (lambda: p2p.send("x", me="a", to="b", code=CODE, no_code=True), "not both"),
         (lambda: p2p.send("x", remember=True), "remember needs names"),
-        (lambda: p2p.send("x", me="a", to="b", code=CODE, server="a:b:c"), "server wants"),
+        (lambda: p2p.send("x", me="a", to="b", code=CODE, server="a:b:c"), "`server` wants"),
         (lambda: p2p.send("x", me="a", to="b", code=CODE, timeout=0), "timeout"),
         (lambda: p2p.send("x", me="a", to="b", code=CODE, rate_limit=0), "rate_limit"),
         (lambda: p2p.send(text="", me="a", to="b", code=CODE), "1 to 65,536 bytes"),

@@ -29,7 +29,7 @@ def test_names_and_addresses_with_and_without_a_port(text: str, host: str, port:
     "", ":80", "host:", "host:x", "host:0", "host:65536", "[::1", "[::1]80", "[::1]:", "[]:80", "[host]:80", "a:b:c",
 ])  # fmt: skip
 def test_what_names_no_server_is_said_to_the_caller(text: str) -> None:
-    with pytest.raises(CallerError, match="--server wants"):
+    with pytest.raises(CallerError, match="--server\x0f wants"):
         parse(text)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Set
 from typing import assert_never
 
 from p2p.core.address import Address, is_private
+from p2p.core.calling import PEER_PROGRAM, command, option
 from p2p.core.errors import ExitCode
 from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.punch.description import Kind
@@ -22,11 +23,12 @@ _SHOULD = {Role.SENDER: "recv", Role.RECEIVER: "send"}
 def server_unreachable(server: Address, *, refused: bool) -> str:
     if refused:
         return (
-            f"No rendezvous server listens at {server}. Check --server (or P2P_SERVER), "
+            f"No rendezvous server listens at {server}. Check {option('--server (or P2P_SERVER)')}, "
             "or start one there: python -m p2p.server"
         )
     return (
-        f"The rendezvous server at {server} does not answer. Check --server (or P2P_SERVER), your network, "
+        f"The rendezvous server at {server} does not answer. Check "
+        f"{option('--server (or P2P_SERVER)')}, your network, "
         "and that the server runs"
     )
 
@@ -46,11 +48,12 @@ def nobody_on_this_network(seconds: float, *, others: int, version: int | None) 
         waiting = "One other p2p waits" if others == 1 else f"{others} others wait"
         return (
             f"{nobody}. {waiting} here, but not for these names or this code: check both commands. "
-            "If the other side is on another network, use --server on both"
+            f"If the other side is on another network, use {option('--server')} on both"
         )
     return (
         f"{nobody}, and nobody else either. Are both on the same network, and is the other command running? "
-        "Guest Wi-Fi often keeps machines apart, and so may a firewall or a VPN; then use --server on both"
+        "Guest Wi-Fi often keeps machines apart, and so may a firewall or a VPN; "
+        f"then use {option('--server')} on both"
     )
 
 
@@ -108,13 +111,15 @@ def rejected(reason: Reason, tries: int, limit: int) -> tuple[ExitCode, str]:
             return ExitCode.WRONG_CODE, code_burnt(tries)
         case Reason.MODE_MISMATCH:
             return ExitCode.USAGE, (
-                "One side uses --no-code and the other a code. Use --no-code on both sides or on none"
+                f"One side uses {option('--no-code')} and the other a code. "
+                f"Use {option('--no-code')} on both sides or on none"
             )
         case Reason.CONTACT_MISMATCH:
             return ExitCode.USAGE, (
-                "The other side uses the key by which it remembers you, and this side a code, or --no-code. "
+                "The other side uses the key by which it remembers you, and this side a code, or "
+                f"{option('--no-code')}. "
                 "If you remember it too, leave the code out; if not, have it run "
-                "`python -m p2p.peer contacts forget` with your name, and then both use a code"
+                f"`{PEER_PROGRAM} contacts forget` with your name, and then both use a code"
             )
         case Reason.VERSION:
             return ExitCode.INTERNAL, "The other side speaks another protocol version: please update p2p on both ends"
@@ -131,8 +136,8 @@ def rejected_contact(reason: Reason, friend: str) -> tuple[ExitCode, str]:
         case Reason.CONTACT_MISMATCH | Reason.MODE_MISMATCH:
             name = escape(friend)
             return ExitCode.USAGE, (
-                f"You remember {name}, and used that key, but the other side uses a code, or --no-code. If {name} was "
-                "given a code, leave it out there; "
+                f"You remember {name}, and used that key, but the other side uses a code, or "
+                f"{option('--no-code')}. If {name} was given a code, leave it out there; "
                 f"if {name} says that it does not remember you (any more), {_forget(friend)}, and then both use a code"
             )
         case Reason.VERSION:
@@ -145,19 +150,19 @@ def key_not_shared(friend: str) -> str:
     return (
         f"The other side does not have the key by which you remember {escape(friend)}: it is somebody else, or has "
         f"remembered you anew since. Ask {escape(friend)}; if it has, {_forget(friend)}, and then both use a code and "
-        "--remember"
+        f"{option('--remember')}"
     )
 
 
 def _forget(friend: str) -> str:
-    return f"run `python -m p2p.peer contacts forget {shlex.quote(escape(friend))}`"
+    return f"run `{command('contacts forget ' + shlex.quote(escape(friend)))}`"
 
 
 def code_burnt(tries: int, *, with_code: bool = True) -> str:
     if not with_code:
         return (
             f"{tries} attempts to agree on keys were broken off by the other side, which honest programs do not do. "
-            "Use a code instead of --no-code"
+            f"Use a code instead of {option('--no-code')}"
         )
     return (
         f"Wrong code: {tries} wrong tries were made, the code is used up and nobody can get in with it. "
@@ -193,7 +198,7 @@ def no_path(why: str, relay: str) -> str:
     """`why` there is no direct one, and why the server does not forward it either, as half sentences."""
     return (
         f"No path: {why}; {relay}. Put one side on another network (a phone's hotspot, say), "
-        "or switch on port opening (UPnP) in one router; `python -m p2p.peer doctor` says what stands in the way"
+        f"or switch on port opening (UPnP) in one router; `{command('doctor')}` says what stands in the way"
     )
 
 

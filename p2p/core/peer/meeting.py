@@ -10,6 +10,7 @@ from typing import assert_never
 
 from p2p.core import introduction
 from p2p.core.address import Address
+from p2p.core.calling import option
 from p2p.core.datagram import Transmit
 from p2p.core.discovery.discovery import Discovery
 from p2p.core.errors import DecodeError, ExitCode, Failure
@@ -227,11 +228,10 @@ class Meeting:
     def ask_relay(self, now: float) -> None:
         """Have the server forward between us and the other side, if both want it."""
         assert self._remote is not None
-        ours, theirs = "you chose --no-relay", "the other side chose --no-relay"
         if not self._own.takes_relay:
-            self._events.append(RelayClosed(ours, theirs))
+            self._events.append(RelayClosed(f"you chose {option('--no-relay')}", "the other side wants no relay"))
         elif not self._remote.takes_relay:
-            self._events.append(RelayClosed(theirs, ours))
+            self._events.append(RelayClosed(f"the other side chose {option('--no-relay')}", "you want no relay"))
         elif isinstance(self._place, AtServer):
             self._place.ask_relay(now)
             self._advance(now)
