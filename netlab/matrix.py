@@ -26,7 +26,7 @@ from netlab.nat import Nat
 from netlab.page import Result
 from netlab.topology import two_nats
 
-GUARD = 60  # seconds after which a pair that has not ended is called hung
+GUARD = 120  # seconds after which a pair that has not ended is called hung
 CODE = "amber-walnut-tiger"  # both sides are given it, so that neither has to ask
 SIZE = 8_000_000  # bytes sent for each pair unless asked otherwise
 BLOCK = 1 << 20

@@ -36,7 +36,7 @@ class Sockets:
         self._selector = selectors.DefaultSelector()
         self.random_bytes = random.SystemRandom().randbytes
         self.clock = time.monotonic
-        self.sent = 0
+        self.asked: set[tuple[int, Address]] = set()  # from which socket where, however often
 
     def open(self, count: int) -> dict[int, int]:
         """Numbers of so many more sockets, and their ports."""
@@ -56,7 +56,7 @@ class Sockets:
         guard = time.monotonic() + GUARD
         while not events or not is_last(events[-1]):
             while (transmit := machine.poll_transmit()) is not None:
-                self.sent += 1
+                self.asked.add((transmit.local, transmit.destination))
                 with contextlib.suppress(ConnectionRefusedError):  # a router's answer to something sent before
                     self._sockets[transmit.local].sendto(b"".join(transmit.buffers), transmit.destination)
             if (event := machine.poll_event()) is not None:

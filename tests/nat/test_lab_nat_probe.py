@@ -83,7 +83,7 @@ def test_the_probe_says_what_the_profile_says(netlab, kind: Nat) -> None:
     if kind.udp is not Udp.ALLOWED:
         assert report == nat_report.NatReport(nat_report.Mapping.NO_UDP)
         return
-    assert sockets.sent <= 12
+    assert len(sockets.asked) <= 12  # a busy machine has it repeat some
     assert report.mapping is MAPPINGS[kind.mapping]
     assert report.preserves_ports is kind.port_preservation
     assert report.stride == kind.stride
