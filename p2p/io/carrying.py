@@ -169,14 +169,15 @@ class Carrier:
         try:
             with self._gate:
                 folder, status = self._enter(job, parent, path)
+                # Before the gate can be shut and the journal closed: the next run would take it for somebody else's.
+                if self.journal is not None:
+                    self.journal.note_folder(path, folder.name, status)
         except (OSError, Unstorable) as error:
             self._require_mild(error, path)
             self._folders.lose(job.number, parent, path)
             batch.outcomes.append(Problem(job.number, problem(error, path)))
             return
         batch.touched[parent] = None
-        if self.journal is not None:
-            self.journal.note_folder(path, folder.name, status)
 
     def _enter(self, job: MakeFolder, parent: Folder, path: str) -> tuple[Folder, os.stat_result]:
         number, entry = job.number, job.entry

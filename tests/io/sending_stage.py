@@ -219,6 +219,8 @@ def make(folder: Path, things: dict[str, Any]) -> Path:
                 make(path, thing)
             case bytes():
                 path.write_bytes(thing)
+            case ("zeros", size):  # bytes() of so many would drown what hypothesis shows of an example
+                path.write_bytes(bytes(size))
             case ("->", target):
                 path.symlink_to(target)
             case ("hole", size):

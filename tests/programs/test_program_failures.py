@@ -14,7 +14,6 @@ import pytest
 from harness import GUARD, Program, Stage, hash_of, left_over, make_file, stage
 
 BIG = 300_000_000  # bytes: under way long enough for a person, or a test, to step in
-END_GUARD = 15.0  # seconds in which the other side must have ended: the idle time-out of 12 and a margin
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def test_no_server_is_told(programs: Stage, tmp_path: Path) -> None:
     make_file(tmp_path / "file", 1000)
     programs.server.kill()
     sender = programs.send("alice", "bob", tmp_path / "file")
-    assert sender.finish(END_GUARD) == 3
+    assert sender.finish() == 3
     assert f"No rendezvous server listens at {programs.address}" in one_sentence(sender)
 
 
@@ -110,7 +109,7 @@ def test_killed_in_mid_transfer(programs: Stage, tmp_path: Path, big: Path, vict
     sender, receiver = started(programs, big, tmp_path)
     killed, other = (sender, receiver) if victim == "sender" else (receiver, sender)
     killed.kill()
-    assert other.finish(END_GUARD) == 7
+    assert other.finish() == 7
     assert "the other side went away without a word" in one_sentence(other)
     assert "run both commands again" in one_sentence(other)
     assert not (tmp_path / "big").exists()
@@ -120,7 +119,7 @@ def test_what_a_killed_receiver_left_stays_until_it_is_discarded(programs: Stage
     out = tmp_path / "out"
     sender, receiver = started(programs, big, out)
     receiver.kill()
-    sender.finish(END_GUARD)
+    sender.finish()
     assert left_over(out) != []
     make_file(tmp_path / "small", 1000)
     sender = programs.send("alice", "bob", tmp_path / "small")
@@ -141,7 +140,7 @@ def test_a_frozen_peer_ends_the_other_within_the_idle_timeout(
     frozen, other = (sender, receiver) if victim == "sender" else (receiver, sender)
     frozen.process.send_signal(signal.SIGSTOP)
     try:
-        assert other.finish(END_GUARD) == 7
+        assert other.finish() == 7
     finally:
         frozen.process.send_signal(signal.SIGCONT)
     assert "nothing came from the other side for 12 seconds" in one_sentence(other)
@@ -217,7 +216,7 @@ def test_target_not_writable_is_told_to_both(programs: Stage, tmp_path: Path) ->
 def test_target_not_writable_with_nobody_there_does_not_wait_for_ever(programs: Stage, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file, not a folder")
     receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json")
-    assert receiver.finish(END_GUARD) == 9
+    assert receiver.finish() == 9
     assert "that is not a folder" in one_sentence(receiver)
     assert receiver.event("failed")["code"] == 9
 

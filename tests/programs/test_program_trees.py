@@ -219,6 +219,7 @@ def test_a_dry_run_of_the_receiver_looks_and_says_no(programs: Stage, tmp_path: 
 
 def test_one_that_waits_takes_one_transfer_after_the_other(programs: Stage, tmp_path: Path) -> None:
     receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--wait", "--json")
+    receiver.wait_for_events("waiting")  # it says so only while nobody is there
     for number in range(3):
         make_file(tmp_path / f"file {number}", 1000 + number)
         sender = programs.send("alice", "bob", tmp_path / f"file {number}")
