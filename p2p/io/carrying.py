@@ -199,7 +199,7 @@ class Carrier:
                 made.append(entered)
             return bool(made)
 
-        self._names.give(self._folders.descriptor(parent), parent.node, entry.name, make, over=_never, is_it=is_there)
+        self._names.give(self._folders.descriptor(parent), parent.place, entry.name, make, over=_never, is_it=is_there)
         return made[0]
 
     def _sweep(self, folder: Folder) -> None:

@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 
+LONG_AGO = 10**9  # seconds since the epoch, 2001: FAT begins with 1980
+
+
 class Destination:
     """The directory that receives, opened once. `close` (or leaving `with`) removes what is unfinished.
 
@@ -83,6 +86,9 @@ class Destination:
             self.leftovers_removed = self._parts.sweep(self._root)
             temporary, fd = self._parts.create()
             names.began_ns = os.fstat(fd).st_ctime_ns
+            with contextlib.suppress(OSError):
+                os.utime(fd, (LONG_AGO, LONG_AGO))
+                names.sees_changes = os.fstat(fd).st_ctime_ns >= names.began_ns
             self._parts.remove(temporary)
             os.close(fd)
             self._carrier = Carrier(
