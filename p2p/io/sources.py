@@ -264,6 +264,8 @@ class Source:
             return error
         if error.errno == errno.ELOOP and not self._follows:
             return self._changed("became a link")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return self._error(Trouble("was removed before it was sent", "send it again if it is needed"))
         return self._error(Trouble.of(error))
 
 

@@ -214,7 +214,7 @@ def make_link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "code"),
     [
-        (Path.unlink, "does not exist", ExitCode.STORAGE),
+        (Path.unlink, "was removed before it was sent", ExitCode.STORAGE),
         (replace, "was replaced", ExitCode.INTEGRITY),
         (make_link, "became a link", ExitCode.INTEGRITY),
         (in_place_of(os.mkfifo), "became a named pipe", ExitCode.INTEGRITY),
@@ -335,7 +335,7 @@ def test_a_small_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="grew"):
         source.read_whole()
     path.unlink()
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(SourceError, match="was removed before it was sent"):
         source.read_whole()
     assert open_files() == before
 
