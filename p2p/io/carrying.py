@@ -200,7 +200,7 @@ class Carrier:
                 made.append(entered)
             return bool(made)
 
-        self._names.give(self._folders.descriptor(parent), parent.node, entry.name, make, over=_never, is_it=is_there)
+        self._names.give(self._folders.descriptor(parent), parent.place, entry.name, make, over=_never, is_it=is_there)
         return made[0]
 
     def _sweep(self, folder: Folder) -> None:
@@ -211,14 +211,19 @@ class Carrier:
     def _look_up(self, file: Waiting) -> Found | None:
         """Raises OSError."""
         row = self.journal.find(file.path) if self.journal is not None else None
-        if row is not None and row.name is not None:
-            node = row.replaces or Node(row.device, row.inode)
-            if (found := self._look_at(file.folder, row.name, node, row.mtime_ns)) is not None:
-                return found
-        if row is not None and row.part is not None:
+        if row is not None:
             node = Node(row.device, row.inode)
-            if (found := self._look_at(self._folders.root, row.part, node)) is not None:
-                return replace(found, is_part=True, is_ours=True)
+            whole = begun = None
+            if row.part is not None and (begun := self._look_at(self._folders.root, row.part, node)) is not None:
+                begun = replace(begun, is_part=True, is_ours=True)
+            if row.name is not None and row.replaces is not None:
+                whole = self._look_at(file.folder, row.name, row.replaces, row.old_mtime_ns)
+            if whole is not None:
+                return replace(whole, begun=begun)
+            if row.name is not None and begun is None:
+                whole = self._look_at(file.folder, row.name, node, row.mtime_ns)
+            if whole is not None or begun is not None:
+                return whole or begun
         if self._policy is Policy.SKIP:
             found = self._look_at(file.folder, file.entry.name, None)
             # One of another size is not the same, and what is in it is no business of the sender's.

@@ -34,11 +34,12 @@ class Stopped(P2PError):
 class Digests(Sequence[bytes]):
     """Of the chunks of a file, from the first on. 16 bytes each: as objects of their own they would take 49.
 
-    `lacking`: pieces by which the last chunk is shorter.
+    `lacking`: pieces by which the last chunk is shorter. `in_begun`: see parts.Found.
     """
 
-    def __init__(self, data: bytes | bytearray, lacking: int = 0) -> None:
+    def __init__(self, data: bytes | bytearray, lacking: int = 0, in_begun: bytes | bytearray = b"") -> None:
         self.lacking = lacking
+        self.in_begun = in_begun
         self._data = data
 
     def __len__(self) -> int:
@@ -85,60 +86,71 @@ class Checker:
         """Runs the `done` of what has been read."""
         self._worker.handle_readable()
 
-    def check(self, open_file: OpenFile, size: int, done: Callable[[Digests], None]) -> None:
+    def check(
+        self, open_file: OpenFile, size: int, done: Callable[[Digests], None], open_begun: OpenFile | None = None
+    ) -> None:
         """Queues a file of which `size` bytes were announced; `done` gets its digests, in order of the calls.
 
         They are of whole chunks, and of a last one of as many whole pieces as are there; of a file that has exactly
-        that size, it ends where the file does. `open_file` runs
-        in the thread when the file's turn has come, so thousands may wait without a descriptor; it gives one that is
-        closed afterwards, or None where nothing is there. What cannot be read is not there.
+        that size, it ends where the file does. `open_file` runs in the thread when the file's turn has come, so
+        thousands may wait without a descriptor; it gives one that is closed afterwards, or None where nothing is there.
+        What cannot be read is not there. `open_begun`, of the part that is to replace the file: a chunk that it has on
+        the disk from end to end is newer than that of the file.
         """
         self._announced += size
-        self._worker.submit(self._check, open_file, size, done=lambda future: done(future.result()))
+        self._worker.submit(self._check, open_file, size, open_begun, done=lambda future: done(future.result()))
 
     def close(self, timeout: float = 0.0) -> bool:
         """Stops within a chunk, runs no `done`. Waits up to `timeout` seconds; returns whether the thread has ended."""
         self._is_closed = True
         return self._worker.close(timeout)
 
-    def _check(self, open_file: OpenFile, size: int) -> Digests:
+    def _check(self, open_file: OpenFile, size: int, open_begun: OpenFile | None) -> Digests:
         """In the thread."""
         read = self._read
-        digests = bytearray()
+        digests, in_begun = bytearray(), bytearray()
         lacking = 0
         try:
-            with contextlib.suppress(OSError):
-                fd = open_file()
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+                fd, begun = open_file(), None if open_begun is None else open_begun()
+                for each in (fd, begun):
+                    if each is not None:
+                        stack.callback(os.close, each)
                 if fd is not None:
-                    try:
-                        lacking = self._read_chunks(fd, size, digests)
-                    finally:
-                        os.close(fd)
+                    lacking = self._read_chunks(fd, begun, size, digests, in_begun)
         finally:
             self._absent += size - (self._read - read)
-        return Digests(digests, lacking)
+        return Digests(digests, lacking, in_begun)
 
-    def _read_chunks(self, fd: int, size: int, digests: bytearray) -> int:
+    def _read_chunks(self, fd: int, begun: int | None, size: int, digests: bytearray, in_begun: bytearray) -> int:
         """Returns how many pieces the last chunk lacks. Raises OSError; what was read until then stands."""
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return 0
-        length = min(size, status.st_size, MAX_CHUNKS * CHUNK)
-        lacking = 0
+        length, most = min(size, status.st_size), min(size, MAX_CHUNKS * CHUNK)
         if status.st_size != size:
             length -= length % PIECE
-            lacking = -length % CHUNK // PIECE
         extents = Extents(fd)
-        for offset in range(0, length, CHUNK):
-            chunk = self._buffer[: length - offset]
-            if extents.is_hole(offset, len(chunk)):
+        newer, newer_size = (Extents(begun), os.fstat(begun).st_size) if begun is not None else (None, 0)
+        for offset in range(0, most, CHUNK):
+            whole = min(CHUNK, most - offset)
+            is_newer = newer is not None and offset + whole <= newer_size and newer.is_data(offset, whole)
+            if not is_newer and offset >= length:
+                break
+            source = begun if is_newer and begun is not None else fd
+            chunk = self._buffer[: whole if is_newer else min(whole, length - offset)]
+            if not is_newer and extents.is_hole(offset, len(chunk)):
                 digests += _digest_of_zeros(len(chunk))
-            elif self._is_closed or read_full(fd, chunk, offset) < len(chunk):
+            elif self._is_closed or read_full(source, chunk, offset) < len(chunk):
                 return 0
             else:
                 digests += blake3(chunk, max_threads=_threads(len(chunk))).digest(CHUNK_DIGEST)
             self._read += len(chunk)
-        return lacking
+            if begun is not None:
+                in_begun.append(is_newer)
+            if len(chunk) < whole:
+                return (CHUNK - len(chunk)) // PIECE
+        return 0
 
 
 class Extents:
@@ -153,6 +165,12 @@ class Extents:
         if offset >= self._hole:
             self._find(offset)
         return offset + length <= self._data
+
+    def is_data(self, offset: int, length: int) -> bool:
+        """Whether all of these bytes are on the disk, as far as the file system can tell."""
+        if offset >= self._hole:
+            self._find(offset)
+        return self._data <= offset and offset + length <= self._hole
 
     def _find(self, offset: int) -> None:
         try:

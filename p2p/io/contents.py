@@ -60,6 +60,7 @@ class Contents:
         if part.is_all_kept(job.size):
             assert part.found is not None
             ready = Ready(file, self._require_found(part.found), is_unchanged=True)
+            self._drop_begun(part.found)
         else:
             part.begin()
             ready = Ready(file, part.fd, part.temporary, part)
@@ -92,6 +93,7 @@ class Contents:
         if found.is_part:
             self._parts.remove(found.name)  # what began as a large file has become a small one
             return None
+        self._drop_begun(found)
         if found.size != len(job.content) or (fd := self._open_found(found)) is None:
             return None
         is_same = False
@@ -101,6 +103,11 @@ class Contents:
             if not is_same:
                 os.close(fd)
         return fd if is_same else None
+
+    def _drop_begun(self, found: Found) -> None:
+        """Nothing comes to replace it."""
+        if found.begun is not None:
+            self._parts.remove(found.begun.name)
 
     def _complete(self, part: Part, size: int) -> None:
         """What was kept of a whole file, and a hole at the end."""

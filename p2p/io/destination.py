@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+LONG_AGO = 10**9  # seconds since the epoch, 2001: FAT begins with 1980
+
+
 class Destination:
     """The directory that receives, opened once. `close` (or leaving `with`) removes what is unfinished.
 
@@ -84,6 +87,9 @@ class Destination:
             self.leftovers_removed = self._parts.sweep(self._root)
             temporary, fd = self._parts.create()
             names.began_ns = os.fstat(fd).st_ctime_ns
+            with contextlib.suppress(OSError):
+                os.utime(fd, (LONG_AGO, LONG_AGO))
+                names.sees_changes = os.fstat(fd).st_ctime_ns >= names.began_ns
             self._parts.remove(temporary)
             os.close(fd)
             self._carrier = Carrier(
@@ -204,16 +210,15 @@ class Destination:
     def _begin(self, part: Part) -> None:
         """Raises OSError, and StorageError when the transfer has ended."""
         found, old = part.found, None
-        if found is not None and found.is_part and (old := self._parts.reopen(found.name, found.node)) is not None:
-            part.temporary, part.fd, part.old_size = found.name, old, os.fstat(old).st_size
+        begun = found if found is None or found.is_part else found.begun
+        if begun is not None and (old := self._parts.reopen(begun.name, begun.node)) is not None:
+            part.temporary, part.fd, part.old_size = begun.name, old, os.fstat(old).st_size
         else:
             part.temporary, part.fd = self._parts.create()
         self._parts_open.add(part)
-        replaces = found.node if found is not None and found.is_ours and not found.is_part else None
-        # Of what replaces a whole file nothing is noted: the whole file, from which most is kept, would be forgotten.
-        if old is None and replaces is None and self.journal is not None:
-            is_remembered = self.journal.note_part(part.path, part.temporary, os.fstat(part.fd))
-            if is_remembered:
+        if old is None and self.journal is not None:
+            replaces = (found.node, found.mtime_ns) if found is not None and found.is_ours and not found.is_part else ()
+            if self.journal.note_part(part.path, part.temporary, os.fstat(part.fd), *replaces):
                 self._parts.let_stay(part.temporary)
 
     def _release(self) -> None:

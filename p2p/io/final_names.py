@@ -38,7 +38,9 @@ class FinalNames:
             if not found.is_ours:
                 return None
         else:
-            ready.noted = self._names.first_free(self._folders.descriptor(file.folder), file.entry.name)
+            ready.noted = self._names.first_free(
+                self._folders.descriptor(file.folder), file.folder.place, file.entry.name
+            )
         return _row(ready, ready.noted)
 
     def give(self, ready: Ready) -> str:
@@ -83,9 +85,10 @@ class FinalNames:
                     over(name)
                 else:
                     self._names.over(directory, name, exclusively)
+                self._names.note(directory, file.folder.place, name)
             else:
                 name = self._names.give(
-                    directory, file.folder.node, file.entry.name, exclusively, over=over, first=ready.noted
+                    directory, file.folder.place, file.entry.name, exclusively, over=over, first=ready.noted
                 )
             self._parts.forget(temporary)
             return name

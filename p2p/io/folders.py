@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from p2p.core.transfer.entries import Folder as FolderEntry
 from p2p.io.journal import Node
-from p2p.io.naming import component
+from p2p.io.naming import component, folded
 
 # Descriptors: the folders that were entered (MAX_DEPTH), and as many of those that wait for files. 1024 is a usual
 # limit, of which 128 unstored parts and 64 small files have theirs. Others are opened again when they are needed.
@@ -38,6 +38,11 @@ class Folder:
     users: int = 1  # the stream, until it leaves it, and all in it that is under way
     is_lost: bool = False  # it could not be made: nothing in it can
     fd: int = -1
+
+    @property
+    def place(self) -> str:
+        """The path under which it lies here, alike for names that are one where there is no case."""
+        return f"{self.parent.place}/{folded(self.name)}" if self.parent is not None else ""
 
     def path_of(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name

@@ -49,12 +49,13 @@ MAX_PENDING: Final = 4096  # notes that wait while the disk is busy: as many as 
 CLOSE_PATIENCE: Final = 5.0  # seconds; a disk that hangs does not keep the program from ending
 
 _FIND = """
-SELECT n.name, n.device, n.inode, p.part, p.device, p.inode, p.old_device, p.old_inode, n.mtime
+SELECT n.name, n.device, n.inode, p.part, p.device, p.inode, p.old_device, p.old_inode, n.mtime,
+       p.old_mtime
 FROM (SELECT ?1 AS key) AS k
 LEFT JOIN named AS n ON n.key = k.key AND n.run < ?2 LEFT JOIN parts AS p ON p.key = k.key AND p.run < ?2
 """
 _NOTE_NAMED = "INSERT OR REPLACE INTO named VALUES (?, ?, ?, ?, ?, ?)"
-_NOTE_PART = "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?)"
+_NOTE_PART = "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _DROP_PART = "DELETE FROM parts WHERE key = ?"
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -109,23 +110,32 @@ class Journal:
         mtime_ns = found[8] if isinstance(found[8], int) else None
         if part is None or not is_temporary(part):
             return None if named is None else Row(path, name, None, *named, mtime_ns=mtime_ns)
-        node, replaces = self._node(*found[4:6]), None
+        node, replaces, old_mtime_ns = self._node(*found[4:6]), None, None
         if found[7] is not None:
-            replaces = self._node(*found[6:8])
+            replaces, old_mtime_ns = self._node(*found[6:8]), found[9] if isinstance(found[9], int) else None
         elif named is not None and named != node:
-            replaces = named
-        return Row(path, name, part, *node, replaces, mtime_ns)
+            replaces, old_mtime_ns = named, mtime_ns
+        return Row(path, name, part, *node, replaces, mtime_ns, old_mtime_ns)
 
     def note_folder(self, path: str, name: str, status: os.stat_result) -> bool:
         """Returns whether it is remembered, as all of these do."""
         row = (key_of(path), encoded(name), *self._stored(Node(status.st_dev, status.st_ino)), None, self._run_now)
         return self._note((_NOTE_NAMED, row))
 
-    def note_part(self, path: str, part: str, status: os.stat_result, replaces: Node | None = None) -> bool:
-        """A file begins in this part; True: it may stay when the run ends. `replaces`: what it takes the place of."""
+    def note_part(
+        self,
+        path: str,
+        part: str,
+        status: os.stat_result,
+        replaces: Node | None = None,
+        old_mtime_ns: int | None = None,
+    ) -> bool:
+        """A file begins in this part; True: it may stay when the run ends. `replaces`: what it takes the place of, and
+        when that was modified.
+        """
         old = (None, None) if replaces is None else self._stored(replaces)
         node = self._stored(Node(status.st_dev, status.st_ino))
-        return self._note((_NOTE_PART, (key_of(path), encoded(part), *node, *old, self._run_now)))
+        return self._note((_NOTE_PART, (key_of(path), encoded(part), *node, *old, old_mtime_ns, self._run_now)))
 
     def drop_part(self, path: str) -> bool:
         """The part of this path is no more."""

@@ -18,7 +18,7 @@ from p2p.core.errors import P2PError
 from p2p.core.transfer.names import MAX_COMPONENT_BYTES, is_temporary
 from p2p.io.locks import try_lock
 
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_KEY: Final = 512  # bytes: with MAX_DEPTH names of 255 bytes each, files would cost 16 kB apiece
 MAX_PAGES: Final = 2**18  # 1 GiB: some eight million files; what comes behind is not remembered
 CACHE: Final = 1024  # KiB a connection; there are two
@@ -29,7 +29,7 @@ SCHEMA: Final = (
     "CREATE TABLE named (key BLOB PRIMARY KEY, name BLOB, device INTEGER, inode INTEGER, mtime INTEGER, run INTEGER)"
     " WITHOUT ROWID",
     "CREATE TABLE parts (key BLOB PRIMARY KEY, part BLOB, device INTEGER, inode INTEGER,"
-    " old_device INTEGER, old_inode INTEGER, run INTEGER) WITHOUT ROWID",
+    " old_device INTEGER, old_inode INTEGER, old_mtime INTEGER, run INTEGER) WITHOUT ROWID",
     f"PRAGMA user_version = {VERSION}",
     "INSERT INTO place VALUES ('', 0)",
 )
@@ -71,8 +71,8 @@ class Row:
 
     It bears `name`, or still `part` where that is not None; with both, the program was killed when the name was about
     to be given. `replaces`: the whole file of an earlier run that bears `name`, while the inode is a new part which is
-    to take its place. `mtime_ns`: of what bears `name`, when it got it, or None for a folder. Whatever has another one
-    was written to since by somebody here.
+    to take its place. `mtime_ns`: of what bears `name`, when it got it, or None for a folder; `old_mtime_ns`: of what
+    is to be replaced. Whatever has another one was written to since by somebody here.
     """
 
     path: str
@@ -82,6 +82,7 @@ class Row:
     inode: int
     replaces: Node | None = None
     mtime_ns: int | None = None
+    old_mtime_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

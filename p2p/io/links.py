@@ -12,11 +12,9 @@ from p2p.core.transfer.limits import MAX_LINKED
 from p2p.core.transfer.names import stays_inside
 from p2p.io.folders import Folder, Folders
 from p2p.io.journal import Node
-from p2p.io.naming import can_name, component, name_exclusively, open_itself, set_time
+from p2p.io.naming import NO_LINKS, can_name, component, name_exclusively, open_itself, set_time
 from p2p.io.storage_errors import Unstorable
 from p2p.io.taken import Names, another_took_its_place, same_inode
-
-_NO_LINKS = frozenset([errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])  # EPERM: link(2), symlink(2), of FAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Links:
                 return self._make_hardlink(job, folder)
             return self._make_symlink(job, folder)
         except OSError as error:
-            if error.errno in _NO_LINKS:
+            if error.errno in NO_LINKS:
                 raise Unstorable("there are no such links on that file system") from error
             if error.errno == errno.EXDEV:
                 raise Unstorable("it is to lie on another file system than the file of which it is a name") from error
@@ -89,7 +87,7 @@ class Links:
             except OSError:  # it is no link
                 return False
 
-        return self._names.give(directory, folder.node, entry.name, make, is_it=is_it)
+        return self._names.give(directory, folder.place, entry.name, make, is_it=is_it)
 
     def _make_hardlink(self, job: MakeHardlink, folder: Folder) -> str:
         """Of the very inode that was stored, whatever bears its name by now."""
@@ -118,7 +116,7 @@ class Links:
             def is_it(name: str) -> bool:
                 return same_inode(directory, name, linked.node)
 
-            return self._names.give(directory, folder.node, job.entry.name, make, is_it=is_it)
+            return self._names.give(directory, folder.place, job.entry.name, make, is_it=is_it)
         finally:
             os.close(fd)
 

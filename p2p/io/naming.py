@@ -9,12 +9,14 @@ import contextlib
 import ctypes
 import errno
 import os
+import unicodedata
 from functools import cache
 from typing import Any
 
 RENAME_NOREPLACE = 1  # renameat2(2)
 MAX_NAME = 255  # bytes; NAME_MAX
 
+NO_LINKS = frozenset([errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])  # EPERM: link(2), symlink(2), of FAT
 _NO_RENAMEAT2 = frozenset([errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP])
 # Of open with O_TMPFILE: a file system, or a kernel, that has no files without a name.
 _NO_NAMELESS = frozenset([errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.EACCES, errno.EPERM])
@@ -33,10 +35,17 @@ def component(name: str) -> bytes:
     return encoded
 
 
+def folded(name: str) -> str:
+    """Alike for names that a file system without case may take for one."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
 def rename_exclusively(old: str, new: str, directory: int, into: int | None = None) -> None:
     """Renames, `into` another folder if that is given; raises FileExistsError if `new` exists, whatever it is.
 
     renameat2 serves FAT and SMB, which have no hard links; link and unlink serve NFS, which has no flags to rename.
+    Where there is neither, as with FAT and exFAT by FUSE, an empty file takes the name, and is replaced in the next
+    step: a program that is killed in between leaves it there, empty.
     """
     into = directory if into is None else into
     rename, old_bytes, new_bytes = _renameat2(), component(old), component(new)
@@ -46,8 +55,26 @@ def rename_exclusively(old: str, new: str, directory: int, into: int | None = No
         code = ctypes.get_errno()
         if code not in _NO_RENAMEAT2:
             raise OSError(code, os.strerror(code))
-    os.link(old_bytes, new_bytes, src_dir_fd=directory, dst_dir_fd=into, follow_symlinks=False)
-    os.unlink(old_bytes, dir_fd=directory)
+    try:
+        os.link(old_bytes, new_bytes, src_dir_fd=directory, dst_dir_fd=into, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        _rename_by_placeholder(old_bytes, new_bytes, directory, into)
+    else:
+        os.unlink(old_bytes, dir_fd=directory)
+
+
+def _rename_by_placeholder(old: bytes, new: bytes, directory: int, into: int) -> None:
+    """Raises FileExistsError, OSError."""
+    os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=into))
+    try:
+        os.rename(old, new, src_dir_fd=directory, dst_dir_fd=into)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not os.stat(new, dir_fd=into, follow_symlinks=False).st_size:
+                os.unlink(new, dir_fd=into)
+        raise
 
 
 def rename_over(old: str, new: str, directory: int, into: int) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from p2p.core.datagram import Buffer
+from p2p.core.transfer.messages import CHUNK
 from p2p.core.transfer.names import is_temporary
 from p2p.io.folders import Folder
 from p2p.io.journal import MAX_AGE, Node
@@ -43,6 +44,10 @@ class Found:
     """It is a part that an earlier run began: what is missing is written into it."""
     is_ours: bool
     """An earlier run of this transfer made it: it may be replaced."""
+    begun: Found | None = None
+    """The part that a later run began, to replace it."""
+    in_begun: bytes = b""
+    """Of each chunk that was told to be here: whether that part has it, and not the whole file."""
 
 
 class Part:
@@ -91,7 +96,22 @@ class Part:
             self.begin()
             if not self.old_size:
                 raise another_took_its_place()
-        elif self.kept and sum(self.kept[-1]) == offset:
+        elif not self.found.in_begun:
+            self._copy_later(offset, length)
+        else:
+            while length:
+                number, within = divmod(offset, CHUNK)
+                count = min(length, CHUNK - within)
+                if number < len(self.found.in_begun) and self.found.in_begun[number]:
+                    self.begin()
+                    if offset + count > self.old_size:
+                        raise another_took_its_place()
+                else:
+                    self._copy_later(offset, count)
+                offset, length = offset + count, length - count
+
+    def _copy_later(self, offset: int, length: int) -> None:
+        if self.kept and sum(self.kept[-1]) == offset:
             self.kept[-1] = (self.kept[-1][0], self.kept[-1][1] + length)
         else:
             self.kept.append((offset, length))

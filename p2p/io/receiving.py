@@ -7,7 +7,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -288,6 +288,8 @@ class ReceivingEnd:
                 self._take_outcome(outcome)
         while self._answers and self.machine.takes_answers and (digests := self._answers[0].digests) is not None:
             answer = self._answers.popleft()
+            if digests.in_begun and (found := self._found.get(answer.number)) is not None:
+                self._found[answer.number] = replace(found, in_begun=bytes(digests.in_begun))
             self._untold -= answer.cost
             self._unanswered.discard(answer.number)
             self.machine.handle_have(answer.number, digests, digests.lacking)
@@ -332,10 +334,12 @@ class ReceivingEnd:
         while self._unchecked and self._untold < MAX_UNTOLD:
             assert self._checker is not None
             answer, found, size = self._unchecked.popleft()
-            answer.cost = CHUNK_DIGEST * min(MAX_CHUNKS, -(-min(size, found.size) // CHUNK))
+            here = found.size if found.begun is None else max(found.size, found.begun.size)
+            answer.cost = CHUNK_DIGEST * min(MAX_CHUNKS, -(-min(size, here) // CHUNK))
             self._untold += answer.cost
             open_found = partial(self.destination.open_found, found)
-            self._checker.check(open_found, size, partial(setattr, answer, "digests"))
+            open_begun = None if found.begun is None else partial(self.destination.open_found, found.begun)
+            self._checker.check(open_found, size, partial(setattr, answer, "digests"), open_begun)
 
     def _lose(self, number: int, words: str) -> None:
         """That one cannot be stored; the rest goes on."""

@@ -71,6 +71,7 @@ class Screen:
         self._summary = Summary()
         self._repaired = repaired
         self._saved = self._said = 0  # files, and those of them that were named
+        self._files = 0  # when it was looked at last
         self._rate = Rate()
         self._started: float | None = None
         self._next_plain = 0.0
@@ -196,6 +197,8 @@ class Screen:
             return
         self._rate.add(now, progress.crossed)
         is_across = progress.total is not None and progress.is_final and progress.done >= progress.total
+        if progress.files != self._files:  # empty ones add nothing to what is across
+            self._files, is_across = progress.files, False
         if checked[0] < checked[1]:
             share = 100 * checked[0] // checked[1]
             self._show(f"Comparing what is here already: {share} % of {size(checked[1])}", now)

@@ -242,7 +242,8 @@ class Source:
 
     def _require_unchanged(self, now: os.stat_result) -> None:
         before = self._status
-        if now.st_size == before.st_size and now.st_mtime_ns == before.st_mtime_ns:
+        is_empty = not now.st_size and not before.st_size  # as in /proc, where the time is that of the look
+        if now.st_size == before.st_size and (is_empty or now.st_mtime_ns == before.st_mtime_ns):
             if (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev):
                 return
             raise self._changed("was replaced")
@@ -263,6 +264,8 @@ class Source:
             return error
         if error.errno == errno.ELOOP and not self._follows:
             return self._changed("became a link")
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return self._error(Trouble("was removed before it was sent", "send it again if it is needed"))
         return self._error(Trouble.of(error))
 
 

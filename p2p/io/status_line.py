@@ -10,7 +10,7 @@ from typing import TextIO
 
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
-from p2p.io.words import clock, columns, cut, rate, size
+from p2p.io.words import clock, columns, cut, files, rate, size
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
 MIN_BAR, MAX_BAR = 8, 16  # columns of a bar that still says something, and of one that says no more
@@ -122,12 +122,16 @@ def amount(progress: Progress) -> str:
     """What has arrived of how much; a + where more is still being counted."""
     if progress.total is None:
         return size(progress.done)
+    if not progress.total:
+        return f"{progress.files:,} of {files(progress.files_total)}"
     return f"{size(progress.done)} of {size(progress.total)}{'' if progress.is_final else '+'}"
 
 
 def plain_line(progress: Progress, bytes_per_second: float) -> str:
     """The same where no line can be written over."""
     share, left = _share(progress), _left(progress, bytes_per_second)
+    if progress.total == 0:
+        return f"{share} %, {amount(progress)}"
     when = f"{left:.0f} s left" if left is not None else "nothing moves"
     first = [f"{share} %"] if share is not None else []
     last = [when] if left is not None or bytes_per_second < 1 else []
@@ -135,9 +139,10 @@ def plain_line(progress: Progress, bytes_per_second: float) -> str:
 
 
 def _share(progress: Progress) -> int | None:
-    if not progress.total:
-        return None if progress.total is None else 100
-    share = min(100, 100 * progress.done // progress.total)
+    if progress.total is None:
+        return None
+    done, total = (progress.done, progress.total) if progress.total else (progress.files, progress.files_total)
+    share = min(100, 100 * done // total) if total else 100
     return share if progress.is_final else min(share, 99)
 
 

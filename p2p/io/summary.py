@@ -67,7 +67,8 @@ class Summary:
         notes, count = self.repaired
         repaired = Listed([f"{escape(note.path)} as {escape(note.sent_as)}" for note in notes[:SHOWN]], count)
         yield from repaired.under(f"{'Sent' if is_over else 'To be sent'} under another name: {things(count)}.")
-        yield from self._renamed.under(f"Names that were taken here: {things(self._renamed.count)} got another one.")
+        others = things(self._renamed.count)
+        yield from self._renamed.under(f"Names that were taken, or cannot be here: {others} got another one.")
         heading = f"Not everything {'arrived' if is_over else 'can go'}{' here' if not is_sender else ''}"
         yield from self._problems.under(f"{heading}: {things(self._problems.count)} left out.")
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from enum import Enum, auto
 from itertools import chain
 
 from p2p.core.transfer.names import is_temporary, numbered, temporary_name
-from p2p.io.naming import component, rename_over
+from p2p.io.naming import component, folded, rename_over
 from p2p.io.storage_errors import Unstorable
 
 MAX_NUMBER = 9_999  # taken names tried for one thing; each try is a system call
 MAX_REMEMBERED = 1024  # names of which is known up to which number they are taken
 TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
 TIME_GRAIN = 2 * 10**9  # ns; of FAT. A network's file system rounds times after it has told us another one
+
+
+MAX_GIVEN = 2**20  # entries, two a name, of what a transfer gave where no time tells: 200 MB; then none is replaced
+
+# What Windows, and with it FAT, exFAT and SMB, refuse in a name, and the errors by which they do.
+_PLAINER = re.compile(r'[?*"<>|]')
+_REFUSED = frozenset([errno.EINVAL, errno.ENOENT, errno.EPERM, errno.EACCES, errno.EILSEQ])
+
+Ways = tuple[Callable[[str], None], Callable[[str], None] | None, Callable[[str], bool] | None]
 
 
 class Policy(Enum):
@@ -38,16 +48,20 @@ class Names:
         self._policy = policy
         self.began_ns = 0
         """The change time (st_ctime_ns) of a file that was made when this transfer began."""
+        self.sees_changes = True
+        """Whether the change time tells when a file was made. On FAT it is the time of modification, as it was sent."""
+        # Where it does not: by inode, and by place and name, for by FUSE inodes have other numbers after a while.
+        self._given: set[tuple[object, ...]] = set()
         self._random_bytes = random_bytes
-        self._next_number: dict[tuple[int, int, str], int] = {}
+        self._next_number: dict[tuple[str, str], int] = {}
 
     def temporary(self) -> str:
         return temporary_name(self._random_bytes(TEMPORARY_ENTROPY))
 
-    def first_free(self, directory: int, offered: str) -> str:
-        """The name that would be given now."""
+    def first_free(self, directory: int, place: str, offered: str) -> str:
+        """The name that would be given now, in the directory, which lies there."""
         with contextlib.suppress(FileNotFoundError):
-            if self._may_replace(directory, offered):
+            if self._may_replace(directory, place, offered):
                 return offered
         for number in range(MAX_NUMBER + 1):
             name = numbered(offered, number) if number else offered
@@ -60,7 +74,7 @@ class Names:
     def give(
         self,
         directory: int,
-        node: tuple[int, int],
+        place: str,
         offered: str,
         exclusively: Callable[[str], None],
         *,
@@ -71,9 +85,32 @@ class Names:
         """Calls `exclusively` with one name after the other, until it does not raise FileExistsError. Returns the name.
 
         `over` gives the name even if it is taken: that of a temporary name, if None. `is_it` says whether what bears
-        the name is what would be made. `first` is the name to be tried before others; `node` that of the directory.
-        Raises OSError, Unstorable.
+        the name is what would be made. `first` is the name to be tried before others; `place`: see folders.Folder.
+        Where the file system refuses the name, as FAT does `?`, a plainer one is given. Raises OSError, Unstorable.
         """
+        ways = (exclusively, over, is_it)
+        try:
+            name = self._give(directory, place, offered, ways, first)
+        except OSError as error:
+            plainer = _PLAINER.sub("_", offered)
+            if error.errno not in _REFUSED or plainer == offered:
+                raise
+            name = self._give(directory, place, plainer, ways, None)
+        self.note(directory, place, name)
+        return name
+
+    def note(self, directory: int, place: str, name: str) -> None:
+        """This transfer has given that name."""
+        if self._policy is Policy.OVERWRITE and not self.sees_changes and len(self._given) < MAX_GIVEN:
+            self._given.add((place, folded(name)))
+            with contextlib.suppress(OSError):
+                status = os.stat(component(name), dir_fd=directory, follow_symlinks=False)
+                self._given.add((status.st_dev, status.st_ino))
+
+    def _give(
+        self, directory: int, place: str, offered: str, ways: Ways, first: str | None
+    ) -> str:
+        exclusively, over, is_it = ways
         if is_temporary(offered):
             raise Unstorable("only temporary files are called that")
         name = first or offered
@@ -82,7 +119,7 @@ class Names:
             return name
         except FileExistsError:
             pass
-        key = (*node, offered)
+        key = (place, offered)
         for number in chain([0], range(self._next_number.get(key, 1), MAX_NUMBER + 1)):
             name = numbered(offered, number) if number else offered
             with contextlib.suppress(FileExistsError):
@@ -92,15 +129,20 @@ class Names:
                 return name
             if is_it is not None and is_it(name):
                 return name
-            if not number and self._replace(directory, name, exclusively, over):
+            if not number and self._replace(directory, place, name, exclusively, over):
                 return name
         raise Unstorable(f"{MAX_NUMBER} names like it are taken")
 
     def _replace(
-        self, directory: int, name: str, exclusively: Callable[[str], None], over: Callable[[str], None] | None
+        self,
+        directory: int,
+        place: str,
+        name: str,
+        exclusively: Callable[[str], None],
+        over: Callable[[str], None] | None,
     ) -> bool:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
-            if self._may_replace(directory, name):
+            if self._may_replace(directory, place, name):
                 (over or (lambda name: self.over(directory, name, exclusively)))(name)
                 return True
         return False
@@ -116,7 +158,7 @@ class Names:
                 os.unlink(temporary, dir_fd=directory)
             raise
 
-    def _may_replace(self, directory: int, name: str) -> bool:
+    def _may_replace(self, directory: int, place: str, name: str) -> bool:
         """Two names of one transfer may fall together, where case is not told apart: nothing that is new is replaced.
 
         Raises FileNotFoundError, OSError.
@@ -124,9 +166,14 @@ class Names:
         if self._policy is not Policy.OVERWRITE:
             return False
         status = os.stat(component(name), dir_fd=directory, follow_symlinks=False)
-        return not stat.S_ISDIR(status.st_mode) and status.st_ctime_ns < self.began_ns
+        if stat.S_ISDIR(status.st_mode) or status.st_ctime_ns >= self.began_ns:
+            return False
+        if self.sees_changes:
+            return True
+        is_given = (status.st_dev, status.st_ino) in self._given or (place, folded(name)) in self._given
+        return not is_given and len(self._given) < MAX_GIVEN
 
-    def _remember(self, key: tuple[int, int, str], number: int) -> None:
+    def _remember(self, key: tuple[str, str], number: int) -> None:
         if len(self._next_number) >= MAX_REMEMBERED:
             self._next_number.clear()
         self._next_number[key] = number

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+import selectors
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from p2p.core.transfer.entries import File, Folder
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, Whole
+from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
 from p2p.core.transfer.names import is_temporary
+from p2p.io.checking import Checker, Digests
 from p2p.io.destination import Destination, Policy
 from p2p.io.jobs import Finish, LookedUp, Stored
 from p2p.io.journal import Journals
+from p2p.io.parts import Found
 
 TOKEN = bytes(16)
 KILLED = """
@@ -122,3 +129,93 @@ def test_what_somebody_wrote_to_since_is_his(tmp_path: Path, edited: str) -> Non
     found_again.finish()
     assert (inbox / name).read_bytes() == b"newer."
     assert edited == "never" or (inbox / "a").read_bytes() == b"theirs, and mine"
+
+
+REPLACED = """
+import os, sys
+from pathlib import Path
+from p2p.core.transfer.entries import File
+from p2p.core.transfer.events import Announced
+from p2p.core.transfer.messages import CHUNK
+from p2p.io import final_names
+from p2p.io.destination import Destination
+from p2p.io.jobs import Finish
+from p2p.io.journal import Journals
+
+inbox, when = Path(sys.argv[1]), sys.argv[3]
+journals = Journals(Path(sys.argv[2]))
+journal = journals.find(bytes(16), inbox)
+destination = Destination(inbox, journal=journal, kept_in=journals.parts_in)
+[looked_up] = destination.carry_out([Announced(0, None, "a", File("a", 0o644, 2 * 10**18, 4 * CHUNK))])
+part = destination.open(0, "a", looked_up.found)
+part.keep(0, CHUNK)
+part.write(CHUNK, [b"2" * CHUNK])
+part.keep(2 * CHUNK, CHUNK)
+if when == "within":
+    part.write(3 * CHUNK, [b"4" * 1000])
+    os._exit(0)
+part.write(3 * CHUNK, [b"4" * CHUNK])
+if when == "before the name":
+    final_names.rename_over = lambda *_, **__: os._exit(0)
+destination.carry_out([Finish(0, part, 4 * CHUNK, b"", must_verify=False)])
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("when", ["within", "before the name", "after the name"])
+def test_killed_while_a_whole_file_is_replaced(tmp_path: Path, when: str) -> None:
+    """What is there of both, the file and the part that was to take its place, is used."""
+    inbox, state = tmp_path / "inbox", tmp_path / "state"
+    inbox.mkdir()
+    state.mkdir(mode=0o700)
+    journals = Journals(state)
+    journal = journals.begin(TOKEN, inbox)
+    with Destination(inbox, journal=journal) as destination:
+        announced = Announced(0, None, "a", File("a", 0o644, 10**18, 4 * CHUNK))
+        part = destination.open(0, "a")
+        part.write(0, [each * CHUNK for each in (b"1", b"x", b"3", b"y")])
+        jobs = [announced, Finish(0, part, 4 * CHUNK, b"", must_verify=False)]
+        assert destination.carry_out(jobs)[-1] == Stored(0, "a")
+    journal.close()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run([sys.executable, "-c", REPLACED, inbox, state, when], check=True, timeout=60, env=environment)
+    found_again = journals.find(TOKEN, inbox)
+    assert found_again is not None
+    with Destination(inbox, kept_in=journals.parts_in, journal=found_again) as destination:
+        content = b"".join(each * CHUNK for each in (b"1", b"2", b"3", b"4"))
+        told = Announced(0, None, "a", File("a", 0o644, 3 * 10**18, len(content)))
+        [looked_up] = destination.carry_out([told])
+        assert isinstance(looked_up, LookedUp)
+        found = looked_up.found
+        assert found is not None
+        digests = check(destination, found, len(content))
+        wanted = [blake3(content[at : at + CHUNK]).digest(CHUNK_DIGEST) for at in range(0, len(content), CHUNK)]
+        is_here = [one == other for one, other in zip(digests, wanted, strict=True)]
+        assert is_here == [True, True, True, when != "within"]
+        part = destination.open(0, "a", replace(found, in_begun=bytes(digests.in_begun)))
+        for number in range(4):
+            if is_here[number]:
+                part.keep(number * CHUNK, CHUNK)
+            else:
+                part.write(number * CHUNK, [b"4" * CHUNK])
+        last = Finish(0, part, len(content), blake3(content).digest(), must_verify=True)
+        assert destination.carry_out([last]) == [Stored(0, "a")]
+    found_again.finish()
+    assert (inbox / "a").read_bytes() == content
+    assert (inbox / "a").stat().st_mtime_ns == 3 * 10**18
+    assert [path.name for path in inbox.iterdir()] == ["a"]
+
+
+def check(destination: Destination, found: Found, size: int) -> Digests:
+    told: list[Digests] = []
+    checker = Checker()
+    begun = found.begun
+    open_begun = None if begun is None else partial(destination.open_found, begun)
+    checker.check(partial(destination.open_found, found), size, told.append, open_begun)
+    with selectors.DefaultSelector() as selector:
+        selector.register(checker.fileno(), selectors.EVENT_READ)
+        while not told:
+            assert selector.select(60.0), "nobody compares"
+            checker.handle_readable()
+    checker.close(60.0)
+    return told[0]

@@ -53,6 +53,19 @@ def test_comparing_and_the_wait_for_the_disk_are_said(capsys: pytest.CaptureFixt
     ]
 
 
+def test_empty_files_are_on_their_way_until_the_last_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """They have no bytes that could be missing."""
+    screen = screen_of(Role.RECEIVER)
+    screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
+    for second in range(31):
+        screen.tick(Progress(0, 0, min(second * 10, 250), 0, 300, True, "tree/a"), (0, 0), float(second))
+    assert capsys.readouterr().err.splitlines() == [
+        "  33 %, 100 of 300 files",
+        "  66 %, 200 of 300 files",
+        "Everything is across; waiting until it is safe on this machine's disk ...",
+    ]
+
+
 def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
     """What was there already goes by at the speed of a disk, and says nothing of the rest."""
     screen = screen_of()

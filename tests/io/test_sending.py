@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_left_out_and_the_rest_arrives(tmp_path: Path, st
     again = "send it again when nothing writes to it"
     assert stage.missed == {
         "tree/b": (ExitCode.INTEGRITY, f"became shorter while it was being sent: {again}"),
-        "tree/c": (ExitCode.STORAGE, "does not exist: check the name"),
+        "tree/c": (ExitCode.STORAGE, "was removed before it was sent: send it again if it is needed"),
         "tree/d": (ExitCode.INTEGRITY, f"was changed while it was being sent: {again}"),
     }
     assert stage.exit_code is ExitCode.INTEGRITY

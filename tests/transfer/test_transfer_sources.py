@@ -214,7 +214,7 @@ def make_link(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words", "code"),
     [
-        (Path.unlink, "does not exist", ExitCode.STORAGE),
+        (Path.unlink, "was removed before it was sent", ExitCode.STORAGE),
         (replace, "was replaced", ExitCode.INTEGRITY),
         (make_link, "became a link", ExitCode.INTEGRITY),
         (in_place_of(os.mkfifo), "became a named pipe", ExitCode.INTEGRITY),
@@ -335,7 +335,7 @@ def test_a_small_file_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="grew"):
         source.read_whole()
     path.unlink()
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(SourceError, match="was removed before it was sent"):
         source.read_whole()
     assert open_files() == before
 
@@ -439,3 +439,17 @@ def test_a_text() -> None:
     text.read_into([memoryview(buffer) for buffer in buffers], 2)
     assert [bytes(buffer) for buffer in buffers] == [b"cde", b"fg"]
     assert (text.number, text.read_whole(), text.hole_at(0)) == (3, b"abcdefgh", 0)
+
+
+def test_an_empty_file_has_not_changed_when_only_its_time_has(tmp_path: Path) -> None:
+    """Files in /proc, which say that they are empty, have the time at which one looks."""
+    path = tmp_path / "a"
+    path.touch()
+    source = Source(0, str(path), path.stat())
+    os.utime(path, ns=(5, 5))
+    assert source.read_whole() == b""
+    sizeless = Path("/proc/self/status")
+    status = sizeless.stat()
+    earlier = os.stat_result([*status[:8], 5, 5], {"st_mtime_ns": 5, "st_blocks": 0})
+    with pytest.raises(SourceError, match="does not tell its size"):
+        Source(0, str(sizeless), earlier).read_whole()
