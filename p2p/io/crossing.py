@@ -316,7 +316,8 @@ class Crossing:
         elif not self._reconnect:
             self._fail(Failure(ExitCode.INTERRUPTED, explain.lost_for_good(why)))
         else:
-            self._screen.handle_event(events.PathLost(why), now)
+            is_open = self._reunion is not None and self._reunion.meets_another_run
+            self._screen.handle_event(events.PathLost(why, is_open), now)
 
     def _fail(self, failure: Failure) -> None:
         if self.failure is None:

@@ -59,6 +59,11 @@ class Reunion:
         self._is_ending = False  # the visit
         self._has_met = False  # the visit is the new run, and runs here until the old one is wound up
 
+    @property
+    def meets_another_run(self) -> bool:
+        """Whether the other side is found too when its program is started again."""
+        return self._lookouts is not None and self._lookouts.is_at_first
+
     def attend(self, peer: Peer) -> None:
         """This one's path is the one to be watched."""
         self._peer = peer

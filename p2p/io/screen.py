@@ -138,11 +138,13 @@ class Screen:
                 self.note(f"the other end is {address}")
             case events.PathMoved(address):
                 self.say(f"{self._friend} is at another address now ({address}). Going on ...")
-            case events.PathLost(why):
+            case events.PathLost(why, is_open):
                 self._take_status_away()
+                again = "start it" if is_open else "press Ctrl-C, and run both commands"
+                command = " there with the same command" if is_open else ""
                 self.say(
                     f"The connection was lost ({why}). Looking for {self._friend} again. "
-                    "If the program there has ended, start it there again with the same command ..."
+                    f"If the program there has ended, {again} again{command} ..."
                 )
             case events.PeerRestarted():
                 self.stop()

@@ -179,16 +179,25 @@ def test_the_end_lists_what_went_otherwise_and_counts_it(capsys: pytest.CaptureF
     assert lines[-2:] == ["  tree/19: cannot be read", "  and 4,980 more"]
 
 
-def test_while_the_two_look_for_each_other_again_only_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("is_open", "advice"),
+    [
+        (True, "start it again there with the same command ..."),
+        (False, "press Ctrl-C, and run both commands again ..."),
+    ],
+)
+def test_while_the_two_look_for_each_other_again_only_that_is_said(
+    capsys: pytest.CaptureFixture[str], is_open: bool, advice: str
+) -> None:
     screen = screen_of()
     screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
-    screen.handle_event(events.PathLost("nothing came for 12 seconds"), 1.0)
+    screen.handle_event(events.PathLost("nothing came for 12 seconds", is_open), 1.0)
     screen.is_reconnecting = True
     for event in (events.PeerFound(), events.Connecting(None), events.PeerGone()):
         screen.handle_event(event, 2.0)
     assert capsys.readouterr().err.splitlines()[1:] == [
         "The connection was lost (nothing came for 12 seconds). Looking for bob again. "
-        "If the program there has ended, press Ctrl-C, and run both commands again ..."
+        f"If the program there has ended, {advice}"
     ]
 
 

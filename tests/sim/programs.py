@@ -273,6 +273,7 @@ class SimPeer:
             scratch={local: port + 1000 + local for local in SCRATCH},
             takes_relay=self._takes_relay,
             is_contact=self._is_contact and not goes_on,
+            rejoin=self._rejoin if goes_on else None,
         )
         return Attempt(self._network, self, config, goes_on=goes_on)
 

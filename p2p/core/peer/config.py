@@ -18,6 +18,7 @@ class PeerConfig:
     """What one run needs to know. `servers`: the addresses of the server's first port, in the order in
     which to try them; candidates are our own host addresses.
 
+    `next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
     Without a server the other side is looked for on this network; `udp_port` is that of our UDP socket.
     `scratch`: numbers of fresh sockets and the ports that they are bound to. `stun_servers`: others to ask as well.
 

@@ -43,23 +43,7 @@ class Course:
         self._goes_on = goes_on
         self._random_bytes = random_bytes
         self.machine = machine
-        self.meeting = Meeting(
-            role=config.role,
-            servers=config.servers,
-            next_pairing=config.next_pairing,
-            secret=config.secret,
-            udp_candidates=config.udp_candidates,
-            tcp_candidates=config.tcp_candidates,
-            takes_relay=config.takes_relay,
-            udp_port=config.udp_port,
-            scratch=config.scratch,
-            stun_servers=config.stun_servers,
-            tries=config.tries,
-            is_contact=config.is_contact,
-            seat=config.seat,
-            former=config.former,
-            random_bytes=random_bytes,
-        )
+        self.meeting = Meeting(config, random_bytes)
         self.connecting: Connecting | None = None
         self.delivery: Delivery | None = None
         self.udp: UdpLink | None = None

@@ -198,9 +198,13 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class PathLost:
-    """The path broke in mid-transfer, which can go on over another one (`Peer.rejoin`). `why` in words."""
+    """The path broke in mid-transfer, which can go on over another one (`Peer.rejoin`). `why` in words.
+
+    `is_open`: the other side is met too if its program is started again.
+    """
 
     why: str
+    is_open: bool = False
 
 
 @dataclass(frozen=True, slots=True)

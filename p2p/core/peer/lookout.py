@@ -143,6 +143,11 @@ class Lookouts:
         self._both_since: float | None = None
         self._events: deque[BothSuspect | AnotherRun] = deque()
 
+    @property
+    def is_at_first(self) -> bool:
+        """Whether one of them sits where the two met at first."""
+        return self._first is not None
+
     # commands
 
     def look(self, heard_at: float | None, now: float, *, holds_seat: bool = False, seen: bytes | None = None) -> None:

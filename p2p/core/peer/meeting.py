@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import assert_never
 
 from p2p.core import introduction
@@ -14,11 +14,12 @@ from p2p.core.calling import option
 from p2p.core.datagram import Transmit
 from p2p.core.discovery.discovery import Discovery
 from p2p.core.errors import DecodeError, ExitCode, Failure
-from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason, pairing_context
+from p2p.core.introduction import NamePair, Nameplate, RefusedReason, pairing_context
 from p2p.core.peer import events, explain
 from p2p.core.peer.at_server import AtServer, RelayClosed, RelayOpen, Said, SeenAs, Unreachable, WantTunnel
-from p2p.core.peer.own import OwnDescription
-from p2p.core.punch.description import MAX_CANDIDATES, Candidate, Description, Kind
+from p2p.core.peer.config import PeerConfig
+from p2p.core.peer.own import OwnDescription, with_seen
+from p2p.core.punch.description import Description
 from p2p.core.role import Role
 from p2p.core.session import events as session
 from p2p.core.session.keys import SessionKeys
@@ -56,39 +57,15 @@ _AFTER_MET = (introduction.Message, SeenAs, WantTunnel, RelayOpen, RelayClosed)
 class Meeting:
     """Composes whoever introduces us to the other side (the server, or the network) and the session."""
 
-    def __init__(
-        self,
-        *,
-        role: Role,
-        servers: Sequence[Address],
-        next_pairing: Callable[[int], Pairing],
-        secret: bytes | None,
-        udp_candidates: Sequence[Address],
-        tcp_candidates: Sequence[Address],
-        udp_port: int,
-        scratch: Mapping[int, int],
-        stun_servers: Sequence[Address],
-        takes_relay: bool,
-        tries: int = 0,
-        random_bytes: Callable[[int], bytes],
-        is_contact: bool = False,
-        seat: bytes | None = None,
-        former: bytes | None = None,
-    ) -> None:
-        """`next_pairing(n)` gives what to join for the n-th attempt; names give the same each time.
-
-        `servers`: the addresses of one server, in the order in which to try them. Without one the other side is looked
-        for on our own network. `udp_port`: our UDP socket's; `scratch`, `stun_servers`: as for AtServer.
-        `tries`: wrong codes that were tried before, against the same secret. `seat`, `former`: see PeerConfig.
-        """
-        self._former = former
+    def __init__(self, config: PeerConfig, random_bytes: Callable[[int], bytes]) -> None:
+        self._former = config.former
         self.other_run: bytes | None = None
         """After keys were agreed on: the tag of who sits where the other side sat."""
-        self._role = role
-        self._next_pairing = next_pairing
-        self._secret = secret
-        self._is_contact = is_contact
-        self._own = OwnDescription(udp_candidates, tcp_candidates, takes_relay=takes_relay)
+        self._role = config.role
+        self._next_pairing = config.next_pairing
+        self._secret = config.secret
+        self._is_contact = config.is_contact
+        self._own = OwnDescription(config.udp_candidates, config.tcp_candidates, takes_relay=config.takes_relay)
         self._random_bytes = random_bytes
         self._events: deque[MeetingEvent] = deque()
         self._attempt = 0
@@ -103,22 +80,23 @@ class Meeting:
         self._leave_at: float | None = None
         self._begun_with: bytes | None = None
         self._agreeing_until: float | None = None
-        self.pairing = next_pairing(0)
+        self.pairing = config.next_pairing(0)
+        """Under which the two meet."""
         self._place: AtServer | Discovery = (
             AtServer(
-                servers,
+                config.servers,
                 self.pairing,
-                role,
+                config.role,
                 random_bytes,
-                main_port=udp_port,
-                scratch=scratch,
-                stun_servers=stun_servers,
-                seat=seat,
+                main_port=config.udp_port,
+                scratch=config.scratch,
+                stun_servers=config.stun_servers,
+                seat=config.seat,
             )
-            if servers
-            else Discovery(self.pairing, role, udp_port, random_bytes)
+            if config.servers
+            else Discovery(self.pairing, config.role, config.udp_port, random_bytes)
         )
-        self._session = self._new_session(tries)
+        self._session = self._new_session(config.tries)
 
     @property
     def tries(self) -> int:
@@ -377,20 +355,12 @@ class Meeting:
         if self._remote is not None:
             self._events.append(Changed(description, self._remote))
 
-    def _with_seen_address(self, remote: Description) -> Description:
-        """Where the other side spoke to us from is an address of its socket, whether or not it knows that."""
-        seen = self._peer_address
-        known = [candidate.address for candidate in remote.candidates if candidate.kind is Kind.HOST]
-        if seen is None or seen in known or len(remote.candidates) >= MAX_CANDIDATES:
-            return remote
-        return replace(remote, candidates=(*remote.candidates, Candidate(Kind.HOST, seen)))
-
     def _handle_session_event(self, event: session.SessionEvent, now: float) -> None:
         match event:
             case session.Established(keys, description, verification):
                 assert self._told is not None
                 try:
-                    self._remote = self._with_seen_address(Description.decode(description))
+                    self._remote = with_seen(Description.decode(description), self._peer_address)
                 except DecodeError as error:
                     self._fail(ExitCode.INTERNAL, explain.senseless_description(error))
                     return
@@ -399,7 +369,7 @@ class Meeting:
             case session.Updated(description):
                 assert self._told is not None
                 with contextlib.suppress(DecodeError):  # one that is known already still holds
-                    self._remote = self._with_seen_address(Description.decode(description))
+                    self._remote = with_seen(Description.decode(description), self._peer_address)
                     self._events.append(Changed(self._told, self._remote))
             case session.WrongCode(tries, limit, burnt):
                 if burnt:

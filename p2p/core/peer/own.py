@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from p2p.core.address import Address, is_private
 from p2p.core.nat_report import NatReport
@@ -33,3 +34,11 @@ class OwnDescription:
         told += [Candidate(Kind.HOST_TCP, address) for address in by_reach]
         candidates = tuple(sorted(told[:MAX_CANDIDATES], key=lambda candidate: candidate.kind))
         return Description(self.nat, candidates, has_opened=self.has_opened, takes_relay=self.takes_relay)
+
+
+def with_seen(remote: Description, seen: Address | None) -> Description:
+    """Where the other side spoke to us from is an address of its socket, whether or not it knows that."""
+    known = [candidate.address for candidate in remote.candidates if candidate.kind is Kind.HOST]
+    if seen is None or seen in known or len(remote.candidates) >= MAX_CANDIDATES:
+        return remote
+    return replace(remote, candidates=(*remote.candidates, Candidate(Kind.HOST, seen)))

@@ -51,8 +51,8 @@ class RendezvousClient:
     """Finds the friend at the server, keeps the seat there, and carries small messages to the friend.
 
     `server` is the server's first port, resolved, in the text form that the socket reports; what comes
-    from elsewhere is ignored. `random_bytes(n)` gives the secret that owns the seat, so it has to be unguessable;
-    `secret` is one that was drawn before: whoever has it has the seat, and the friend sees the same tag.
+    from elsewhere is ignored. `random_bytes(n)` gives the secret that owns the seat, so it has to be unguessable; or
+    `secret` is one of before, which has the same tag.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class RendezvousClient:
         *,
         secret: bytes | None = None,
     ) -> None:
-        self._server = server
-        self._pairing = pairing
+        self._server, self._pairing = server, pairing
         self._role = role
         self._random_bytes = random_bytes
         self._client = secret if secret is not None else random_bytes(CLIENT_SIZE)
@@ -121,7 +120,7 @@ class RendezvousClient:
         self._ask(now)
 
     def hand_over(self) -> None:
-        """Another of our own, with the same secret, has the seat from now on: nothing more is said from here."""
+        """Another with the same secret has the seat from now on: nothing more is said from here."""
         self._end(events.Gone())
 
     def use(self, local: int, now: float) -> None:
