@@ -74,7 +74,7 @@ class Course:
         if not self.has_ended:
             self.failure = failure
             self.events.append(events.Failed(failure))
-            if self.connecting is not None and self.delivery is None:
+            if self.connecting is not None and self.delivery is None and not self.connecting.is_parting:
                 self.connecting.abandon()
 
     def advance(self, now: float) -> None:

@@ -146,6 +146,8 @@ class Peer:
             self._course.delivery.fail(failure, told, now)
         else:
             self._course.meeting.bye(failure.code, told, now)
+            if self._course.connecting is not None:
+                self._course.connecting.part(failure.code, told, now)
             self._course.end(failure)
         self._advance(now)
 
