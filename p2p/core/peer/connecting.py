@@ -21,7 +21,8 @@ from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description, Kind, usable, versions
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
-from p2p.core.transfer.messages import Abort, encode
+from p2p.core.transfer.codec import encode
+from p2p.core.transfer.messages import Abort
 from p2p.core.transport.connection import Connection, ConnectionKeys
 from p2p.core.transport.lan import Action, LanRace
 from p2p.core.transport.tcp import TcpKeys
