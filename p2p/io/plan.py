@@ -18,6 +18,7 @@ from p2p.core.session.codes import generate_code, generate_nameplate, normalise_
 from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_TEXT
 from p2p.io.remembering import Remembering
+from p2p.io.words import UNNAMED
 
 OFFER_NAMES = 2
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken
@@ -44,7 +45,7 @@ class Plan:
 
     @property
     def friend(self) -> str:
-        return escape(self.names[1]) if self.names else "the other side"
+        return escape(self.names[1]) if self.names else UNNAMED
 
     @property
     def is_pipe(self) -> bool:
@@ -157,7 +158,7 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
             raise CallerError("--remember needs names on both sides: recv --remember ME FRIEND")
         if options.wait:
             raise CallerError("--wait needs names: recv --wait ME FRIEND, for a one-time code is good for one transfer")
-        whole = words[0] if words else code or _ask_code("the other side")
+        whole = words[0] if words else code or _ask_code(UNNAMED)
         return Plan(Role.RECEIVER, None, *split_code(whole), (), options.server, shows_code=False)
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")

@@ -17,11 +17,12 @@ from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
 from p2p.io.offer_words import counts, everything, thing
 from p2p.io.outlets import printable
 from p2p.io.qr import lines_for
-from p2p.io.status_line import Rate, StatusLine, plain_line
+from p2p.io.status_line import Rate, StatusLine, plain_line, width_of
 from p2p.io.summary import Repaired, Summary, is_passed_on, is_renamed
-from p2p.io.words import clock, duration, files, rate, size
+from p2p.io.words import UNNAMED, clock, duration, files, rate, size, wrapped
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
+FIRST_PLAIN = 1.0  # seconds until the first of them
 SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
 SHOWN_FILES = 8  # things of an offer, and files that were saved, that are listed one by one
 NOTHING_YET = Progress(0, 0, 0, 0, 0, False, "")
@@ -48,6 +49,7 @@ class Screen:
         """
         self._role = role
         self._friend = friend
+        self._friend_first = friend.capitalize() if friend == UNNAMED else friend  # at the beginning of a sentence
         self._invitation = invitation
         self._lines = EventLines(invitation) if as_json else None
         self._quiet = quiet
@@ -117,11 +119,12 @@ class Screen:
                     "Asking again for up to 17 seconds ..."
                 )
             case events.PeerFound():
-                self.say(f"{self._friend} is there. Agreeing on keys ...")
+                self.say(f"{self._friend_first} is there. Agreeing on keys ...")
             case events.PeerGone():
-                self.say(f"{self._friend} went away again. Still waiting ...")
+                self.say(f"{self._friend_first} went away again. Still waiting ...")
             case events.PeerSilent(seconds):
-                self.say(f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ...")
+                silent = f"has not answered for {seconds:.0f} seconds"
+                self.say(f"{self._friend_first} is there, but {silent}. Still trying ...")
             case events.CodeRejected(_, _, True):
                 self.say(f"Somebody came as {self._friend} without the remembered key. Still waiting ...")
             case events.CodeRejected(tries, limit):
@@ -133,7 +136,7 @@ class Screen:
                 self.say(f"Connected{' again' if self.is_reconnecting else ''}: {description}.")
                 self.note(f"the other end is {address}")
             case events.PathMoved(address):
-                self.say(f"{self._friend} is at another address now ({address}). Going on ...")
+                self.say(f"{self._friend_first} is at another address now ({address}). Going on ...")
             case events.PathLost(why):
                 self._take_status_away()
                 self.say(
@@ -265,7 +268,7 @@ class Screen:
         elif is_contact:
             self.say(f"It is {self._friend}: the remembered key is right.")
         else:
-            self.say(f"The code is right: it is {self._friend}.")
+            self.say("The code is right." if self._friend == UNNAMED else f"The code is right: it is {self._friend}.")
         everywhere = "a direct path (same network first, then through both routers)"
         self.say(f"Looking for {everywhere if self._has_server else 'a path on this network'} ...")
 
@@ -279,7 +282,7 @@ class Screen:
             say(f"  {thing(root)}")
         if shown and offer.roots > len(shown):
             say(f"  and {offer.roots - len(shown):,} more")
-        say(f"{self._friend} wants to send {everything(offer)}.")
+        say(f"{self._friend_first} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:
         """The offer was made before everything was counted."""
@@ -296,11 +299,11 @@ class Screen:
         self._started = now
         self._rate = Rate()
         if self._role is Role.SENDER:
-            self.say(f"{self._friend} accepted.")
+            self.say(f"{self._friend_first} accepted.")
         if goes_on:
-            whose = f"{self._friend} has" if self._role is Role.SENDER else "There is"
+            whose = f"{self._friend_first} has" if self._role is Role.SENDER else "There is"
             self.say(f"{whose} something of it already, from a run that was interrupted. What is the same stays ...")
-        self._next_plain = now + PLAIN_INTERVAL
+        self._next_plain = now + FIRST_PLAIN
 
     def _say_file(self, done: events.FileDone) -> None:
         if done.saved_as is not None and not is_passed_on(done):
@@ -375,7 +378,8 @@ class Screen:
     def _print(self, text: str, end: str = "\n") -> None:
         self._take_status_away()
         try:
-            print(text, end=end, file=sys.stderr, flush=True)
+            shown = wrapped(text, width_of(sys.stderr) - 1) if sys.stderr.isatty() else text
+            print(shown, end=end, file=sys.stderr, flush=True)
         except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
             redirect_to_nowhere(sys.stderr)
 
