@@ -1,9 +1,9 @@
 """Records both screens of every scene, and writes docs/screens.md: python -m docs.screens
 
-    python -m docs.screens                  all scenes, and the file is written anew
-    python -m docs.screens file lost        these scenes only, to standard output
-    python -m docs.screens --check [...]    says what differs from the file; exit code 1 when something does
-    python -m docs.screens --silences       tells after which lines a screen said nothing for a second or more
+    python -m docs.screens              all scenes: five minutes
+    python -m docs.screens file lost    these scenes only; the others stay as they are in the file
+    python -m docs.screens --check      says what differs from the file, and leaves it; exit code 1 when something does
+    python -m docs.screens --silences   tells after which lines a screen said nothing for a second or more
 
 Needs root, as the lab does.
 """
@@ -29,11 +29,12 @@ def main() -> int:
         prog="python -m docs.screens", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("scenes", nargs="*", metavar="SCENE", help=f"of {', '.join(every)}")
-    parser.add_argument("--check", action="store_true", help="compare with the file instead of writing it")
+    parser.add_argument("--check", action="store_true", help="compare with the file, and leave it")
     parser.add_argument("--silences", action="store_true", help="tell of silent screens, on stderr")
     options = parser.parse_args()
     if unknown := sorted(set(options.scenes) - set(every)):
         parser.error(f"no scene {', '.join(unknown)}; there are: {', '.join(every)}")
+    written = sections(FILE.read_text(encoding="utf-8"))
     made: dict[str, str] = {}
     for name in options.scenes or every:
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -42,13 +43,11 @@ def main() -> int:
         if options.silences:
             _tell_silences(recorded)
     if options.check:
-        found = list(differences(sections(FILE.read_text(encoding="utf-8")), made))
+        found = list(differences(written, made))
         print("\n".join(found) or "The file is what the programs say.")
         return 1 if found else 0
-    if options.scenes:
-        print("\n".join(made.values()), end="")
-    else:
-        FILE.write_text(HEADER + "\n" + "\n".join(made.values()), encoding="utf-8")
+    now = written | made
+    FILE.write_text("\n".join([HEADER, *(now[scene.title] for scene in every.values())]), encoding="utf-8")
     return 0
 
 
