@@ -45,7 +45,7 @@ PARTS: dict[str, Part] = {
     "changes": lambda sides, options: changes.run(sides, options.changes, options.changes_rate, options.seed),
     "pipe": lambda sides, options: pipe.run(sides, options.pipe * MB),
 }
-WHOLE = {"files": 100_000, "folders": 2_000, "sparse": 5_000, "size": 1_000, "kills": 20, "changes": 10, "pipe": 20_000}
+WHOLE = {"files": 100_000, "folders": 2_000, "sparse": 5_000, "size": 2_000, "kills": 20, "changes": 10, "pipe": 20_000}
 SMALL = {
     "files": 1_000,
     "folders": 40,
@@ -97,7 +97,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--files", type=int, help="small files of the tree (default: 100,000)")
     parser.add_argument("--folders", type=int, help="folders of the tree (default: 2,000)")
     parser.add_argument("--sparse", type=int, metavar="MB", help="length of the tree's sparse file (default: 5,000)")
-    parser.add_argument("--size", type=int, metavar="MB", help="what is interrupted by kills (default: 1,000)")
+    parser.add_argument("--size", type=int, metavar="MB", help="what is interrupted by kills (default: 2,000)")
     parser.add_argument("--kills", type=int, help="how often (default: 20)")
     parser.add_argument("--kills-rate", metavar="RATE", help="--limit-rate of the interrupted runs (default: none)")
     parser.add_argument("--changes", type=int, help="changes of address (default: 10)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     before, start = sides.sent(), time.monotonic()
     _finish(sides, tree, sides.folder / "undisturbed", limit, options)
     clean = sides.sent() - before
+    shutil.rmtree(sides.folder / "undisturbed")
     yield f"without a kill: {clean:,} B for {size:,} B of files, {time.monotonic() - start:.1f} s from the first start"
     out = sides.folder / "out"
     out.mkdir()
@@ -53,9 +55,17 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
     yield Verdict("goes on", str(event(receiver, "started")[1]["goes_on"]), event(receiver, "started")[1]["goes_on"])
     sent, frame = sides.sent() - story.before, clean / size
     again = sides.sent() - began - (size - done["kept"]) * frame
-    yield f"all runs: {sent:,} B, {sent / clean:.4f} x; in the last one {again:,.0f} B for names and what was there"
-    content = size - done["kept"] + sum(run.content(again / done["kept"]) for run in story.runs) / frame
+    yield f"all runs: {sent:,} B; in the last one {again:,.0f} B for names and what was there"
+    listing = again / done["kept"]
+    content = size - done["kept"] + sum(run.content(listing) for run in story.runs) / frame
     share = content / size
+    for victim in ("sender", "receiver"):
+        costs = [run.cost(listing, frame) for run in story.runs if run.victim == victim]
+        if costs:
+            figures = f"about {sum(costs) / len(costs) / 1e6:.1f} MB, at most {max(costs) / 1e6:.1f} MB"
+            yield f"a kill of the {victim} costs {figures} that have to cross again ({len(costs)} kills)"
+    wire = sent / clean
+    yield Verdict(f"all that was sent at most {MAX_SHARE} x a run without a kill", f"{wire:.4f} x", wire <= MAX_SHARE)
     yield Verdict(f"content sent at most {MAX_SHARE} x", f"{share:.4f} x, {content:,.0f} B", share <= MAX_SHARE)
     names = sorted(path.name for path in out.iterdir())
     yield Verdict("one folder, no parts left", ", ".join(names), names == ["tree"])
@@ -65,14 +75,20 @@ def run(sides: Sides, size: int, kills: int, seed: int, rate: str | None) -> Ite
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Bytes that the receiver had before it, and that left the sender in it."""
+    """Bytes that the receiver had before it, that left the sender in it, and that the receiver keeps of them."""
 
+    victim: str
     had: int
     sent: int
+    stayed: int
 
     def content(self, listing: float) -> float:
         """Without what names and digests of a byte that is there already cost, `listing` bytes each."""
         return max(0.0, self.sent - self.had * listing)
+
+    def cost(self, listing: float, frame: float) -> float:
+        """Bytes of content that crossed in vain, as far as an average of `frame` bytes for each can tell."""
+        return max(0.0, self.content(listing) / frame - self.stayed)
 
 
 class Story:
@@ -112,7 +128,7 @@ class Story:
             which = "sender" if victim is sender else "receiver"
             said = "" if _has(receiver, "started") else ", before it began"
             sent, stayed = self._sides.sent() - began, stored(self._out) - had
-            self.runs.append(Run(had, sent))
+            self.runs.append(Run(which, had, sent, stayed))
             yield (
                 f"kill {number + 1}: {which} at {moment:.2f}{' while it checked' if checking else ''}{said}, "
                 f"{sent:,} B sent, {stayed:,} B stay, the other ended with {code}"

@@ -130,7 +130,7 @@ class Destination:
         if size > free and status.f_blocks:  # a file system that reports no blocks at all does not count them
             numbers = f"needed {_size(size)}, free {_size(free)}"
             raise StorageError(
-                f"not enough space in {escape(self.path)}: {numbers}; "
+                f"Not enough space in {escape(self.path)}: {numbers}; "
                 f"free some, or choose another with {option('--out')}",
                 f"not enough space on the receiver's disk: {numbers}",
             )

@@ -39,7 +39,7 @@ def everything(offer: Offer) -> str:
         case OfferKind.TEXT:
             return f"a text of {size(offer.totals.size or 0)}"
         case OfferKind.PIPE:
-            return "what a program writes, without a size beforehand"
+            return "the output of a program; how much it is nobody knows yet"
         case _:
             return counts(offer.totals)
 

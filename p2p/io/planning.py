@@ -17,6 +17,7 @@ from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_TEXT
 from p2p.io.plan import OFFER_NAMES, PIPE, Plan
 from p2p.io.remembering import Remembering
+from p2p.io.words import UNNAMED
 
 
 def make_plan(options: argparse.Namespace) -> Plan:
@@ -98,7 +99,7 @@ def _plan_recv(options: argparse.Namespace, code: str | None) -> Plan:
             raise CallerError("--remember needs names on both sides: recv --remember ME FRIEND")
         if options.wait:
             raise CallerError("--wait needs names: recv --wait ME FRIEND, for a one-time code is good for one transfer")
-        whole = words[0] if words else code or _ask_code("the other side")
+        whole = words[0] if words else code or _ask_code(UNNAMED)
         return Plan(Role.RECEIVER, None, *split_code(whole), (), options.server, shows_code=False)
     if len(words) != OFFER_NAMES:
         raise CallerError("recv takes ME FRIEND, or a CODE")

@@ -18,11 +18,12 @@ from p2p.io.event_lines import EventLines, Invitation, redirect_to_nowhere
 from p2p.io.offer_words import counts, everything, others, thing
 from p2p.io.outlets import printable
 from p2p.io.qr import lines_for
-from p2p.io.status_line import Rate, StatusLine, plain_line
+from p2p.io.status_line import Rate, StatusLine, plain_line, width_of
 from p2p.io.summary import Repaired, Summary, is_passed_on, is_renamed
-from p2p.io.words import clock, duration, files, rate, size
+from p2p.io.words import UNNAMED, clock, duration, files, rate, size, wrapped
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
+FIRST_PLAIN = 1.0  # seconds until the first of them
 SETTLING = 1.0  # seconds at 100 % after which we say what is still being waited for
 SHOWN_FILES = 8  # things of an offer, and files that were saved, that are listed one by one
 NOTHING_YET = Progress(0, 0, 0, 0, 0, False, "")
@@ -50,6 +51,7 @@ class Screen:
         """
         self._role = role
         self._friend = friend
+        self._friend_first = friend.capitalize() if friend == UNNAMED else friend  # at the beginning of a sentence
         self._invitation = invitation
         self._program = program
         self._lines = EventLines(invitation, program) if as_json else None
@@ -121,11 +123,12 @@ class Screen:
                     "Asking again for up to 17 seconds ..."
                 )
             case events.PeerFound():
-                self.say(f"{self._friend} is there. Agreeing on keys ...")
+                self.say(f"{self._friend_first} is there. Agreeing on keys ...")
             case events.PeerGone():
-                self.say(f"{self._friend} went away again. Still waiting ...")
+                self.say(f"{self._friend_first} went away again. Still waiting ...")
             case events.PeerSilent(seconds):
-                self.say(f"{self._friend} is there, but has not answered for {seconds:.0f} seconds. Still trying ...")
+                silent = f"has not answered for {seconds:.0f} seconds"
+                self.say(f"{self._friend_first} is there, but {silent}. Still trying ...")
             case events.CodeRejected(_, _, True):
                 self.say(f"Somebody came as {self._friend} without the remembered key. Still waiting ...")
             case events.CodeRejected(tries, limit):
@@ -137,7 +140,7 @@ class Screen:
                 self.say(f"Connected{' again' if self.is_reconnecting else ''}: {description}.")
                 self.note(f"the other end is {address}")
             case events.PathMoved(address):
-                self.say(f"{self._friend} is at another address now ({address}). Going on ...")
+                self.say(f"{self._friend_first} is at another address now ({address}). Going on ...")
             case events.PathLost(why, is_open):
                 self._take_status_away()
                 again = "start it" if is_open else "press Ctrl-C, and run both commands"
@@ -149,7 +152,7 @@ class Screen:
             case events.PeerRestarted():
                 self.stop()
                 self.begin(self._repaired)
-                self.say(f"{self._friend}'s program was started again. Going on with what has arrived ...")
+                self.say(f"{self._friend_first}'s program was started again. Going on with what has arrived ...")
             case events.OfferSent():
                 self.say(f"Asking {self._friend} to accept ...")
             case events.Offered(offer):
@@ -277,7 +280,7 @@ class Screen:
         elif is_contact:
             self.say(f"It is {self._friend}: the remembered key is right.")
         else:
-            self.say(f"The code is right: it is {self._friend}.")
+            self.say("The code is right." if self._friend == UNNAMED else f"The code is right: it is {self._friend}.")
         everywhere = "a direct path (same network first, then through both routers)"
         self.say(f"Looking for {everywhere if self._has_server else 'a path on this network'} ...")
 
@@ -291,7 +294,7 @@ class Screen:
             say(f"  {thing(root)}")
         if shown and offer.roots > len(shown):
             say(f"  and {others(offer, shown)}")
-        say(f"{self._friend} wants to send {everything(offer)}.")
+        say(f"{self._friend_first} wants to send {everything(offer)}.")
 
     def _recount(self, progress: Progress) -> None:
         """The offer was made before everything was counted."""
@@ -309,11 +312,11 @@ class Screen:
         self._started = now
         self._rate = Rate()
         if self._role is Role.SENDER:
-            self.say(f"{self._friend} accepted.")
+            self.say(f"{self._friend_first} accepted.")
         if goes_on:
-            whose = f"{self._friend} has" if self._role is Role.SENDER else "There is"
+            whose = f"{self._friend_first} has" if self._role is Role.SENDER else "There is"
             self.say(f"{whose} something of it already, from a run that was interrupted. What is the same stays ...")
-        self._next_plain = now + PLAIN_INTERVAL
+        self._next_plain = now + FIRST_PLAIN
 
     def _say_file(self, done: events.FileDone) -> None:
         if done.saved_as is not None and not is_passed_on(done):
@@ -389,7 +392,10 @@ class Screen:
     def _print(self, text: str, end: str = "\n") -> None:
         self._take_status_away()
         try:
-            print(spoken(text, self._program), end=end, file=sys.stderr, flush=True)
+            shown = spoken(text, self._program)
+            if sys.stderr.isatty():
+                shown = wrapped(shown, width_of(sys.stderr) - 1)
+            print(shown, end=end, file=sys.stderr, flush=True)
         except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
             redirect_to_nowhere(sys.stderr)
 

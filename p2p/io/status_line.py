@@ -13,9 +13,11 @@ from p2p.core.transfer.events import Progress
 from p2p.io.words import clock, columns, cut, files, rate, size
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
-MIN_BAR, MAX_BAR = 8, 16  # columns of a bar that still says something, and of one that says no more
+MIN_BAR, MAX_BAR = 6, 16  # columns of a bar that still says something, and of one that says no more
 MIN_NAME = 16  # columns of a file's name that still say something
+SIZE_WIDTH, RATE_WIDTH = len("1.23 MB"), len("1.23 MB/s")  # so that the line stands still while its figures change
 USUAL_WIDTH = 80
+RESERVED = 3  # columns behind the line: for the cursor, and for the ^C that a terminal shows where one was typed
 _CLEAR = "\r\x1b[K"
 
 
@@ -35,10 +37,7 @@ class StatusLine:
     @property
     def width(self) -> int:
         """Columns that may be written without a line break."""
-        try:
-            return max(1, os.get_terminal_size(self._stream.fileno()).columns - 1)
-        except (OSError, ValueError):
-            return USUAL_WIDTH - 1
+        return max(1, width_of(self._stream) - RESERVED)
 
     def show(self, text: str) -> None:
         """Raises OSError when the terminal is gone."""
@@ -60,6 +59,14 @@ class StatusLine:
             with contextlib.suppress(OSError):
                 self._stream.write(_CLEAR)
                 self._stream.flush()
+
+
+def width_of(stream: TextIO) -> int:
+    """Columns of the terminal that it is."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH  # some say 0, for: unknown
+    except (OSError, ValueError):
+        return USUAL_WIDTH
 
 
 class Rate:
@@ -93,8 +100,8 @@ def compose(progress: Progress, bytes_per_second: float, path: str, width: int, 
     share, left = _share(progress), _left(progress, bytes_per_second)
     fields = [
         _Field(f"{share:3} %" if share is not None else "", 0),
-        _Field(amount(progress), 1),
-        _Field(rate(bytes_per_second), 3),
+        _Field(amount(progress, SIZE_WIDTH), 1),
+        _Field(f"{rate(bytes_per_second):>{RATE_WIDTH}}", 3),
         _Field(clock(left) if left is not None else "-:--", 2) if progress.total is not None else _Field("", 2),
         _Field(path, 4),
     ]
@@ -118,13 +125,14 @@ def compose(progress: Progress, bytes_per_second: float, path: str, width: int, 
     return cut("  ".join(texts), width)
 
 
-def amount(progress: Progress) -> str:
-    """What has arrived of how much; a + where more is still being counted."""
+def amount(progress: Progress, width: int = 0) -> str:
+    """What has arrived, in at least `width` columns, of how much; a + where more is still being counted."""
+    done = f"{size(progress.done):>{width}}"
     if progress.total is None:
-        return size(progress.done)
+        return done
     if not progress.total:
         return f"{progress.files:,} of {files(progress.files_total)}"
-    return f"{size(progress.done)} of {size(progress.total)}{'' if progress.is_final else '+'}"
+    return f"{done} of {size(progress.total)}{'' if progress.is_final else '+'}"
 
 
 def plain_line(progress: Progress, bytes_per_second: float) -> str:

@@ -31,7 +31,7 @@ def storage_error(error: OSError, directory: str, name: str) -> StorageError:
     if error.errno == errno.ENOSPC and _has_no_inodes(directory):
         what = "the disk holds no more files (its inodes are used up)"
         advice = f"remove some, or choose another folder with {option('--out')}"
-    return StorageError(f"cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
+    return StorageError(f"Cannot store {file} in {here}: {what}; {advice}", f"the receiver cannot store {file}: {what}")
 
 
 def fatal_cause(error: OSError, root: int) -> OSError | None:

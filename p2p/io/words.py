@@ -6,6 +6,8 @@ import unicodedata
 
 ELLIPSIS = "…"
 LONG = 99 * 3600  # seconds
+UNNAMED = "the other side"  # what a friend is called in sentences where there are no names
+VERBATIM = "    "  # a line that begins so is a command, which is to be copied as it is
 
 
 def size(count: int) -> str:
@@ -62,6 +64,24 @@ def cut(text: str, room: int) -> str:
     while end and not _width(end[0]):  # an accent without its letter
         end = end[1:]
     return _first(text, head) + ELLIPSIS + end
+
+
+def wrapped(text: str, width: int) -> str:
+    """With line breaks between words where a line has more than `width` columns; commands stay in one line."""
+    return "\n".join(line if line.startswith(VERBATIM) else _wrapped_line(line, width) for line in text.split("\n"))
+
+
+def _wrapped_line(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    lines = [indent]
+    for number, word in enumerate(line.removeprefix(indent).split(" ")):
+        longer = lines[-1] + (" " if number else "") + word
+        # What fits no line, a hash or a long name, is not helped by one of its own.
+        if number and columns(longer) > width >= columns(indent + word):
+            lines.append(indent + word)
+        else:
+            lines[-1] = longer
+    return "\n".join(lines)
 
 
 def _first(text: str, room: int) -> str:

@@ -360,7 +360,7 @@ def test_what_does_not_fit_is_refused_before_anybody_is_asked(tmp_path: Path, st
     end = receive(stage, tmp_path / "inbox")
     root = Root(Kind.FILE, "a", 2**60)
     offer = Offer(OfferKind.TREE, TOKEN, Totals(1, 2**60, is_final=True), 1, (root,))
-    with pytest.raises(StorageError, match="not enough space"):
+    with pytest.raises(StorageError, match="Not enough space"):
         end.handle_offer(offer)
     end.close()
     assert not (tmp_path / "inbox").exists()
@@ -372,7 +372,7 @@ def test_what_turns_out_not_to_fit_while_it_is_counted_ends_it(tmp_path: Path, s
     end.machine.handle_record(encode(Totals(9, 2**60, is_final=True)))
     end.advance(line.peer, 0.0)
     assert line.failure is not None
-    assert "not enough space" in line.failure.message
+    assert "Not enough space" in line.failure.message
     end.close()
 
 

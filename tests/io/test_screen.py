@@ -32,12 +32,13 @@ def progress(
 def test_without_a_terminal_a_line_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     screen = screen_of()
     screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
-    for tenth in range(306):
-        screen.tick(progress(min(tenth, 200) * CHUNK), (0, 0), tenth / 10)
+    for tenth in range(316):
+        screen.tick(progress(min(tenth, 210) * CHUNK), (0, 0), tenth / 10)
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "  25 %, 10 MB of 40 MB, 1 MB/s, 30 s left",
-        "  50 %, 20 MB of 40 MB, 1 MB/s, 20 s left",
-        "  50 %, 20 MB of 40 MB, 0 B/s, nothing moves",
+        "  2 %, 1 MB of 40 MB, 1 MB/s, 39 s left",
+        "  27 %, 11 MB of 40 MB, 1 MB/s, 29 s left",
+        "  52 %, 21 MB of 40 MB, 1 MB/s, 19 s left",
+        "  52 %, 21 MB of 40 MB, 0 B/s, nothing moves",
     ]
 
 
@@ -70,9 +71,9 @@ def test_a_rate_is_of_what_crosses(capsys: pytest.CaptureFixture[str]) -> None:
     """What was there already goes by at the speed of a disk, and says nothing of the rest."""
     screen = screen_of()
     screen.handle_event(events.TransferStarted(goes_on=True), 0.0)
-    for second in range(11):
+    for second in range(12):
         screen.tick(progress(second * 2_000_000, kept=second * 1_000_000), (0, 0), float(second))
-    assert "50 %, 20 MB of 40 MB, 1 MB/s" in capsys.readouterr().err
+    assert "55 %, 22 MB of 40 MB, 1 MB/s" in capsys.readouterr().err
 
 
 def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offer:
@@ -88,7 +89,7 @@ def offer(*names: str, totals: Totals, kind: OfferKind = OfferKind.TREE) -> Offe
         (Totals(900, 1_000, False), OfferKind.TREE, "at least 900 files, 1 kB (still counting)."),
         (Totals(0, 0, False), OfferKind.TREE, "more than is counted yet."),
         (Totals(0, 0, True), OfferKind.TREE, "no files, but folders or links."),
-        (Totals(1, None, True), OfferKind.PIPE, "what a program writes, without a size beforehand."),
+        (Totals(1, None, True), OfferKind.PIPE, "the output of a program; how much it is nobody knows yet."),
         (Totals(1, 12, True), OfferKind.TEXT, "a text of 12 B."),
     ],
 )

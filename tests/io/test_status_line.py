@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from p2p.core.transfer.events import Progress
 from p2p.io.status_line import StatusLine, compose
-from p2p.io.words import clock, columns, cut
+from p2p.io.words import VERBATIM, clock, columns, cut, wrapped
 
 PROGRESS = Progress(1_200_000_000, 0, 12, 3_400_000_000, 1204, True, "photos/2024/a rather long folder/img_0042.jpg")
 
@@ -19,8 +19,8 @@ PROGRESS = Progress(1_200_000_000, 0, 12, 3_400_000_000, 1204, True, "photos/202
 @pytest.mark.parametrize(
     ("width", "line"),
     [
-        (99, " 35 %  █████░░░░░░░░░░░  1.2 GB of 3.4 GB  45 MB/s  0:49  direct UDP  photos/2024/a …r/img_0042.jpg"),
-        (49, " 35 %  ███░░░░░░  1.2 GB of 3.4 GB  45 MB/s  0:49"),
+        (99, " 35 %  █████░░░░░░░░░░░   1.2 GB of 3.4 GB    45 MB/s  0:49  direct UDP  photos/2024/…/img_0042.jpg"),
+        (50, " 35 %  ██░░░░░   1.2 GB of 3.4 GB    45 MB/s  0:49"),
         (20, " 35 %  ████░░░░░░░░░"),
         (6, " 35 %"),
     ],
@@ -48,6 +48,17 @@ def test_it_never_takes_more_than_the_width(progress: Progress, width: int, rate
     assert all(each.isprintable() or unicodedata.category(each) == "Zs" for each in line)  # a wide space, say
 
 
+def test_the_line_stands_still_while_its_figures_change() -> None:
+    figures = ((330_000_000, 9e6), (351_000_000, 10.1e6), (999_000, 10e6), (3_390_000_000, 123.4e6))
+    progresses = [Progress(done, 0, 0, 3_400_000_000, 1, True, "film.mov") for done, _ in figures]
+    lines = [
+        compose(progress, rate, "direct UDP", 79)
+        for progress, (_, rate) in zip(progresses, figures, strict=True)
+    ]
+    for piece in (" of 3.4 GB", "B/s", "direct UDP", "film.mov"):
+        assert len({line.index(piece) for line in lines}) == 1, lines
+
+
 def test_a_share_is_not_whole_before_everything_is_counted() -> None:
     assert compose(Progress(5, 0, 0, 5, 1, False, ""), 1.0, "", 79).startswith(" 99 %")
     assert compose(Progress(5, 0, 0, 5, 1, True, ""), 1.0, "", 79).startswith("100 %")
@@ -67,6 +78,32 @@ def test_a_name_is_cut_in_the_middle(text: str, room: int, short: str) -> None:
 @given(st.text(), st.integers(0, 50))
 def test_what_is_cut_fits(text: str, room: int) -> None:
     assert columns(cut(text, room)) <= room
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Zl", "Zp", "Cc"]), max_size=30)), st.integers(1, 50))
+def test_lines_are_broken_between_words(words: list[str], width: int) -> None:
+    text = " ".join(words)
+    lines = wrapped(text, width).split("\n")
+    if text.startswith(VERBATIM):
+        assert lines == [text]
+        return
+    indent = len(text) - len(text.lstrip(" "))
+    assert text == " ".join([lines[0], *(line[indent:] for line in lines[1:])])
+    for line in lines:
+        assert columns(line) <= width or any(indent + columns(word) > width for word in line.split(" "))
+
+
+def test_a_sentence_fits_and_a_command_stays_in_one_line() -> None:
+    text = "On bob's machine, run this:\n\n    python -m p2p.peer recv bob alice\n\nblake3 0123456789abcdef0123"
+    assert wrapped(text, 16).split("\n") == [
+        "On bob's",
+        "machine, run",
+        "this:",
+        "",
+        "    python -m p2p.peer recv bob alice",
+        "",
+        "blake3 0123456789abcdef0123",
+    ]
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(7.4, "0:07"), (750, "12:30"), (11_100, "3:05:00"), (1e300, ">99 h")])

@@ -263,7 +263,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_yes(programs: Stage, tmp
         sender = programs.send("alice", "bob", big, "--once")
         receiver = programs.recv("bob", "alice", "--out", disk, "--yes")
         assert (sender.finish(), receiver.finish()) == (9, 9), sender.err + receiver.err
-        assert "not enough space" in one_sentence(receiver)
+        assert "Not enough space" in one_sentence(receiver)
         assert "not enough space" in one_sentence(sender)
 
 

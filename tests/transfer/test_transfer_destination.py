@@ -293,7 +293,7 @@ def test_no_room(tmp_path: Path) -> None:
     with Destination(tmp_path) as destination:
         status = os.statvfs(tmp_path)
         destination.require_room(1000)
-        with pytest.raises(StorageError, match=r"not enough space in .*: needed .*B, free .*B; free some") as caught:
+        with pytest.raises(StorageError, match=r"Not enough space in .*: needed .*B, free .*B; free some") as caught:
             destination.require_room(2 * status.f_bavail * status.f_frsize)
         assert str(tmp_path) not in caught.value.public
 
@@ -303,7 +303,7 @@ def test_no_room(tmp_path: Path) -> None:
     [
         (lambda path: path.touch(), "that is not a folder"),
         (lambda path: path.symlink_to("nowhere"), "that is not a folder"),
-        (lambda path: path.symlink_to("/proc/self/net"), "cannot store"),
+        (lambda path: path.symlink_to("/proc/self/net"), "Cannot store"),
     ],
 )
 def test_what_is_no_directory(tmp_path: Path, make: Callable[[Path], None], words: str) -> None:
@@ -371,7 +371,7 @@ def test_a_disk_that_is_full_or_read_only(tmp_path: Path, options: str) -> None:
     command = ["unshare", "--mount", "sh", "-c", mount, sys.executable]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT)
     if options == "size=1m":
-        here = f"cannot store a.txt in {tmp_path}/inbox: the disk is full; free some space"
+        here = f"Cannot store a.txt in {tmp_path}/inbox: the disk is full; free some space"
         assert here in result.stdout
         assert "the receiver cannot store a.txt: the disk is full\ngone" in result.stdout
     else:
