@@ -6,6 +6,7 @@ trips and packets a path holds.
 
 from __future__ import annotations
 
+import functools
 import random
 
 import pytest
@@ -101,11 +102,17 @@ def test_a_path_is_shared(rtt: float, queue: float, rival: type[Cubic] | type[Bb
     assert mine + theirs >= 0.85 * link.rate
 
 
+@functools.cache
+def straight_flow(rate: float) -> Flow:
+    """What others are compared with."""
+    return send(path(rate, 0.05, 1), 0.05, 6.0)
+
+
 @pytest.mark.parametrize("flaw", [{"reorder": 0.05, "reorder_delay": 0.025}, {"overtake": 0.05}])
 @pytest.mark.parametrize("rate", [40, 200])
 def test_reordering_by_half_a_round_trip_costs_little(rate: float, flaw: dict[str, float]) -> None:
     """Whether one packet in twenty is late, or comes by a shorter way and makes the round trip look like half of it."""
-    straight = send(path(rate, 0.05, 1), 0.05, 6.0)
+    straight = straight_flow(rate)
     shuffled = send(path(rate, 0.05, 1, **flaw), 0.05, 6.0)
     assert straight.finished_at is not None
     assert shuffled.finished_at is not None

@@ -160,7 +160,7 @@ def test_who_expects_much_has_full_datagrams_from_the_first_one_that_needs_them(
 
 
 def test_the_size_of_datagrams_comes_back_with_the_path() -> None:
-    world = World(to_bob=[bytes(MAX_RECORD)] * 2000, rate=2e6)
+    world = World(to_bob=[bytes(MAX_RECORD)] * 1000, rate=1e6)
     world.run_for(1)
     world.alice.link.mtu = 1300
     world.run(3, until=lambda: world.alice.connection.stats.datagram_size == 1280)
