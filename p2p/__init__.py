@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from p2p.api.errors import StorageError as StorageError
     from p2p.api.errors import TransferError as TransferError
     from p2p.api.errors import WrongCodeError as WrongCodeError
+    from p2p.api.many import receive_many as receive_many
     from p2p.api.results import File as File
     from p2p.api.results import Missed as Missed
     from p2p.api.results import Offer as Offer
@@ -54,6 +55,7 @@ _HOMES = {
         "TransferError",
         "WrongCodeError",
     ),
+    "p2p.api.many": ("receive_many",),
     "p2p.api.results": ("File", "Missed", "Offer", "Offered", "Progress", "Result"),
     "p2p.api.server": ("Server",),
     "p2p.api.transfers": ("receive", "send"),

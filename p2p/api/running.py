@@ -14,7 +14,7 @@ from p2p.api.caller import Caller
 from p2p.api.control import Abandoned, Control
 from p2p.api.errors import ArgumentError, CancelledError, IncompleteError, NoPeerError, TransferError, error_of
 from p2p.api.results import Offer, Result
-from p2p.core.errors import CallerError, P2PError
+from p2p.core.errors import CallerError, ExitCode, Failure, P2PError
 from p2p.core.peer.peer import Peer
 from p2p.core.text import escape
 from p2p.core.transfer import messages
@@ -52,12 +52,27 @@ class Network:
 class Running:
     """Its methods run in a thread of their own (`Caller.run`), and raise TransferError and nothing else."""
 
-    def __init__(self, plan: Plan, network: Network, caller: Caller, control: Control, audience: Audience) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        network: Network,
+        caller: Caller,
+        control: Control,
+        audience: Audience,
+        *,
+        size_limit: int | None = None,
+        tries: int = 0,
+    ) -> None:
+        """`size_limit`: bytes that are received at most. `tries`: wrong codes of transfers before, under this one."""
         self._plan = plan
         self._network = network
         self._caller = caller
         self._control = control
         self._audience = audience
+        self._size_limit = size_limit
+        self.tries = tries
+        self.can_take = True
+        """Whether there is a place for what arrives."""
 
     def send(self, open_source: OpenSource) -> Result:
         with self._loop() as (selector, settings), contextlib.closing(open_source(selector)) as end:
@@ -72,9 +87,13 @@ class Running:
             end = TakingEnd(str(out), policy, journals, selector, self._audience.take_text, write=write)
             with contextlib.closing(end):
                 if end.refusal is not None:
+                    self.can_take = False
                     raise error_of(end.refusal)
                 end.machine.rate_limit = self._network.rate_limit
-                return self._cross(selector, settings, end, _Decision(end, self._caller, self._control, accept))
+                return self._cross(selector, settings, end, self._decision(end, accept))
+
+    def _decision(self, end: TakingEnd, accept: Accept | None) -> _Decision:
+        return _Decision(end, self._caller, self._control, accept, self._size_limit)
 
     @contextlib.contextmanager
     def _loop(self) -> Iterator[tuple[selectors.BaseSelector, Settings]]:
@@ -104,9 +123,13 @@ class Running:
         end: SendingEnd | TakingEnd,
         on_offer: Callable[[Crossing, Peer, messages.Offer, float], None],
     ) -> Result:
-        def tick(_: Peer, now: float) -> None:
+        def tick(peer: Peer, now: float) -> None:
+            progress = end.machine.progress
+            too_much = _too_much(max(progress.done, progress.total or 0), self._size_limit)
+            if too_much is not None:
+                peer.fail(*too_much, now)
             checked = end.checked if isinstance(end, TakingEnd) else (0, 0)
-            self._audience.tick(end.machine.progress, checked, now)
+            self._audience.tick(progress, checked, now)
 
         remembering = self._plan.remembering
         crossing = Crossing(
@@ -124,7 +147,8 @@ class Running:
         )
         secret = self._plan.session_secret(remembering)
         patience, is_contact = self._network.timeout, remembering.is_contact
-        crossing.run(Wish(self._plan.pairing, secret, patience=patience, is_contact=is_contact))
+        crossing.run(Wish(self._plan.pairing, secret, self.tries, patience, is_contact=is_contact))
+        self.tries = crossing.tries
         if crossing.code is None:
             assert crossing.failure is not None, "it is done or has failed"
             raise error_of(crossing.failure)
@@ -138,14 +162,17 @@ class Running:
 class _Decision:
     """About the offer, in the thread of whoever called, who may take his time."""
 
-    def __init__(self, end: TakingEnd, caller: Caller, control: Control, accept: Accept | None) -> None:
+    def __init__(
+        self, end: TakingEnd, caller: Caller, control: Control, accept: Accept | None, size_limit: int | None
+    ) -> None:
         self._end = end
         self._caller = caller
         self._control = control
         self._accept = accept
+        self._size_limit = size_limit
 
     def __call__(self, crossing: Crossing, peer: Peer, offer: messages.Offer, now: float) -> None:
-        refused = self._end.handle_offer(offer)
+        refused = self._end.handle_offer(offer) or _too_much(offer.totals.size or 0, self._size_limit)
         if refused is not None:
             peer.refuse(*refused, now)
         elif (accept := self._accept) is None:
@@ -187,6 +214,14 @@ def explained() -> Iterator[None]:
         raise TransferError(f"Internal error: {error}. Please report it") from error
     except OSError as error:
         raise TransferError(f"The system refuses what is needed: {error}") from error
+
+
+def _too_much(size: int, limit: int | None) -> tuple[Failure, str] | None:
+    """Why so many bytes are not taken: for here, and for the other side."""
+    if limit is None or size <= limit:
+        return None
+    message = f"Refused, because it is more than size_limit allows: {size:,} bytes, and not {limit:,}"
+    return Failure(ExitCode.REFUSED, message), f"it takes at most {limit:,} bytes at a time"
 
 
 def _offered_nothing(_: Crossing, __: Peer, ___: messages.Offer, ____: float) -> None:

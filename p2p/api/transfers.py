@@ -82,10 +82,10 @@ def send(
     caller = Caller(control)
     with explained():
         source = _Source.of(paths, text, stream, name, exclude)
-        meeting = _Meeting.of(Role.SENDER, me, to, code, no_code=no_code, remember=remember)
+        meeting = Meeting.of(Role.SENDER, me, to, code, no_code=no_code, remember=remember)
         if meeting.is_made and on_code is None:
             raise ArgumentError("on_code is missing: a code is made, and the other side needs to know it")
-        network = _network(server, stun, relay, timeout, reconnect, idle_timeout, rate_limit)
+        network = network_of(server, stun, relay, timeout, reconnect, idle_timeout, rate_limit)
         audience = Audience(
             caller,
             on_code=on_code,
@@ -106,6 +106,7 @@ def receive(
     into: Writable | None = None,
     policy: Policy = "rename",
     accept: Accept | None = None,
+    size_limit: int | None = None,
     me: str | None = None,
     sender: str | None = None,
     no_code: bool = False,
@@ -130,21 +131,28 @@ def receive(
     one file, a stream or a text, and what was written before a failure cannot be taken back.
 
     `accept` is asked with the Offer whether to take it; without it, whatever comes is taken. If it says no,
-    RefusedError is raised here, and there.
+    RefusedError is raised here, and there. `size_limit`: bytes; more is refused, and what grows beyond them is ended.
     """
     control = Control()
     caller = Caller(control)
     with explained():
-        if policy not in ("rename", "overwrite", "skip"):
-            raise ArgumentError(f"policy is one of rename, overwrite and skip, not {policy!r}")
-        meeting = _Meeting.of(Role.RECEIVER, me, sender, code, no_code=no_code, remember=remember)
-        network = _network(server, stun, relay, timeout, reconnect, idle_timeout, rate_limit)
+        check_taking(policy, size_limit)
+        meeting = Meeting.of(Role.RECEIVER, me, sender, code, no_code=no_code, remember=remember)
+        network = network_of(server, stun, relay, timeout, reconnect, idle_timeout, rate_limit)
     folder = Path(out)
     audience = Audience(caller, on_event=on_event, on_progress=on_progress, out=None if into is not None else folder)
-    running = Running(meeting.plan((), server), network, caller, control, audience)
+    running = Running(meeting.plan((), server), network, caller, control, audience, size_limit=size_limit)
     write = None if into is None else StreamWriter(into, caller.fail)
     with (cancel or Cancel()).watch(control.stop):
         return caller.run(partial(running.receive, folder, policy, write, accept))
+
+
+def check_taking(policy: str, size_limit: int | None) -> None:
+    """Raises ArgumentError."""
+    if policy not in ("rename", "overwrite", "skip"):
+        raise ArgumentError(f"policy is one of rename, overwrite and skip, not {policy!r}")
+    if size_limit is not None and not size_limit >= 0:
+        raise ArgumentError("size_limit is a number of bytes, or None")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +192,7 @@ class _Source:
 
 
 @dataclass(frozen=True, slots=True)
-class _Meeting:
+class Meeting:
     """Who meets whom, and what proves it. `is_made`: the code was made here, and somebody has to be told."""
 
     role: Role
@@ -197,7 +205,7 @@ class _Meeting:
     @classmethod
     def of(
         cls, role: Role, me: str | None, friend: str | None, code: str | None, *, no_code: bool, remember: bool
-    ) -> _Meeting:
+    ) -> Meeting:
         """Raises ArgumentError, CallerError, ContactsError."""
         if (me is None) is not (friend is None):
             raise ArgumentError(f"there are two names, me and {'to' if role is Role.SENDER else 'sender'}, or none")
@@ -227,7 +235,7 @@ class _Meeting:
         return Plan(self.role, self.names, self.nameplate, self.secret, paths, server, remembering=self.remembering)
 
 
-def _network(  # noqa: PLR0917  (the callers name them alike)
+def network_of(  # noqa: PLR0917  (the callers name them alike)
     server: str | None,
     stun: Sequence[str],
     relay: bool,

@@ -43,7 +43,7 @@ from p2p.io.sources import SourceError
 from p2p.io.summary import Repaired
 from p2p.io.taking import TakingEnd
 from p2p.io.visits import Exclude
-from p2p.io.waiting import wait
+from p2p.io.waiting import STRANGER_PAUSE, ends_the_wait, is_of_a_stranger, wait
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files
 REFUSED_PATIENCE = 60.0  # seconds for the person there to start again, after a no that was a slip of the finger
@@ -52,14 +52,8 @@ NOT_ASKED = Failure(
     "Refused, because there is no terminal to ask on: pass --yes to take whatever the other side sends",
 )
 LOOKED = Failure(ExitCode.REFUSED, "Dry run: nothing was taken, and nothing written")
-# With --wait, ends after which nothing better can be waited for.
-_FINAL = (ExitCode.CANCELLED, ExitCode.USAGE, ExitCode.NO_PEER, ExitCode.WRONG_CODE, ExitCode.INTERNAL)
-
-# A contact's key cannot be guessed, and a stranger in the friend's seat is to end nobody's wait.
-_FINAL_OF_CONTACT = (ExitCode.CANCELLED, ExitCode.NO_PEER, ExitCode.INTERNAL)
 # Ends whose words say by themselves that the same command goes on.
 _SAYS_WHAT_IS_LEFT = (ExitCode.CANCELLED, ExitCode.INTERRUPTED)
-STRANGER_PAUSE = 5.0  # seconds; ten thousand strangers a day, then, at a tenth of a second of computing each
 
 
 def run(options: argparse.Namespace) -> ExitCode:
@@ -219,10 +213,10 @@ class _Run:
             if self._interrupts.is_asked:  # the wait is ended, however the last transfer did
                 return ExitCode.CANCELLED
             is_contact = self._remembering.is_contact
-            if crossing.failure is not None and code in (_FINAL_OF_CONTACT if is_contact else _FINAL):
+            if crossing.failure is not None and ends_the_wait(code, is_contact=is_contact):
                 return last if code is ExitCode.NO_PEER and last is not None else code
             last = code
-            if is_contact and code in _FINAL:
+            if is_of_a_stranger(code, is_contact=is_contact):
                 self._pause()
             self._remembering = self._remembering.again()
             self._wish = self._wish_for(self._plan.pairing, tries=crossing.tries, patience=self._options.timeout)
