@@ -35,5 +35,7 @@ def what_is_missing() -> str | None:
 def _is_there(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ValueError:  # somebody has put something without a spec in its place
+    except ModuleNotFoundError:
+        return False
+    except ValueError:  # it is loaded already, in a way that leaves no specification
         return module in sys.modules

@@ -71,7 +71,7 @@ def test_cancelled_while_nobody_is_there(side: str, send: Call, receive: Call) -
         {"send": send, "receive": receive}[side](cancel=cancel, on_event=on_event)
 
 
-# At these, one side may have a path already that the other has not: it sees that one break, without a word.
+# At these, one side may have a path already that the other has not.
 MEETING = [p2p.events.Connecting, p2p.events.PathChosen]
 
 
@@ -82,7 +82,7 @@ def test_a_sender_that_is_cancelled_tells_the_receiver(moment: type[Any], send: 
     with pytest.raises(p2p.CancelledError, match="The other side was told"):
         send(cancel=cancel, on_event=at(moment, cancel.cancel))
     assert isinstance(receiving.error, p2p.BrokenOffError)
-    assert moment in MEETING or "cancelled over there" in str(receiving.error)
+    assert "cancelled over there" in str(receiving.error)
 
 
 @pytest.mark.parametrize("moment", [*MEETING, p2p.events.Offered, p2p.events.TransferStarted])
@@ -92,7 +92,7 @@ def test_a_receiver_that_is_cancelled_tells_the_sender(moment: type[Any], send: 
     with pytest.raises(p2p.CancelledError, match="The other side was told"):
         receive(cancel=cancel, on_event=at(moment, cancel.cancel))
     assert isinstance(sending.error, p2p.BrokenOffError)
-    assert moment in MEETING or "cancelled over there" in str(sending.error)
+    assert "cancelled over there" in str(sending.error)
 
 
 def test_cancelled_while_somebody_thinks_about_the_offer(send: Call, receive: Call) -> None:

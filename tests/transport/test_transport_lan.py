@@ -97,3 +97,36 @@ def test_a_link_that_nobody_reads_is_full_and_does_not_take_its_own_silence_for_
     assert not link.is_full
     link.handle_timeout(2 * IDLE_TIMEOUT + 1.0)
     assert link.poll_end() == Lost(IDLE_TIMEOUT)
+
+
+@pytest.mark.parametrize("is_proved", [True, False])
+def test_who_ends_says_so_to_a_side_that_has_chosen_already(is_proved: bool) -> None:
+    """The connector has chosen with the listener's answer; the listener ends before or after the proof has come."""
+    rng = random.Random(1)
+    ours, theirs = LanRace(OURS, rng.randbytes), LanRace(THEIRS, rng.randbytes)
+    ours.start([THERE], 0.0)
+    ours.handle_connected(0)
+    theirs.handle_accepted(1, THERE, 0.0)
+    theirs.handle_data(1, said(ours))
+    ours.handle_data(0, said(theirs))
+    chosen = ours.poll_authenticated()
+    assert chosen == 0
+    proof = said(ours)
+    if is_proved:
+        theirs.handle_data(1, proof)
+    theirs.part(b"farewell")
+    if not is_proved:
+        assert theirs.poll_output() is None
+        assert theirs.poll_action() is None
+        theirs.handle_data(1, proof)
+    channel, _ = ours.take(chosen)
+    channel.handle_data(said(theirs))
+    assert channel.poll_record() == b"farewell"
+    assert theirs.poll_action() == Close(1, flush=True)
+    assert theirs.poll_authenticated() is None
+
+
+def said(race: LanRace) -> bytes:
+    output = race.poll_output()
+    assert output is not None
+    return b"".join(output[1])

@@ -10,6 +10,7 @@ from typing import assert_never
 
 from p2p.core.address import Address, is_private, link
 from p2p.core.datagram import Buffer, SocketAction, Transmit
+from p2p.core.errors import ExitCode
 from p2p.core.nat_report import Mapping
 from p2p.core.peer import explain
 from p2p.core.peer.channel import Channel, TcpLink, UdpLink
@@ -20,6 +21,7 @@ from p2p.core.punch.checks import ANSWER, CHECK
 from p2p.core.punch.description import Description, Kind, usable, versions
 from p2p.core.role import Role
 from p2p.core.session.keys import SessionKeys
+from p2p.core.transfer.messages import Abort, encode
 from p2p.core.transport.connection import Connection, ConnectionKeys
 from p2p.core.transport.lan import Action, LanRace
 from p2p.core.transport.tcp import TcpKeys
@@ -108,6 +110,8 @@ class Connecting:
         self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
         self._over = False
+        self.is_parting = False
+        """Whether it is over, and the other side may have to be told so."""
         self._relay_refusal = self._relay_refusal_told = "the server has not offered to forward"
         self._relay_rate = math.inf  # bytes a second of ours, where the server forwards
         self._rate_limit = math.inf  # bytes a second on any path: what the two people want
@@ -154,6 +158,13 @@ class Connecting:
         self._over = True
         self._lan.drop_all()
 
+    def part(self, code: ExitCode, told: str, now: float) -> None:
+        """Ends before there is a path. The other side may have chosen one: then it is there that it listens."""
+        self._over = self.is_parting = True
+        self._lan.part(encode(Abort(code, told)))
+        if self._punched is not None:
+            self._punched[0].close(code, told, now)
+
     def finish(self) -> None:
         """What was to be carried is carried: no better path is wanted."""
         self._is_relayed = False
@@ -164,7 +175,7 @@ class Connecting:
         """Checks and transport packets. After the choice it still answers checks whose answer was lost."""
         if data[0] in (CHECK, ANSWER):
             self._agent.handle_datagram(bytes(data), source, local, now)
-        elif self._punched is not None and not self._over:
+        elif self._punched is not None and (self.is_parting or not self._over):
             self._punched[0].handle_datagram(data, segment_size, source, now)
         elif not self._over and data[1:8] == self._connection_keys.id_in:
             # The sender has chosen and speaks; the answer to our own check comes right behind it.
@@ -206,7 +217,7 @@ class Connecting:
 
     def poll_transmit(self, now: float) -> Transmit | None:
         transmit = self._agent.poll_transmit()
-        if transmit is None and self._punched is not None and not self._over:
+        if transmit is None and self._punched is not None and (self.is_parting or not self._over):
             transmit = self._punched[0].poll_transmit(now)
         return transmit
 
@@ -286,6 +297,8 @@ class Connecting:
             if self._over and self._is_relayed:
                 self._is_relayed = selected.kind is Kind.RELAYED
                 self._events.append(Improved(self._path(selected)))
+            return
+        if self.is_parting:
             return
         connection = Connection(
             self._connection_keys,

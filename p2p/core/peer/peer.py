@@ -141,6 +141,8 @@ class Peer:
             self._delivery.fail(failure, told, now)
         else:
             self._meeting.bye(failure.code, told, now)
+            if self._connecting is not None:
+                self._connecting.part(failure.code, told, now)
             self._end(failure)
         self._advance(now)
 
@@ -444,5 +446,5 @@ class Peer:
         if self.failure is None and not self.is_done:
             self.failure = failure
             self._events.append(events.Failed(failure))
-            if self._connecting is not None and self._delivery is None:
+            if self._connecting is not None and self._delivery is None and not self._connecting.is_parting:
                 self._connecting.abandon()

@@ -58,6 +58,8 @@ class LanRace:
         self._addresses: dict[int, Address] = {}
         self._actions: deque[Action] = deque()
         self._authenticated: deque[int] = deque()
+        self._word: Buffer | None = None  # what is said to whoever proves itself, after the end
+        self._last_words: deque[tuple[int, list[Buffer]]] = deque()  # and the connection is closed behind them
         self._next_reflexive = FIRST_REFLEXIVE
 
     def start(self, addresses: Iterable[Address], now: float) -> None:
@@ -105,7 +107,10 @@ class LanRace:
             return
         if channel.is_open and not was_open:
             self._deadlines.pop(connection, None)
-            self._authenticated.append(connection)
+            if self._word is None:
+                self._authenticated.append(connection)
+            else:
+                self._say_last(connection, channel, self._word)
 
     def handle_closed(self, connection: int, now: float) -> None:
         """The other side may have had no keys yet, or no listener: ours are tried again until their time is up."""
@@ -128,6 +133,16 @@ class LanRace:
     def poll_timeout(self) -> float | None:
         return min((*self._deadlines.values(), *self._retries.values()), default=None)
 
+    def part(self, word: Buffer) -> None:
+        """Ends all of it. `word` is the last record of each connection whose other end has proved itself, or does so
+        as long as the caller listens: it may have been picked over there."""
+        self._word = word
+        for connection, channel in list(self._channels.items()):
+            if channel is None:
+                self._drop(connection)
+            elif channel.is_open:
+                self._say_last(connection, channel, word)
+
     def poll_action(self) -> Action | None:
         return self._actions.popleft() if self._actions else None
 
@@ -136,6 +151,9 @@ class LanRace:
         return self._authenticated.popleft() if self._authenticated else None
 
     def poll_output(self) -> tuple[int, list[Buffer]] | None:
+        if self._last_words:
+            self._actions.append(Close(self._last_words[0][0], flush=True))
+            return self._last_words.popleft()
         for connection, channel in self._channels.items():
             if channel is not None and (buffers := channel.poll_output()):
                 return connection, buffers
@@ -164,6 +182,11 @@ class LanRace:
     def is_trying(self) -> bool:
         """Whether a connection of ours may still succeed."""
         return any(connection % 2 == 0 for connection in self._channels)
+
+    def _say_last(self, connection: int, channel: TcpChannel, word: Buffer) -> None:
+        channel.send(word, urgent=True)
+        self._last_words.append((connection, channel.poll_output()))
+        self._forget(connection)
 
     def _drop(self, connection: int) -> None:
         self._forget(connection)
