@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before the imports below, in which Ctrl-C would be
 import argparse
 import io
 import os
+from collections.abc import Sequence
 from typing import NoReturn
 
 from p2p import __version__
@@ -20,18 +21,38 @@ from p2p.core.calling import PEER_PROGRAM, spoken
 from p2p.core.errors import CallerError, ExitCode, P2PError
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL, MIN_IDLE_TIMEOUT
 
-DESCRIPTION = "Send files straight from one machine to another: no upload, no account, encrypted end to end."
-SEND_USAGE = (
-    "send [options] ME FRIEND PATH...  |  send [options] PATH  |  send [options] [ME FRIEND] --text TEXT"
-    "  |  send [options] [ME FRIEND] --from-command COMMAND"
+_HELP = argparse.RawDescriptionHelpFormatter
+DESCRIPTION = """\
+Send files straight from one machine to another:
+no upload, no account, encrypted end to end."""
+SEND_WAYS = (
+    "send [options] ME FRIEND PATH...",
+    "send [options] PATH",
+    "send [options] [ME FRIEND] --text TEXT",
+    "send [options] [ME FRIEND] --from-command COMMAND",
 )
-RECV_USAGE = "recv [options] ME FRIEND  |  recv [options] CODE"
+RECV_WAYS = ("recv [options] ME FRIEND", "recv [options] CODE")
+EXAMPLES = (
+    ("send holiday/", "makes a one-time code, and says what the other side runs"),
+    ("recv 7-amber-walnut-tiger", "takes what is sent with that code"),
+    ("send alice bob holiday/ notes.txt", "by two names; bob runs: recv bob alice"),
+)
+SEND_EXAMPLES = (
+    *EXAMPLES[::2],
+    ("send --text 'See you at eight' alice bob", "a text, which the other screen shows"),
+)
+RECV_EXAMPLES = (
+    EXAMPLES[1],
+    ("recv --out inbox bob alice", "by two names; alice runs: send alice bob PATH"),
+    ("recv --wait --accept-from alice:2G bob alice", "unattended: one after the other"),
+)
+PROGRAMS = ("p2p", "p2p-server")
 RECONNECT_PATIENCE = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
-NAMES_OR_CODE = """\
-With two names, the friend runs `recv FRIEND ME`. Without names, a one-time code is made; the friend runs `recv CODE`.
-
-exit codes: 0 done, 1 internal, 2 usage, 3 no peer or timed out, 4 wrong code, 5 refused, 6 no path, 7 interrupted,
-8 integrity, 9 disk or permission, 130 Ctrl-C"""
+EXIT_CODES = """\
+exit codes:
+  0 done, 1 internal, 2 usage, 3 no peer or timed out,
+  4 wrong code, 5 refused, 6 no path, 7 interrupted,
+  8 integrity, 9 disk or permission, 130 Ctrl-C"""
 DOCTOR_EXIT_CODES = "exit codes: 0 something could be found out, 2 usage, 3 nobody who was asked answers, 130 Ctrl-C"
 
 
@@ -81,13 +102,14 @@ def parse(arguments: list[str] | None = None, program: str = PEER_PROGRAM) -> ar
 
 
 def build_parser(program: str = PEER_PROGRAM) -> argparse.ArgumentParser:
-    parser = _Parser(prog=program, description=DESCRIPTION)
+    parser = _Parser(prog=program, usage=_usage(program, ["COMMAND ..."]), formatter_class=_HELP,
+                     description=f"{DESCRIPTION}\n\n{_examples(program, EXAMPLES)}",
+                     epilog="COMMAND --help says what each takes.")
     parser.add_argument("--version", action="version", version=f"p2p {__version__}")
-    names = "send | recv | contacts | doctor | completion | man"
-    commands = parser.add_subparsers(dest="command", required=True, metavar=names)
+    commands = parser.add_subparsers(title="commands", dest="command", required=True, metavar="COMMAND")
 
-    send = commands.add_parser("send", help="send files and folders", usage=f"{program} {SEND_USAGE}",
-                               epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    send = commands.add_parser("send", help="send files and folders", usage=_usage(program, SEND_WAYS),
+                               description=_examples(program, SEND_EXAMPLES), epilog=EXIT_CODES, formatter_class=_HELP)
     send.add_argument("words", nargs="*", metavar="ME FRIEND PATH... | PATH",
                       help="two names and files or folders, or one file or folder; - is standard input")
     instead = send.add_mutually_exclusive_group()
@@ -101,8 +123,8 @@ def build_parser(program: str = PEER_PROGRAM) -> argparse.ArgumentParser:
     send.add_argument("--once", action="store_true", help="end when the other side says no, rather than wait again")
     _add_common(send)
 
-    recv = commands.add_parser("recv", help="receive what is sent", usage=f"{program} {RECV_USAGE}",
-                               epilog=NAMES_OR_CODE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    recv = commands.add_parser("recv", help="receive what is sent", usage=_usage(program, RECV_WAYS),
+                               description=_examples(program, RECV_EXAMPLES), epilog=EXIT_CODES, formatter_class=_HELP)
     recv.add_argument("words", nargs="*", metavar="ME FRIEND | CODE", help="names, or the code (asked for if missing)")
     recv.add_argument("--out", metavar="DIR", help="where to put what arrives (default: here); - is standard output")
     recv.add_argument("--yes", action="store_true", help="take what is offered without asking")
@@ -120,7 +142,7 @@ def build_parser(program: str = PEER_PROGRAM) -> argparse.ArgumentParser:
     _add_common(recv)
 
     doctor = commands.add_parser("doctor", help="say what network this is, what will work from it, and what would help",
-                                 usage=f"{program} doctor [options]", epilog=DOCTOR_EXIT_CODES)
+                                 usage=_usage(program, ["doctor [options]"]), epilog=DOCTOR_EXIT_CODES)
     _add_network(doctor, "without one, little can be found out")
     doctor.add_argument("--timeout", metavar="SECONDS", type=_seconds, help="look for no longer than that (default: 8)")
     doctor.add_argument("--lifetime", action="store_true",
@@ -137,10 +159,20 @@ def build_parser(program: str = PEER_PROGRAM) -> argparse.ArgumentParser:
                                      epilog='for bash: eval "$(p2p completion bash)" in ~/.bashrc')
     completion.add_argument("shell", choices=("bash", "zsh", "fish", "names"), metavar="bash | zsh | fish",
                             help="the shell that is to read it")
+    completion.add_argument("page", nargs="?", choices=PROGRAMS, default=PROGRAMS[0], metavar="p2p | p2p-server",
+                            help="which program is to be completed (default: p2p)")
     manual = commands.add_parser("man", help="print a manual page, for man -l -")
-    manual.add_argument("page", nargs="?", choices=("p2p", "p2p-server"), default="p2p", metavar="p2p | p2p-server",
+    manual.add_argument("page", nargs="?", choices=PROGRAMS, default=PROGRAMS[0], metavar="p2p | p2p-server",
                         help="which one (default: p2p)")
     return parser
+
+
+def _usage(program: str, ways: Sequence[str]) -> str:
+    return "\n       ".join(f"{program} {way}" for way in ways).replace("%", "%%")
+
+
+def _examples(program: str, examples: Sequence[tuple[str, str]]) -> str:
+    return "examples:\n" + "\n".join(f"  {program} {command}\n      {words}" for command, words in examples)
 
 
 def _print(options: argparse.Namespace) -> int:
@@ -152,7 +184,7 @@ def _print(options: argparse.Namespace) -> int:
     else:
         from p2p.io import completion  # noqa: PLC0415
 
-        text = completion.answer(options.shell, build_parser())
+        text = completion.answer(options.shell, options.page, build_parser())
     sys.stdout.write(text)
     return ExitCode.DONE
 

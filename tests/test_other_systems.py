@@ -39,7 +39,7 @@ MACOS = {
     "fcntl": ("F_SETPIPE_SZ", "F_GETPIPE_SZ"),
     "select": ("epoll",),
     "socket": (
-        "SO_BINDTODEVICE", "SO_MARK", "SO_PRIORITY", "SO_INCOMING_CPU", "AF_NETLINK", "AF_PACKET", "IP_RECVTOS",
+        "SO_BINDTODEVICE", "SO_MARK", "SO_PRIORITY", "SO_INCOMING_CPU", "AF_NETLINK", "IP_RECVTOS",
         "IPV6_RECVPKTINFO", "IPV6_PKTINFO", "MSG_ERRQUEUE", "SO_PEERCRED", "TCP_USER_TIMEOUT", "TCP_QUICKACK",
     ),
 }  # fmt: skip

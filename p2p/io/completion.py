@@ -46,11 +46,15 @@ _BY_OPTION: Final = {
 _BY_COMMAND: Final = {"send": _NAMES_OR_FILES, "recv": _NAMES, "contacts": _NAMES}
 
 
-def answer(shell: str, parser: argparse.ArgumentParser) -> str:
-    """What `completion SHELL` prints."""
+def answer(shell: str, program: str, peer: argparse.ArgumentParser) -> str:
+    """What `completion SHELL PROGRAM` prints; `peer` is the parser of p2p."""
     if shell == NAMES:
         return "".join(f"{name}\n" for name in known_names())
-    return script(parser, shell) + "\n"
+    if program == PROGRAM:
+        return script(peer, shell) + "\n"
+    from p2p.server import build_parser  # noqa: PLC0415  (p2p needs nothing of it)
+
+    return script(build_parser(), shell, program) + "\n"
 
 
 def known_names() -> list[str]:
@@ -65,9 +69,11 @@ def known_names() -> list[str]:
     return sorted(filter(_PLAIN.fullmatch, names))
 
 
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
+def script(parser: argparse.ArgumentParser, shell: str, program: str = PROGRAM) -> str:
     """To be evaluated by `shell`, one of SHELLS. Changes `parser`, which is good for nothing else then."""
-    parser.prog = PROGRAM
+    parser.prog = program
+    parser.usage = None
+    parser.description = (parser.description or "").partition("\n\n")[0].replace("\n", " ")
     for command, subparser in _subparsers(parser):
         for action in subparser._actions:
             attributes = vars(action)

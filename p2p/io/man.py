@@ -16,7 +16,7 @@ from typing import Final
 from p2p import __version__
 from p2p.core.errors import ExitCode
 
-ALTERNATIVES: Final = "  |  "  # between the ways to call a command, in its usage
+ALTERNATIVES: Final = "\n"  # between the ways to call a command, in its usage
 
 EXIT_STATUS: Final[Mapping[int, str]] = {
     ExitCode.DONE: "done, and verified by both sides",
@@ -100,7 +100,7 @@ def page(parser: argparse.ArgumentParser, about: About) -> str:
     for words in _ways(about.name, commands):
         lines += [words, ".br"]
     lines.pop()
-    lines += [".SH DESCRIPTION", _text(parser.description or "")]
+    lines += [".SH DESCRIPTION", _text((parser.description or "").partition("\n\n")[0])]
     lines += _options_of_commands(parser, about.name, commands) if commands else _options_alone(parser)
     lines += _terms("EXIT STATUS", [(str(int(code)), words) for code, words in about.exit_status.items()])
     lines += _terms("ENVIRONMENT", about.environment)
