@@ -33,7 +33,7 @@ SEND_WAYS = (
 )
 RECV_WAYS = ("recv [options] ME FRIEND", "recv [options] CODE")
 EXAMPLES = (
-    ("send holiday/", "makes a one-time code, and says what the other side runs"),
+    ("send holiday/", "makes a code, and says what the other side runs"),
     ("recv 7-amber-walnut-tiger", "takes what is sent with that code"),
     ("send alice bob holiday/ notes.txt", "by two names; bob runs: recv bob alice"),
 )

@@ -51,10 +51,10 @@ import p2p
 Path("file").write_bytes(bytes(100_000))
 codes = queue.Queue()
 with p2p.Server("127.0.0.1", 0) as server:
-    options = dict(on_code=codes.put, server=server.address)
+    options = dict(on_code=codes.put, server=server.address, timeout=40)
     thread = threading.Thread(target=p2p.send, args=("file",), kwargs=options)
     thread.start()
-    result = p2p.receive(codes.get(timeout=60), out="out", server=server.address)
+    result = p2p.receive(codes.get(timeout=60), out="out", server=server.address, timeout=40)
     thread.join()
 assert Path("out/file").read_bytes() == bytes(100_000)
 print(result.size)

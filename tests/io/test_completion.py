@@ -19,6 +19,7 @@ import pytest
 from p2p.io.completion import SHELLS, known_names, script
 from p2p.io.contacts import Contacts
 from p2p.peer import build_parser
+from p2p.server import build_parser as build_server_parser
 
 ROOT = Path(__file__).parents[2]
 GUARD = 20.0  # seconds
@@ -74,7 +75,7 @@ def complete(home: Path, shell: str, *words: str) -> set[str]:
         program = f"""
             source {source}
             COMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}
-            _shtab_p2p
+            _shtab_{words[0].replace('-', '_')}
             printf '%s\\n' "${{COMPREPLY[@]}}"
         """
     else:
@@ -182,9 +183,28 @@ def test_names_of_contacts(home, shell):
     assert complete(home, shell, "p2p", "contacts", "forget", "ben") == {"benjamin"}
 
 
+PROGRAMS = {"p2p": build_parser, "p2p-server": build_server_parser}
+
+
 @pytest.mark.parametrize("shell", SHELLS)
-def test_the_program_prints_it(shell):
-    printed = subprocess.run(
-        [sys.executable, "-m", "p2p.peer", "completion", shell], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert printed.stdout.strip() == script(build_parser(), shell).strip()
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_program_prints_it(shell, program):
+    command = [sys.executable, "-m", "p2p.peer", "completion", shell, program]
+    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert printed.stdout.strip() == script(PROGRAMS[program](), shell, program).strip()
+
+
+@pytest.mark.parametrize("shell", ["bash", "fish"])
+def test_options_of_the_server(home, shell):
+    (home / f"script.{shell}").write_text(script(build_server_parser(), shell, "p2p-server"))
+    assert complete(home, shell, "p2p-server", "--relay-r") == {"--relay-rate"}
+    assert complete(home, shell, "p2p-server", "--alt") == {"--alt-host", "--alternate-port"}
+
+
+def test_somebody_types_for_the_server_in_zsh(home):
+    (home / "script.zsh").write_text(script(build_server_parser(), "zsh", "p2p-server"))
+    terminal = Terminal(home, "zsh")
+    try:
+        assert terminal.complete("p2p-server --relay-r") == "p2p-server --relay-rate"
+    finally:
+        terminal.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from p2p.core.errors import ExitCode
 from p2p.io.man import EXIT_STATUS, P2P, P2P_SERVER, About, of_program, page
 from p2p.peer import build_parser
+from p2p.server import build_parser as build_server_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = (P2P.name, P2P_SERVER.name)
@@ -59,11 +61,31 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
     return found - {"-h", "--help"}
 
 
-def test_every_option_is_there():
-    shown = rendered(of_program("p2p", build_parser()))[0]
-    options = options_of(build_parser())
-    assert len(options) > 20
+PARSERS = {P2P.name: build_parser, P2P_SERVER.name: build_server_parser}
+
+
+def helps_of(parser: argparse.ArgumentParser) -> set[str]:
+    """What --help says of each option and word, on one line."""
+    found: set[str] = set()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found = found.union(*map(helps_of, action.choices.values()))
+        elif action.help and action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+            found.add(" ".join(parser._get_formatter()._expand_help(action).split()))
+    return found
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_page_says_what_help_says(name):
+    """In both directions: every option, word for word, and no option that is none."""
+    shown = rendered(of_program(name, build_parser()))[0]
+    options = options_of(PARSERS[name]())
+    assert len(options) > 10
     assert [option for option in options if option not in shown] == []
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", shown))
+    assert named <= options | options_of(build_parser())
+    words = re.sub(r"[\s\u2010-]+", "", shown)
+    assert [text for text in helps_of(PARSERS[name]()) if re.sub(r"[\s-]+", "", text) not in words] == []
 
 
 def test_an_option_of_several_commands_is_there_once():
