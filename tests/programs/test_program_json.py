@@ -14,6 +14,11 @@ import pytest
 from harness import ROOT, Program, Stage, make_file, stage
 from jsonschema import Draft202012Validator
 
+from p2p.core.address import Address
+from p2p.core.contacts.exchange import Why
+from p2p.core.peer import events
+from p2p.io.event_lines import EventLines
+
 SCHEMA = json.loads((ROOT / "docs" / "events.schema.json").read_text())
 
 
@@ -92,3 +97,24 @@ def test_the_documentation_has_every_event() -> None:
     names = {kind["properties"]["event"]["const"] for kind in SCHEMA["oneOf"]}
     told = set(re.findall(r"`(\w+)`", (ROOT / "docs" / "json.md").read_text()))
     assert names <= told
+
+
+# Those that need a failing network, or time; the others are seen above as the programs print them.
+RARE: list[events.PeerEvent] = [
+    events.ServerSilent(3.0, True, False),
+    events.ServerAnswering(),
+    events.SeatTaken(),
+    events.PeerGone(),
+    events.PeerSilent(5.0),
+    events.CodeRejected(1, 3),
+    events.PathMoved(Address("192.0.2.1", 4000)),
+    events.ContactRemembered(bytes(32)),
+    *(events.ContactNotRemembered(why, by_peer=True) for why in Why),
+]
+
+
+@pytest.mark.parametrize("event", RARE, ids=lambda event: type(event).__name__)
+def test_the_rare_ones_fit_too(event: events.PeerEvent, capsys: pytest.CaptureFixture[str]) -> None:
+    EventLines(lambda _: ("", None)).write(event)
+    shown = json.loads(capsys.readouterr().out)
+    assert [error.message for error in Draft202012Validator(SCHEMA).iter_errors(shown)] == []
