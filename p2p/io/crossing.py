@@ -30,7 +30,7 @@ from p2p.io.taking import TakingEnd
 CONFIRM_PATIENCE = 20.0  # seconds a receiver that has everything looks for a sender that may not know it
 REPLACED = Failure(ExitCode.INTERRUPTED, "the other side was found in another way")
 PAUSE = 1.0  # seconds between two attempts of which the first found no way
-END_OF_OUTPUT = Failure(ExitCode.STORAGE, "Stopped, because its events can no longer be written")
+END_OF_OUTPUT = Failure(ExitCode.STORAGE, "Stopped, because the events can no longer be written to standard output")
 # Ends of an attempt to find the other side again after which the next may find it.
 _AGAIN = (ExitCode.NO_PEER, ExitCode.NO_PATH, ExitCode.WRONG_CODE, ExitCode.USAGE)
 
