@@ -27,7 +27,7 @@ from p2p.io.receiving import ReceivingEnd
 from p2p.io.sending import SendingEnd
 from p2p.io.walk import Exclude
 
-pytestmark = pytest.mark.netlab  # needs root, for the mount
+pytestmark = pytest.mark.netlab(needs="root")
 
 SIZE = 64 * 2**20
 

@@ -237,9 +237,10 @@ def test_a_source_that_shrinks_is_told_to_both(programs: Stage, tmp_path: Path) 
     os.truncate(tmp_path / "file", 1000)
     assert (sender.finish(), receiver.finish()) == (8, 8), sender.err + receiver.err
     for side in (sender, receiver):
-        assert "became shorter while it was being sent" in one_sentence(side)
+        assert "became shorter while it was being sent" in side.err
         assert side.event("problem")["code"] == 8
-    assert not out.exists() or list(out.iterdir()) == []
+    assert "The same two commands again send only what is missing" in one_sentence(receiver)
+    assert left_over(out) == [path.name for path in out.iterdir()]
 
 
 def test_a_source_that_vanishes_is_told_to_both(programs: Stage, tmp_path: Path, big: Path) -> None:
@@ -252,8 +253,9 @@ def test_a_source_that_vanishes_is_told_to_both(programs: Stage, tmp_path: Path,
     ends = sender.finish(), receiver.finish()
     assert ends[0] == ends[1] == 9, sender.err + receiver.err
     for side in (sender, receiver):
-        assert "second" in one_sentence(side)
+        assert "second: was removed before it was sent" in side.err
         assert side.event("done")["problems"] == 1
+    assert "The same two commands again send only what is missing" in one_sentence(receiver)
     assert [path.name for path in out.iterdir()] == ["big"]
 
 
