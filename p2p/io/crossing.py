@@ -240,6 +240,9 @@ class Crossing:
         before, running, peer = self._peer, self._running, attempt.peer
         assert before is not None
         assert running is not None
+        if self.code is not None or self.failure is not None:
+            peer.fail(REPLACED, "it has ended", now)
+            return
         self._rejoin = before.way_back or self._rejoin
         self._next, self._friend, self._remembering = attempt, peer.friend, self._visiting
         self._attend(peer)

@@ -14,7 +14,7 @@ from harness import CODE, Program, Stage, hash_of, make_file, stage
 
 from netlab.events import BlackholeOff, BlackholeOn, Rebind
 from netlab.lab import Lab
-from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM
+from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM, SYMMETRIC
 from netlab.topology import two_nats
 
 SIZE = 40_000_000  # bytes
@@ -168,3 +168,18 @@ def test_a_pipe_ends_as_soon_as_the_other_side_is_known_to_be_started_again(netl
         assert (sender.finish(GUARD), again.finish(GUARD)) == (7, 7), sender.err + again.err
         assert "pipe" in sender.event("failed")["message"]
         assert "pipe" in again.event("failed")["message"]
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_killed_and_started_again_where_the_server_forwards(netlab, tmp_path: Path, victim: str) -> None:
+    """The seat of the first meeting is in use for that; who comes back gets his own when its lease has run out."""
+    lab = netlab(two_nats(SYMMETRIC, SYMMETRIC))
+    with stage(lab.host("server").popen, lab.host("server").address) as programs:
+        pair = Pair(lab, programs, tmp_path)
+        sender, receiver = pair.send(), pair.recv()
+        far_enough(receiver)
+        assert receiver.event("path")["kind"] == "relay"
+        killed, survivor = (sender, receiver) if victim == "sender" else (receiver, sender)
+        killed.kill()
+        pair.assert_went_on(survivor, pair.send() if victim == "sender" else pair.recv())
