@@ -12,11 +12,11 @@ from typing import Final, Protocol, assert_never
 from p2p.core.errors import CallerError
 from p2p.core.peer.peer import Peer
 from p2p.core.transfer.entries import File, Kind
-from p2p.core.transfer.events import Read, ReadPipe, ReadWhole, WantEntries
+from p2p.core.transfer.events import Read, ReadPipe, ReadWhole, Unreadable, WantEntries
 from p2p.core.transfer.limits import MAX_PIECES, MAX_ROOTS
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.names import portable_component
-from p2p.core.transfer.sender import TransferSender, Unreadable
+from p2p.core.transfer.sender import TransferSender
 from p2p.io.counting import CLOSE_PATIENCE, Count, Counter
 from p2p.io.pipes import PipeData, PipeError, PipeReader
 from p2p.io.sources import Named, PathLike, Readable, SourceError, Text, look_up

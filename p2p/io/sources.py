@@ -13,10 +13,10 @@ from p2p.core.datagram import Buffer
 from p2p.core.errors import ExitCode, Failure, P2PError
 from p2p.core.text import escape
 from p2p.core.transfer.entries import Kind
+from p2p.core.transfer.events import Unreadable
 from p2p.core.transfer.limits import MAX_HOLE
 from p2p.core.transfer.messages import Root
 from p2p.core.transfer.names import numbered, portable_component
-from p2p.core.transfer.sender import Unreadable
 from p2p.io.sparse import is_sparse, next_data, next_hole
 
 PathLike = str | os.PathLike[str]

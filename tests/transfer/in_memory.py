@@ -25,6 +25,7 @@ from p2p.core.transfer.events import (
     Read,
     ReadPipe,
     ReadWhole,
+    Unreadable,
     Wanted,
     WantEntries,
     Whole,
@@ -33,7 +34,7 @@ from p2p.core.transfer.events import (
 from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS
 from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, DATA_HEADER, PIECE, TOKEN, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.receiver import TransferReceiver
-from p2p.core.transfer.sender import TransferSender, Unreadable
+from p2p.core.transfer.sender import TransferSender
 
 CHANGED = Unreadable(ExitCode.INTEGRITY, "it changed while it was read")
 

@@ -64,8 +64,6 @@ from p2p.core.transfer.totals import GrowingTotals
 from p2p.core.transfer.wishes import Wishes
 from p2p.core.transfer.worst import Missing
 
-__all__ = ["TransferSender", "Unreadable"]
-
 
 class TransferSender:
     """Offers, waits for the yes, walks and hands out contents in order, waits for the verified end.
