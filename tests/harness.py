@@ -89,7 +89,7 @@ class Program:
     def wait_for_events(self, name: str, count: int = 1, guard: float = GUARD) -> None:
         """Waits until --json printed so many of them."""
         words = f'"event": "{name}"'
-        self.wait_until(lambda: self.out.count(words) >= count or None, f"{count} events {name}", guard)
+        self.wait_until(lambda: self.out.rpartition("\n")[0].count(words) >= count or None, f"{count} events {name}", guard)
 
     def wait_until(self, look: Callable[[], Found | None], what: str, guard: float = GUARD) -> Found:
         """What `look` finds on the screens, at which it looks whenever they show more. `what`: in words."""
@@ -137,7 +137,8 @@ class Program:
         return [json.loads(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
 
     def event(self, name: str) -> dict[str, Any]:
-        return next(event for event in self.events if event["event"] == name)
+        """The first of them; waits for it."""
+        return self.wait_until(lambda: next(iter(self.events_named(name)), None), f"event {name}", GUARD)
 
     def events_named(self, name: str) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == name]

@@ -73,7 +73,7 @@ class TakingEnd:
         if self.machine.is_finished:
             return (
                 "The same two commands again send only what is missing, once it can be read and stored; "
-                "recv --discard forgets that"
+                f"{option('recv --discard')} forgets that"
             )
         return (
             f"What has arrived stays in {escape(self._end.destination.path)}: the same two commands go on with it, "

@@ -61,8 +61,9 @@ def test_empty_files_are_on_their_way_until_the_last_one(capsys: pytest.CaptureF
     for second in range(31):
         screen.tick(Progress(0, 0, min(second * 10, 250), 0, 300, True, "tree/a"), (0, 0), float(second))
     assert capsys.readouterr().err.splitlines() == [
-        "  33 %, 100 of 300 files",
-        "  66 %, 200 of 300 files",
+        "  3 %, 10 of 300 files",
+        "  36 %, 110 of 300 files",
+        "  70 %, 210 of 300 files",
         "Everything is across; waiting until it is safe on this machine's disk ...",
     ]
 
@@ -106,9 +107,9 @@ def test_a_hole_neither_counts_as_fast_nor_as_left(capsys: pytest.CaptureFixture
     for holes in (1, 30_000_000):
         screen = screen_of()
         screen.handle_event(events.TransferStarted(goes_on=False), 0.0)
-        for second in range(11):
+        for second in range(12):
             screen.tick(progress(second * 500_000 + holes, holes=holes), (0, 0), float(second))
-        assert ", 500 kB/s, 10 s left" in capsys.readouterr().err
+        assert ", 500 kB/s, 9 s left" in capsys.readouterr().err
     done = events.Done(bytes(32), ExitCode.DONE, 0)
     screen.handle_event(done, 10.0, progress(40_000_000, holes=30_000_000))
     assert "Sent 10 MB in 10.0 s (1 MB/s); verified by the other side. 30 MB are holes, which do not cross." in (

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from storing import Store, announce, begin, entry, finish, in_pieces, names, problems, whole
 
+from p2p.core.calling import spoken
 from p2p.core.errors import ExitCode
 from p2p.core.transfer.events import Announced, Whole
 from p2p.core.transfer.names import is_temporary
@@ -321,7 +322,7 @@ def test_a_directory_that_may_not_be_written(public_path: Path, as_nobody: Calla
     inbox.mkdir(mode=0o555)
     script = "from p2p.io.destination import Destination; import sys; Destination(sys.argv[1])"
     stderr = as_nobody(script, inbox)
-    assert f"in {inbox}: this user may not write there; choose another folder with --out" in stderr
+    assert f"in {inbox}: this user may not write there; choose another folder with --out" in spoken(stderr)
     assert list(inbox.iterdir()) == []
 
 
