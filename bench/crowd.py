@@ -40,7 +40,7 @@ from p2p.core.rendezvous.messages import (
 )
 from p2p.core.rendezvous.timing import JOIN_INTERVAL, RETRY_FIRST, RETRY_MAX
 from p2p.core.role import Role
-from p2p.io.udp import SO_RCVBUFFORCE
+from p2p.io.net.udp import SO_RCVBUFFORCE
 
 IP_PKTINFO = 8  # linux/in.h
 PKTINFO = struct.Struct("=I4s4s")  # ifindex, source, unused

@@ -19,7 +19,7 @@ from bench.rows import Group, Row, Sample
 from bench.world import Net, World
 from netlab.node import Node
 from p2p.core.rendezvous.server_events import Limits
-from p2p.io.server_log import LINES_AT_ONCE, LINES_PER_SECOND
+from p2p.io.server.log import LINES_AT_ONCE, LINES_PER_SECOND
 
 HOST, PORT = "127.0.0.1", 8080
 SERVER_CORE, OTHER_CORE = 0, 1

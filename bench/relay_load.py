@@ -24,7 +24,7 @@ from p2p.core.rendezvous import events
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import RelayState
 from p2p.core.role import Role
-from p2p.io.udp import UdpSocket
+from p2p.io.net.udp import UdpSocket
 
 DATAGRAM = 1472  # bytes of payload: Ethernet's MTU
 LOSS_FREE = 0.001

@@ -23,10 +23,10 @@ from p2p.core.peer.peer import Peer
 from p2p.core.transfer.events import Aborted, Finished, Offered, Wanted
 from p2p.core.transfer.limits import MAX_PIECES
 from p2p.core.transfer.messages import PIECE
-from p2p.io.receiving import ReceivingEnd
-from p2p.io.sending import SendingEnd
-from p2p.io.taken import Policy
-from p2p.io.walk import Exclude
+from p2p.io.receiving.end import ReceivingEnd
+from p2p.io.receiving.taken import Policy
+from p2p.io.sending.end import SendingEnd
+from p2p.io.sending.walk import Exclude
 
 Result = TypeVar("Result")
 

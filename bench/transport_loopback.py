@@ -20,7 +20,7 @@ from p2p.core.datagram import Transmit
 from p2p.core.transport.connection import MAX_RECORD, Connection, ConnectionKeys
 from p2p.core.transport.events import Closed, IdleTimedOut
 from p2p.io.memory import keep_freed_memory
-from p2p.io.udp import SOCKET_BUFFER, SendResult, UdpSocket
+from p2p.io.net.udp import SOCKET_BUFFER, SendResult, UdpSocket
 
 
 def keys(*order: int) -> ConnectionKeys:

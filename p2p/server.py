@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from functools import partial
 
 from p2p.core.rendezvous.relay import RelayLimits
-from p2p.io.server_bind import everywhere
-from p2p.io.server_log import EventLog
-from p2p.io.server_loop import ServerLoop, stop_signals
+from p2p.io.server.bind import everywhere
+from p2p.io.server.log import EventLog
+from p2p.io.server.loop import ServerLoop, stop_signals
 
 PROGRAM = "python -m p2p.server"
 DEFAULT_PORT = 8080

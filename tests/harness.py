@@ -89,7 +89,8 @@ class Program:
     def wait_for_events(self, name: str, count: int = 1, guard: float = GUARD) -> None:
         """Waits until --json printed so many of them."""
         words = f'"event": "{name}"'
-        self.wait_until(lambda: self.out.rpartition("\n")[0].count(words) >= count or None, f"{count} events {name}", guard)
+        what = f"{count} events {name}"
+        self.wait_until(lambda: self.out.rpartition("\n")[0].count(words) >= count or None, what, guard)
 
     def wait_until(self, look: Callable[[], Found | None], what: str, guard: float = GUARD) -> Found:
         """What `look` finds on the screens, at which it looks whenever they show more. `what`: in words."""

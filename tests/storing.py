@@ -9,9 +9,9 @@ from pathlib import Path
 
 from p2p.core.transfer.entries import File
 from p2p.core.transfer.events import Announced, Whole
-from p2p.io.destination import Destination
-from p2p.io.jobs import Finish, Outcome, Problem, Stored
-from p2p.io.parts import Part
+from p2p.io.receiving.destination import Destination
+from p2p.io.receiving.jobs import Finish, Outcome, Problem, Stored
+from p2p.io.receiving.parts import Part
 
 NUMBERS = count(1000)
 

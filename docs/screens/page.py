@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from docs.screens.stage import Shot
-from p2p.io.words import wrapped
+from p2p.io.terminal.words import wrapped
 
 HEADER = """\
 # Both screens

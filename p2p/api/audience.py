@@ -14,8 +14,8 @@ from p2p.core.peer import events
 from p2p.core.transfer import events as transfer
 from p2p.core.transfer import messages
 from p2p.core.transport.events import Stats
-from p2p.io.status_line import Rate
-from p2p.io.summary import is_passed_on
+from p2p.io.terminal.status_line import Rate
+from p2p.io.terminal.summary import is_passed_on
 
 OnCode = Callable[[str], object]
 OnEvent = Callable[[Event], object]

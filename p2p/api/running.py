@@ -24,13 +24,13 @@ from p2p.io.attempts import Settings, Wish
 from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
 from p2p.io.ends import SAID_NO
-from p2p.io.journal import Journals
-from p2p.io.outlets import WriteSome
+from p2p.io.net.resolve import resolve, resolve_stun
 from p2p.io.plan import Plan
-from p2p.io.resolve import resolve, resolve_stun
-from p2p.io.sending import COUNT_PATIENCE, SendingEnd
-from p2p.io.sources import FileError
-from p2p.io.taking import TakingEnd
+from p2p.io.receiving.journal import Journals
+from p2p.io.receiving.outlets import WriteSome
+from p2p.io.receiving.taking import TakingEnd
+from p2p.io.sending.end import COUNT_PATIENCE, SendingEnd
+from p2p.io.sending.sources import FileError
 from p2p.io.waiting import wait
 
 OpenSource = Callable[[selectors.BaseSelector], SendingEnd]

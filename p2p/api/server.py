@@ -12,9 +12,9 @@ from typing import Self
 
 from p2p.core.address import Address
 from p2p.core.rendezvous.relay import RelayLimits
-from p2p.io.server_bind import everywhere
-from p2p.io.server_log import EventLog
-from p2p.io.server_loop import ServerLoop
+from p2p.io.server.bind import everywhere
+from p2p.io.server.log import EventLog
+from p2p.io.server.loop import ServerLoop
 
 DEFAULT_PORT = 8080
 WILDCARDS = ("0.0.0.0", "::")

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Protocol
 
-from p2p.io.pipes import PipeData, PipeError, PipeReader
+from p2p.io.sending.pipes import PipeData, PipeError, PipeReader
 
 OnError = Callable[[Exception], None]
 

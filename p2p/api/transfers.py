@@ -27,11 +27,12 @@ from p2p.core.role import Role
 from p2p.core.session.codes import generate_code, normalise_secret, split_code
 from p2p.core.transfer.limits import MAX_TEXT
 from p2p.core.transport.idle import IDLE_TIMEOUT, MIN_IDLE_TIMEOUT
-from p2p.io import resolve, state
+from p2p.io import state
+from p2p.io.net import resolve
 from p2p.io.plan import Plan
 from p2p.io.remembering import Remembering
-from p2p.io.sending import SendingEnd
-from p2p.io.visits import Exclude
+from p2p.io.sending.end import SendingEnd
+from p2p.io.sending.visits import Exclude
 
 RECONNECT = 15 * 60.0  # seconds; a laptop that is carried from one place to the next
 

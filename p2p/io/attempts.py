@@ -23,14 +23,14 @@ from p2p.core.peer.rejoin import Rejoin
 from p2p.core.role import Role
 from p2p.core.transport.idle import IDLE_TIMEOUT, KEEPALIVE_INTERVAL
 from p2p.io.ends import End
-from p2p.io.interfaces import local_addresses
 from p2p.io.interrupts import Stop
 from p2p.io.loop import Beside, PeerLoop
-from p2p.io.multicast import MulticastGroups
-from p2p.io.sockets import UdpSockets
-from p2p.io.surroundings import Surroundings
-from p2p.io.tcp import TcpHub
-from p2p.io.udp import UdpSocket
+from p2p.io.net.interfaces import local_addresses
+from p2p.io.net.multicast import MulticastGroups
+from p2p.io.net.sockets import UdpSockets
+from p2p.io.net.surroundings import Surroundings
+from p2p.io.net.tcp import TcpHub
+from p2p.io.net.udp import UdpSocket
 
 LOOPBACK = Address("127.0.0.1", 0)
 # Seconds of silence on a path whose network we left: it is dead. A keep-alive has gone out by then, and the other side

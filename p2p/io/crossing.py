@@ -20,12 +20,12 @@ from p2p.core.transport.events import Stats
 from p2p.io.attempts import Attempt, Settings, Wish
 from p2p.io.ends import NoEnd
 from p2p.io.interrupts import Stop
-from p2p.io.pipes import PipeError
+from p2p.io.receiving.taking import TakingEnd
 from p2p.io.remembering import Remembering
 from p2p.io.reunion import OnEvent, Reunion
-from p2p.io.sending import SendingEnd
-from p2p.io.sources import SourceError
-from p2p.io.taking import TakingEnd
+from p2p.io.sending.end import SendingEnd
+from p2p.io.sending.pipes import PipeError
+from p2p.io.sending.sources import SourceError
 
 CONFIRM_PATIENCE = 20.0  # seconds a receiver that has everything looks for a sender that may not know it
 REPLACED = Failure(ExitCode.INTERRUPTED, "the other side was found in another way")

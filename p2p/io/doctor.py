@@ -17,13 +17,13 @@ from p2p.core.doctor.doctor import LIFETIME_SOCKETS, MAPPED_SOCKET, SOCKETS, Doc
 from p2p.core.doctor.facts import Facts, Interface, Network
 from p2p.core.errors import ExitCode
 from p2p.core.transport.lan import Close, Connect
-from p2p.io.doctor_screen import DoctorScreen
-from p2p.io.interfaces import machine_addresses, source_address
-from p2p.io.port_mapper import SOMEWHERE, PortMapper, find_router
-from p2p.io.resolve import resolve, resolve_stun
-from p2p.io.sockets import UdpSockets
-from p2p.io.tcp import TcpHub
-from p2p.io.udp import UdpSocket
+from p2p.io.net.interfaces import machine_addresses, source_address
+from p2p.io.net.port_mapper import SOMEWHERE, PortMapper, find_router
+from p2p.io.net.resolve import resolve, resolve_stun
+from p2p.io.net.sockets import UdpSockets
+from p2p.io.net.tcp import TcpHub
+from p2p.io.net.udp import UdpSocket
+from p2p.io.terminal.doctor_screen import DoctorScreen
 
 LEASE = 120  # seconds: what a killed run leaves open on the router is closed soon
 RESOLVER_PATIENCE = 5.0  # seconds for the addresses of the servers

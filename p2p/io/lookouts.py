@@ -7,7 +7,7 @@ import selectors
 import time
 
 from p2p.core.peer.lookout import Lookouts
-from p2p.io.udp import UdpSocket
+from p2p.io.net.udp import UdpSocket
 
 BUFFER = 64 * 1024  # bytes; a few datagrams a second
 

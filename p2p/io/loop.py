@@ -18,11 +18,11 @@ from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
 from p2p.io.interrupts import Stop
-from p2p.io.multicast import MulticastGroups
-from p2p.io.sockets import UdpSockets
-from p2p.io.surroundings import Surroundings
-from p2p.io.tcp import TcpHub
-from p2p.io.udp import SendResult
+from p2p.io.net.multicast import MulticastGroups
+from p2p.io.net.sockets import UdpSockets
+from p2p.io.net.surroundings import Surroundings
+from p2p.io.net.tcp import TcpHub
+from p2p.io.net.udp import SendResult
 
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again

@@ -12,7 +12,7 @@ from p2p.core.role import Role
 from p2p.core.session.codes import generate_nameplate, normalise_secret
 from p2p.core.text import escape
 from p2p.io.remembering import Remembering
-from p2p.io.words import UNNAMED
+from p2p.io.terminal.words import UNNAMED
 
 OFFER_NAMES = 2
 LOCAL_ATTEMPT = 3  # attempts that a nameplate without a server counts as: four digits, for nobody says which are taken

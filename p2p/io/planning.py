@@ -17,7 +17,7 @@ from p2p.core.text import escape
 from p2p.core.transfer.limits import MAX_TEXT
 from p2p.io.plan import OFFER_NAMES, PIPE, Plan
 from p2p.io.remembering import Remembering
-from p2p.io.words import UNNAMED
+from p2p.io.terminal.words import UNNAMED
 
 
 def make_plan(options: argparse.Namespace) -> Plan:

@@ -29,20 +29,20 @@ from p2p.io.contacts import ContactsError
 from p2p.io.crossing import Crossing
 from p2p.io.ends import SAID_NO
 from p2p.io.interrupts import Interrupts
-from p2p.io.journal import JournalInUse, Journals
 from p2p.io.memory import keep_freed_memory
-from p2p.io.pipes import CommandReader, PipeError
+from p2p.io.net.resolve import resolve, resolve_stun
 from p2p.io.plan import PIPE, Plan
 from p2p.io.planning import make_plan
-from p2p.io.preview import preview
-from p2p.io.question import Question
-from p2p.io.resolve import resolve, resolve_stun
-from p2p.io.screen import Screen
-from p2p.io.sending import COUNT_PATIENCE, SendingEnd
-from p2p.io.sources import SourceError
-from p2p.io.summary import Repaired
-from p2p.io.taking import TakingEnd
-from p2p.io.visits import Exclude
+from p2p.io.receiving.journal import JournalInUse, Journals
+from p2p.io.receiving.taking import TakingEnd
+from p2p.io.sending.end import COUNT_PATIENCE, SendingEnd
+from p2p.io.sending.pipes import CommandReader, PipeError
+from p2p.io.sending.preview import preview
+from p2p.io.sending.sources import SourceError
+from p2p.io.sending.visits import Exclude
+from p2p.io.terminal.question import Question
+from p2p.io.terminal.screen import Screen
+from p2p.io.terminal.summary import Repaired
 from p2p.io.waiting import STRANGER_PAUSE, ends_the_wait, is_of_a_stranger, wait
 
 TELLING_PATIENCE = 10.0  # seconds in which we tell the other side, if it is there, that our folder takes no files

@@ -17,7 +17,7 @@ from platformdirs import user_state_path
 from p2p.core.errors import P2PError
 from p2p.core.text import escape
 from p2p.core.transfer.messages import TOKEN
-from p2p.io.naming import rename_exclusively
+from p2p.io.receiving.naming import rename_exclusively
 
 KEY: Final = 32  # bytes of the machine's own key: of BLAKE3 in keyed mode
 KEY_NAME: Final = "key"

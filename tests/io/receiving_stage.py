@@ -13,8 +13,8 @@ from p2p.core.peer.peer import Peer
 from p2p.core.transfer import events
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
-from p2p.io.receiving import ReceivingEnd
-from p2p.io.sending import SendingEnd
+from p2p.io.receiving.end import ReceivingEnd
+from p2p.io.sending.end import SendingEnd
 
 GUARD = 30.0  # seconds after which a thread that says nothing fails the test
 

@@ -19,7 +19,7 @@ from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, Offer
 from p2p.core.transfer.names import stays_inside
 from p2p.core.transfer.receiver import TransferReceiver
 from p2p.core.transfer.sender import TransferSender
-from p2p.io.sending import SendingEnd
+from p2p.io.sending.end import SendingEnd
 
 GUARD = 30.0  # seconds after which a thread that says nothing fails the test
 Described = dict[str, object]  # what lies at each path

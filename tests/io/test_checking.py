@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from p2p.core.transfer.limits import MAX_PIECES
 from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, PIECE
-from p2p.io.checking import READ, Checker, Digests, Stopped, digest_of
+from p2p.io.receiving.checking import READ, Checker, Digests, Stopped, digest_of
 
 PATIENCE = 30.0  # seconds until a hang is called one
 

@@ -12,10 +12,10 @@ import pytest
 
 from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Skipped, Symlink
 from p2p.core.transfer.messages import Totals
-from p2p.io import counting, walk
-from p2p.io.counting import Count, Counter
-from p2p.io.sources import look_up
-from p2p.io.walk import Exclude, Walk
+from p2p.io.sending import counting, walk
+from p2p.io.sending.counting import Count, Counter
+from p2p.io.sending.sources import look_up
+from p2p.io.sending.walk import Exclude, Walk
 
 GUARD = 30.0  # seconds
 

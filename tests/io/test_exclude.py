@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from walking import entries, make_tree, told
 
 from p2p.core.errors import CallerError
-from p2p.io.walk import Exclude
+from p2p.io.sending.walk import Exclude
 
 
 @pytest.fixture

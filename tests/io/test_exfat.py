@@ -21,11 +21,11 @@ from p2p.core.errors import ExitCode
 from p2p.core.transfer import events
 from p2p.core.transfer.messages import CHUNK
 from p2p.core.transfer.names import is_temporary
-from p2p.io.destination import Policy
-from p2p.io.journal import Journals
-from p2p.io.receiving import ReceivingEnd
-from p2p.io.sending import SendingEnd
-from p2p.io.walk import Exclude
+from p2p.io.receiving.destination import Policy
+from p2p.io.receiving.end import ReceivingEnd
+from p2p.io.receiving.journal import Journals
+from p2p.io.sending.end import SendingEnd
+from p2p.io.sending.walk import Exclude
 
 pytestmark = pytest.mark.netlab(needs="root")
 

@@ -40,9 +40,9 @@ from p2p.core.transfer.messages import (
     WholeFiles,
 )
 from p2p.core.transfer.names import is_temporary
-from p2p.io import jobs
-from p2p.io.destination import Destination, Policy
-from p2p.io.receiving import ReceivingEnd
+from p2p.io.receiving import jobs
+from p2p.io.receiving.destination import Destination, Policy
+from p2p.io.receiving.end import ReceivingEnd
 
 WHOLE, HALF, MINE = b"whole", b"half", b"mine"
 GOOD = ["a", "b", "A", "l", "e", "c.txt"]
@@ -278,7 +278,7 @@ def test_a_billion_entries_are_announced(tmp_path: Path) -> None:
 
 
 def test_more_links_than_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("p2p.io.links.MAX_LINKED", 10)
+    monkeypatch.setattr("p2p.io.receiving.links.MAX_LINKED", 10)
     with Destination(tmp_path) as destination:
         destination.carry_out([events.Announced(0, None, "x", File("x", 0o644, 0, 5, is_linked=True))])
         links: list[jobs.Job] = [

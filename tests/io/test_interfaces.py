@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.core.address import Address
-from p2p.io import interfaces
-from p2p.io.interfaces import (
+from p2p.io.net import interfaces
+from p2p.io.net.interfaces import (
     MAX_ADDRESSES,
     MAX_LINK_LOCAL,
     WATCH_INTERVAL,

@@ -17,11 +17,11 @@ from p2p.core.transfer.entries import File, Folder
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, Whole
 from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST
 from p2p.core.transfer.names import is_temporary
-from p2p.io.checking import Checker, Digests
-from p2p.io.destination import Destination, Policy
-from p2p.io.jobs import Finish, LookedUp, Stored
-from p2p.io.journal import Journals
-from p2p.io.parts import Found
+from p2p.io.receiving.checking import Checker, Digests
+from p2p.io.receiving.destination import Destination, Policy
+from p2p.io.receiving.jobs import Finish, LookedUp, Stored
+from p2p.io.receiving.journal import Journals
+from p2p.io.receiving.parts import Found
 
 TOKEN = bytes(16)
 KILLED = """
@@ -29,10 +29,11 @@ import os, sys
 from pathlib import Path
 from p2p.core.transfer.entries import File, Folder
 from p2p.core.transfer.events import Announced, MakeFolder, Whole
-from p2p.io import carrying, final_names
-from p2p.io.destination import Destination
-from p2p.io.jobs import Finish
-from p2p.io.journal import Journals
+from p2p.io.receiving import carrying
+from p2p.io.receiving import final_names
+from p2p.io.receiving.destination import Destination
+from p2p.io.receiving.jobs import Finish
+from p2p.io.receiving.journal import Journals
 
 inbox, when = Path(sys.argv[1]), sys.argv[3]
 journal = Journals(Path(sys.argv[2])).begin(bytes(16), inbox)
@@ -137,10 +138,10 @@ from pathlib import Path
 from p2p.core.transfer.entries import File
 from p2p.core.transfer.events import Announced
 from p2p.core.transfer.messages import CHUNK
-from p2p.io import final_names
-from p2p.io.destination import Destination
-from p2p.io.jobs import Finish
-from p2p.io.journal import Journals
+from p2p.io.receiving import final_names
+from p2p.io.receiving.destination import Destination
+from p2p.io.receiving.jobs import Finish
+from p2p.io.receiving.journal import Journals
 
 inbox, when = Path(sys.argv[1]), sys.argv[3]
 journals = Journals(Path(sys.argv[2]))

@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p2p.core.transfer.names import temporary_name
-from p2p.io import journal_file, journal_rows
-from p2p.io.journal import MAX_AGE, MAX_JOURNALS, Journal, JournalInUse, Journals, Node, Row
+from p2p.io.receiving import journal_file, journal_rows
+from p2p.io.receiving.journal import MAX_AGE, MAX_JOURNALS, Journal, JournalInUse, Journals, Node, Row
 
 TOKEN = bytes(range(16))
 KILLS = 100
@@ -399,7 +399,7 @@ def test_what_was_said_to_be_remembered_is_there_whenever_it_is_killed(state: Pa
 def test_what_is_named_has_been_brought_to_the_disk_before(state: Path, out: Path, tmp_path: Path) -> None:
     program = f"""
 import os, pathlib
-from p2p.io.journal import Journals, Row
+from p2p.io.receiving.journal import Journals, Row
 out = pathlib.Path({str(out)!r})
 journal = Journals(pathlib.Path({str(state)!r})).begin(bytes(16), out)
 for number in range(5):
@@ -618,7 +618,7 @@ ON_A_FULL_DISK = """
 import os, sys
 from pathlib import Path
 from p2p.core.transfer.names import temporary_name
-from p2p.io.journal import Journals
+from p2p.io.receiving.journal import Journals
 
 disk, is_killed = Path(sys.argv[1]), sys.argv[2] == "killed"
 state, out, part = disk / "state", disk / "out", temporary_name(bytes(8))

@@ -9,7 +9,7 @@ import selectors
 import socket
 from collections.abc import Iterator
 
-from p2p.io.listener import REST, Listener
+from p2p.io.net.listener import REST, Listener
 
 PATIENCE = 20.0
 

@@ -10,9 +10,9 @@ import pytest
 
 from p2p.core.address import Address
 from p2p.core.discovery.messages import GROUP_V4
-from p2p.io import multicast
-from p2p.io.interfaces import WATCH_INTERVAL, LocalAddress
-from p2p.io.multicast import MAX_INTERFACES, Membership, MulticastGroups, memberships
+from p2p.io.net import multicast
+from p2p.io.net.interfaces import WATCH_INTERVAL, LocalAddress
+from p2p.io.net.multicast import MAX_INTERFACES, Membership, MulticastGroups, memberships
 
 LOOPBACK = [LocalAddress("127.0.0.1", "lo", 1, 8), LocalAddress("::1", "lo", 1, 128)]
 CABLE = LocalAddress("192.168.1.7", "eth0", 2, 24)

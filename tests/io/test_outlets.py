@@ -25,8 +25,8 @@ from p2p.core.transfer.entries import File, Folder, Kind, Leave
 from p2p.core.transfer.limits import MAX_TEXT
 from p2p.core.transfer.messages import DATA_HEADER, PIECE, Data, Entries, Offer, OfferKind, Root, Totals
 from p2p.core.transfer.sender import TransferSender
-from p2p.io.outlets import MAX_PIECES, MAX_UNWRITTEN, StdoutEnd, TextEnd, printable
-from p2p.io.pipes import PipeError, PipeReader
+from p2p.io.receiving.outlets import MAX_PIECES, MAX_UNWRITTEN, StdoutEnd, TextEnd, printable
+from p2p.io.sending.pipes import PipeError, PipeReader
 
 GUARD = 20.0  # seconds
 

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from p2p.core.errors import CallerError, ExitCode
 from p2p.core.transfer.messages import CHUNK
-from p2p.io.pipes import CommandReader, PipeError, PipeReader, how_it_ended
+from p2p.io.sending.pipes import CommandReader, PipeError, PipeReader, how_it_ended
 
 GUARD = 20.0  # seconds
 

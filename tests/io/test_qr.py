@@ -9,7 +9,7 @@ import pty
 import pytest
 import segno
 
-from p2p.io.qr import MAX_WIDTH, QUIET_ZONE, lines, lines_for
+from p2p.io.terminal.qr import MAX_WIDTH, QUIET_ZONE, lines, lines_for
 
 COMMAND = "python -m p2p.peer recv 1234-correct-horse --server rendezvous.example.org:8080"
 DARK = {" ": (0, 0), "▀": (1, 0), "▄": (0, 1), "█": (1, 1)}

@@ -10,8 +10,8 @@ import pytest
 
 from p2p.core.address import Address
 from p2p.core.errors import CallerError
-from p2p.io import resolve as module
-from p2p.io.resolve import DEFAULT_PORT, parse, resolve
+from p2p.io.net import resolve as module
+from p2p.io.net.resolve import DEFAULT_PORT, parse, resolve
 
 V4, V6 = Address("127.0.0.1", 9), Address("::1", 9)
 

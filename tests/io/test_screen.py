@@ -11,8 +11,8 @@ from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.events import Progress
 from p2p.core.transfer.limits import MAX_ROOTS
 from p2p.core.transfer.messages import Offer, OfferKind, Root, Totals
-from p2p.io.screen import Screen
-from p2p.io.walk import Renamed
+from p2p.io.sending.walk import Renamed
+from p2p.io.terminal.screen import Screen
 
 CHUNK = 100_000
 

@@ -22,11 +22,11 @@ from p2p.core.transfer import events
 from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.limits import MAX_HOLE, MAX_ROOTS, MAX_TEXT
 from p2p.core.transfer.messages import CHUNK, PIECE, OfferKind, Root, Totals
-from p2p.io import sending
-from p2p.io.pipes import CommandReader
-from p2p.io.sending import SendingEnd
-from p2p.io.sources import SourceError
-from p2p.io.walk import Exclude, Renamed
+from p2p.io.sending import end as sending
+from p2p.io.sending.end import SendingEnd
+from p2p.io.sending.pipes import CommandReader
+from p2p.io.sending.sources import SourceError
+from p2p.io.sending.walk import Exclude, Renamed
 
 TOKEN = bytes(16)
 ALL = Exclude([])

@@ -12,8 +12,8 @@ import pytest
 from p2p.core.address import Address
 from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
-from p2p.io import server_tcp
-from p2p.io.server_tcp import MESSAGES, QUEUE, SEATLESS, Tunnels
+from p2p.io.server import tcp as server_tcp
+from p2p.io.server.tcp import MESSAGES, QUEUE, SEATLESS, Tunnels
 
 PATIENCE = 20.0
 

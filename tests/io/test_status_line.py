@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2p.core.transfer.events import Progress
-from p2p.io.status_line import StatusLine, compose
-from p2p.io.words import VERBATIM, clock, columns, cut, wrapped
+from p2p.io.terminal.status_line import StatusLine, compose
+from p2p.io.terminal.words import VERBATIM, clock, columns, cut, wrapped
 
 PROGRESS = Progress(1_200_000_000, 0, 12, 3_400_000_000, 1204, True, "photos/2024/a rather long folder/img_0042.jpg")
 

@@ -14,11 +14,11 @@ from storing import NUMBERS, announce, entry, problems, tick
 from p2p.core.transfer.entries import Folder
 from p2p.core.transfer.events import MakeFolder, Whole
 from p2p.core.transfer.names import temporary_name
-from p2p.io import final_names, naming, taken
-from p2p.io.destination import Destination, Policy
-from p2p.io.jobs import Ready
 from p2p.io.locks import try_lock
-from p2p.io.receiving import ReceivingEnd
+from p2p.io.receiving import final_names, naming, taken
+from p2p.io.receiving.destination import Destination, Policy
+from p2p.io.receiving.end import ReceivingEnd
+from p2p.io.receiving.jobs import Ready
 
 
 @pytest.fixture

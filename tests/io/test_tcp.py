@@ -10,8 +10,8 @@ import time
 import pytest
 
 from p2p.core.address import Address
-from p2p.io.interfaces import machine_addresses
-from p2p.io.tcp import TcpHub
+from p2p.io.net.interfaces import machine_addresses
+from p2p.io.net.tcp import TcpHub
 
 GUARD = 10.0  # seconds
 

@@ -15,11 +15,11 @@ from storing import NUMBERS, announce, begin, entry, finish, names, problems, sn
 from p2p.core.transfer.entries import Folder, Hardlink, Symlink
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.core.transfer.names import is_temporary
-from p2p.io import folders, links, naming
-from p2p.io.destination import Destination, Policy
-from p2p.io.jobs import Discard, Finish, Job, Stored
-from p2p.io.journal import Node
-from p2p.io.parts import Found
+from p2p.io.receiving import folders, links, naming
+from p2p.io.receiving.destination import Destination, Policy
+from p2p.io.receiving.jobs import Discard, Finish, Job, Stored
+from p2p.io.receiving.journal import Node
+from p2p.io.receiving.parts import Found
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -124,7 +124,7 @@ def test_overwriting_takes_the_place_of_files_and_enters_folders(
     inbox: Path, outside: Path, has_nameless: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_nameless:
-        monkeypatch.setattr("p2p.io.contents.open_nameless", lambda _: None)
+        monkeypatch.setattr("p2p.io.receiving.contents.open_nameless", lambda _: None)
     (inbox / "a").mkdir(mode=0o711)
     (inbox / "a" / "x").write_bytes(b"old")
     (inbox / "a" / "kept").write_bytes(b"kept")
@@ -246,7 +246,7 @@ def test_hard_links_wait_for_their_file(inbox: Path, has_proc: bool, monkeypatch
     if not has_proc:
         for module in (naming, links):
             monkeypatch.setattr(module, "can_name", lambda _: False)
-        monkeypatch.setattr("p2p.io.contents.can_name", lambda _: False)
+        monkeypatch.setattr("p2p.io.receiving.contents.can_name", lambda _: False)
     with Destination(inbox) as destination:
         file = announce(destination, entry("x", is_linked=True))
         folder = make(destination, "a")
@@ -422,7 +422,7 @@ def test_a_thread_that_exchanges_folders_for_links_all_the_time(
 
 ACROSS = """
 import os, sys
-from p2p.io.destination import Destination, Policy
+from p2p.io.receiving.destination import Destination, Policy
 from storing import begin, entry, finish, NUMBERS, whole, announce, names
 from p2p.core.transfer.entries import Folder
 from p2p.core.transfer.events import LeaveFolder, MakeFolder, Whole

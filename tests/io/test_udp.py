@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from p2p.core.address import Address
 from p2p.core.datagram import Transmit
-from p2p.io import udp
-from p2p.io.interfaces import machine_addresses
-from p2p.io.udp import SendResult, UdpSocket
+from p2p.io.net import udp
+from p2p.io.net.interfaces import machine_addresses
+from p2p.io.net.udp import SendResult, UdpSocket
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="a Linux socket option")
 

@@ -18,9 +18,9 @@ from p2p.core.errors import ExitCode
 from p2p.core.transfer.entries import File, Folder, Leave, Skipped, Symlink
 from p2p.core.transfer.limits import MAX_DEPTH
 from p2p.core.transfer.names import safe_name, temporary_name
-from p2p.io import visits, walk
-from p2p.io.sources import Source, look_up
-from p2p.io.walk import Renamed, Walk
+from p2p.io.sending import visits, walk
+from p2p.io.sending.sources import Source, look_up
+from p2p.io.sending.walk import Renamed, Walk
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices and mounts")
 
@@ -243,7 +243,7 @@ def test_what_this_user_may_not_read(public_path: Path) -> None:
         "        if source is not None: source.read_whole()\n"
         "    except SourceError as error: print(error.unreadable)\n"
     )
-    imports = "from p2p.io.walk import Walk, Exclude; from p2p.io.sources import SourceError, look_up"
+    imports = "from p2p.io.sending.walk import Walk, Exclude; from p2p.io.sending.sources import SourceError, look_up"
     out, err = as_nobody(imports, script, public_path)
     assert err == ""
     reason = "cannot be read by this user: check its permissions"

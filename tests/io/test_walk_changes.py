@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from walking import ALL, make_tree, told
 
 from p2p.core.transfer.entries import Entry
-from p2p.io.sources import SourceError, look_up
-from p2p.io.walk import Walk
+from p2p.io.sending.sources import SourceError, look_up
+from p2p.io.sending.walk import Walk
 
 PLACES = ["a", "b", "a/a", "a/b", "b/a", "b/b", "a/a/a", "a/a/b", "a/b/a", "b/a/a"]
 CHANGES = st.lists(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from p2p.core.transfer.entries import Entry, File, Folder, Hardlink, Leave, Skipped, Symlink
-from p2p.io.sources import look_up
-from p2p.io.walk import Exclude, Found, Walk
+from p2p.io.sending.sources import look_up
+from p2p.io.sending.walk import Exclude, Found, Walk
 
 ALL = Exclude([])
 

@@ -20,7 +20,7 @@ from p2p.core.nat.lifetime import LifetimeFound
 from p2p.core.nat_report import Mapping, NatReport
 from p2p.core.peer.outlook import Ease, Reach, ease, reach, reach_of
 from p2p.core.portmap.events import BEHIND_CARRIER, BehindAnotherNat, Mapped, NoMapper, Protocol
-from p2p.io.doctor_screen import conclusion, finding, report
+from p2p.io.terminal.doctor_screen import conclusion, finding, report
 
 SERVER = Address("198.51.100.7", 8080)
 SERVER_V6 = Address("2a00::7", 8080)

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from p2p.io.port_mapper import PortMapper, find_router
+from p2p.io.net.port_mapper import PortMapper, find_router
 
 
 def say(name: str, **fields: object) -> None:

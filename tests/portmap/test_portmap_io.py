@@ -20,8 +20,8 @@ from portmap.fake_router import PORT, WAN, Router
 
 from p2p.core.address import Address
 from p2p.core.portmap.events import Event, Mapped, NoMapper, Protocol
-from p2p.io import port_mapper
-from p2p.io.port_mapper import PortMapper, find_router
+from p2p.io.net import port_mapper
+from p2p.io.net.port_mapper import PortMapper, find_router
 
 GUARD = 30.0  # seconds
 QUIET = 0.1  # seconds without a packet, after which the clock goes on to the next deadline

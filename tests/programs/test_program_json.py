@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from p2p.core.address import Address
 from p2p.core.contacts.exchange import Why
 from p2p.core.peer import events
-from p2p.io.event_lines import EventLines
+from p2p.io.terminal.event_lines import EventLines
 
 SCHEMA = json.loads((ROOT / "docs" / "events.schema.json").read_text())
 

@@ -23,7 +23,7 @@ class Finder:
 sys.meta_path.insert(0, Finder())
 """
 PEER = ["argparse", "p2p.system", "p2p.core.errors", "p2p.io.run", "blake3", "cryptography.hazmat.bindings"]
-SERVER = ["argparse", "p2p.system", "p2p.io.server_loop", "p2p.core.stun.server"]
+SERVER = ["argparse", "p2p.system", "p2p.io.server.loop", "p2p.core.stun.server"]
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 SCRIPT = "import sys; sys.argv[0] = '/usr/bin/{name}'; from p2p.scripts import {function}; sys.exit({function}())"
 BY_NAME = {"p2p": ["-c", SCRIPT.format(name="p2p", function="peer")], "peer": ["-m", "p2p.peer"]}

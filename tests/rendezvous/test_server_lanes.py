@@ -18,7 +18,8 @@ from p2p.core.rendezvous.cookies import ADDRESS_OFFSET, CookieJar, TagKey, sourc
 from p2p.core.rendezvous.messages import Forward, Hello, Join, Leave, NamePair, Relay, decode, encode
 from p2p.core.rendezvous.relay import RELAYED_FIRST_BYTES
 from p2p.core.role import Role
-from p2p.io.server_lanes import (
+from p2p.io.net.udp import IS_LINUX
+from p2p.io.server.lanes import (
     ADD_K,
     AND_K,
     IP_HEADER,
@@ -43,7 +44,6 @@ from p2p.io.server_lanes import (
     dropped,
     open_lanes,
 )
-from p2p.io.udp import IS_LINUX
 
 pytestmark = pytest.mark.skipif(not IS_LINUX, reason="other systems have one socket a port")
 
@@ -259,7 +259,7 @@ def test_without_lanes_the_port_takes_all(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*_: object) -> None:
         raise OSError("no such option")
 
-    monkeypatch.setattr("p2p.io.server_lanes._attach", refuse)
+    monkeypatch.setattr("p2p.io.server.lanes._attach", refuse)
     with contextlib.ExitStack() as stack:
         port = Port(stack)
         assert port.lanes == ()

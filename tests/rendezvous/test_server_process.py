@@ -21,7 +21,7 @@ from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.client import RendezvousClient
 from p2p.core.rendezvous.messages import Cookie, Hello, Join, Joined, Message, decode, encode
 from p2p.core.role import Role
-from p2p.io.udp import IS_LINUX
+from p2p.io.net.udp import IS_LINUX
 
 PATIENCE = 20.0  # seconds until a test gives up; nothing is asserted about how long things take
 

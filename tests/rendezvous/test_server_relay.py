@@ -20,7 +20,7 @@ from p2p.core.rendezvous import events as c
 from p2p.core.rendezvous.frames import FrameReader, frame
 from p2p.core.rendezvous.messages import Cookie, Hello, RelayState, Unsupported, decode, encode
 from p2p.core.role import Role
-from p2p.io.udp import UdpSocket
+from p2p.io.net.udp import UdpSocket
 
 HELLO = encode(Hello(b"12345678"))  # 64 bytes
 

@@ -28,7 +28,7 @@ def as_nobody() -> Callable[[str, Path], str]:
     """Returns what the script wrote to stderr. Imports come first, while the interpreter may still read its files."""
 
     def run(script: str, path: Path) -> str:
-        drop = "import p2p.io.destination, encodings.idna, os\n"
+        drop = "import p2p.io.receiving.destination, encodings.idna, os\n"
         if os.geteuid() == 0:
             drop += f"os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         result = subprocess.run(

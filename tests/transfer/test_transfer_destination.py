@@ -19,9 +19,9 @@ from p2p.core.calling import spoken
 from p2p.core.errors import ExitCode
 from p2p.core.transfer.events import Announced, Whole
 from p2p.core.transfer.names import is_temporary
-from p2p.io import contents, naming
-from p2p.io.destination import Destination, StorageError
-from p2p.io.jobs import Discard, Finish, Job, Problem, Stored
+from p2p.io.receiving import contents, naming
+from p2p.io.receiving.destination import Destination, StorageError
+from p2p.io.receiving.jobs import Discard, Finish, Job, Problem, Stored
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 PLAIN_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -100,7 +100,7 @@ def test_taken_names_are_numbered_whatever_takes_them(
 
 RACER = """
 import sys
-from p2p.io.destination import Destination
+from p2p.io.receiving.destination import Destination
 from storing import begin, entry, finish
 with Destination(sys.argv[1]) as destination:
     parts = [begin(destination, entry(size=4), sys.argv[2].encode() + b"%03d" % number) for number in range(100)]
@@ -205,7 +205,7 @@ def test_a_missing_directory_is_made_and_unmade_if_it_served_nothing(tmp_path: P
 
 KILLED = """
 import sys
-from p2p.io.destination import Destination
+from p2p.io.receiving.destination import Destination
 from storing import begin, entry
 destination = Destination(sys.argv[1])
 begin(destination, entry(size=9), b"half")
@@ -320,7 +320,7 @@ def test_what_is_no_directory(tmp_path: Path, make: Callable[[Path], None], word
 def test_a_directory_that_may_not_be_written(public_path: Path, as_nobody: Callable[[str, Path], str]) -> None:
     inbox = public_path / "inbox"
     inbox.mkdir(mode=0o555)
-    script = "from p2p.io.destination import Destination; import sys; Destination(sys.argv[1])"
+    script = "from p2p.io.receiving.destination import Destination; import sys; Destination(sys.argv[1])"
     stderr = as_nobody(script, inbox)
     assert f"in {inbox}: this user may not write there; choose another folder with --out" in spoken(stderr)
     assert list(inbox.iterdir()) == []
@@ -348,7 +348,7 @@ def test_a_file_beyond_the_limit_is_a_problem_of_its_own(tmp_path: Path) -> None
 
 FULL = """
 import os, sys
-from p2p.io.destination import Destination
+from p2p.io.receiving.destination import Destination
 from storing import begin, entry
 os.chdir(sys.argv[1])
 with Destination("inbox") as destination:
@@ -412,8 +412,8 @@ def test_what_was_dropped_gets_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("has_renameat2", [True, False])
 def test_a_name_that_the_locale_cannot_spell(tmp_path: Path, has_renameat2: bool) -> None:
     program = f"""
-from p2p.io import naming
-from p2p.io.destination import Destination
+from p2p.io.receiving import naming
+from p2p.io.receiving.destination import Destination
 from storing import entry, in_pieces
 if not {has_renameat2}:
     naming._renameat2 = lambda: None
@@ -453,7 +453,7 @@ NOT_ALLOWED = """
 import sys
 from p2p.core.transfer.entries import File, Folder
 from p2p.core.transfer.events import Announced, MakeFolder, Whole
-from p2p.io.destination import Destination, Policy
+from p2p.io.receiving.destination import Destination, Policy
 with Destination(sys.argv[1], policy=Policy.OVERWRITE) as destination:
     outcomes = destination.carry_out([
         MakeFolder(0, None, Folder("locked", 0o755, 0)),

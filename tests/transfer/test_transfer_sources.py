@@ -21,7 +21,7 @@ from p2p.core.transfer.entries import Kind
 from p2p.core.transfer.limits import MAX_HOLE
 from p2p.core.transfer.messages import PIECE, Root
 from p2p.core.transfer.names import safe_name
-from p2p.io.sources import Source, SourceError, Text, Trouble, behind, look_up
+from p2p.io.sending.sources import Source, SourceError, Text, Trouble, behind, look_up
 
 BLOCK = 4096  # bytes; what file systems give a place on the disk
 DATA = st.lists(st.tuples(st.integers(0, 40), st.binary(min_size=1, max_size=3 * BLOCK)), max_size=4)
@@ -132,7 +132,7 @@ def test_a_name_with_a_nul() -> None:
 def test_what_this_user_may_not_read(public_path: Path, make: Callable[[Path], None]) -> None:
     make(public_path / "secret")
     (public_path / "secret").chmod(0)
-    _, err = as_nobody("from p2p.io.sources import look_up", "look_up(sys.argv[1:])", public_path / "secret")
+    _, err = as_nobody("from p2p.io.sending.sources import look_up", "look_up(sys.argv[1:])", public_path / "secret")
     assert "cannot be read by this user: check its permissions" in err
 
 
@@ -257,7 +257,7 @@ def test_nothing_is_read_through_a_pipe_that_replaces_the_file(tmp_path: Path) -
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     script = (
-        "import os, sys; from p2p.io.sources import Source\n"
+        "import os, sys; from p2p.io.sending.sources import Source\n"
         "source = Source(0, sys.argv[1], os.lstat(sys.argv[1])); os.unlink(sys.argv[1]); os.mkfifo(sys.argv[1])\n"
         "source.read_into([memoryview(bytearray(3))], 0)"
     )

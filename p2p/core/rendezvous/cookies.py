@@ -70,7 +70,7 @@ class CookieJar:
 def source_tag(key: TagKey, ip: bytes) -> int:
     """32 bits of a packed address that only who knows the key can tell; no cryptographer vouches for them.
 
-    Exclusive-or, multiplication and shift are what classic BPF can do (p2p/io/server_lanes.py).
+    Exclusive-or, multiplication and shift are what classic BPF can do (p2p/io/server/lanes.py).
     """
     value = key.seed
     for (word,) in struct.iter_unpack(">I", ip):

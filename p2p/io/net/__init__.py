@@ -1,0 +1,1 @@
+"""Sockets, addresses and interfaces of this machine, and the router's port mapper."""

@@ -1,0 +1,1 @@
+"""The receiving end of a transfer: what arrives is checked, stored, named and remembered."""

@@ -1,0 +1,1 @@
+"""The sending end of a transfer: what is there is found, counted and read."""

@@ -1,0 +1,1 @@
+"""The rendezvous server's loop, sockets and log."""
