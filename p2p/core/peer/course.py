@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import assert_never
 
+from p2p.core.calling import spoken
 from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, CloseSockets, SocketAction, UseSocket
 from p2p.core.errors import ExitCode, Failure
@@ -152,7 +153,7 @@ class Course:
                 self._use_path(path, now)
             case NoPath(reason, told):
                 # a side that still waits for keys, or has a path that only it knows of, would wait in vain
-                self.meeting.bye(ExitCode.NO_PATH, told, now)
+                self.meeting.bye(ExitCode.NO_PATH, spoken(told), now)
                 self._pass_on(events.Failed(Failure(ExitCode.NO_PATH, reason)))
             case _:
                 assert_never(outcome)

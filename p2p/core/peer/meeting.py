@@ -206,10 +206,11 @@ class Meeting:
     def ask_relay(self, now: float) -> None:
         """Have the server forward between us and the other side, if both want it."""
         assert self._remote is not None
+        ours, theirs = (f"{who} chose {option('--no-relay')}" for who in ("you", "the other side"))
         if not self._own.takes_relay:
-            self._events.append(RelayClosed(f"you chose {option('--no-relay')}", "the other side wants no relay"))
+            self._events.append(RelayClosed(ours, theirs))
         elif not self._remote.takes_relay:
-            self._events.append(RelayClosed(f"the other side chose {option('--no-relay')}", "you want no relay"))
+            self._events.append(RelayClosed(theirs, ours))
         elif isinstance(self._place, AtServer):
             self._place.ask_relay(now)
             self._advance(now)

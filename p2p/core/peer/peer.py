@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from p2p.core.address import Address
+from p2p.core.calling import spoken
 from p2p.core.contacts.exchange import ContactExchange
 from p2p.core.datagram import MAIN, TUNNEL, Buffer, SocketAction, Transmit
 from p2p.core.discovery import messages as discovery
@@ -130,6 +131,7 @@ class Peer:
 
     def refuse(self, failure: Failure, told: str, now: float) -> None:
         """Says no to the offer; `told` is the reason that the sender reads."""
+        told = spoken(told)  # what our own person would call it does not cross
         if self._course.delivery is None:  # the path was lost while the person was asked; the next one is looked for
             self._course.machine.stop()
             self.fail(failure, told, now)
@@ -139,7 +141,8 @@ class Peer:
         self._advance(now)
 
     def fail(self, failure: Failure, told: str, now: float) -> None:
-        """Ends the run from our side: Ctrl-C, a full disk, a source that changed."""
+        """Ends the run from our side: Ctrl-C, a full disk, a source that changed. The other side reads `told`."""
+        told = spoken(told)
         if self.failure is not None or self.is_done:
             return
         if self._course.delivery is not None:
