@@ -11,6 +11,7 @@ import fcntl
 import socket
 import struct
 import subprocess
+import time
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ from netlab.rules import restore_text
 IFA_F_NODAD = 2  # linux/if_addr.h: it holds at once, without asking whether somebody has it
 RT_SCOPE_LINK = 253  # linux/rtnetlink.h
 IPV6 = Path("/proc/sys/net/ipv6/conf")
+IPV6_ROUTES = Path("/proc/thread-self/net/ipv6_route")
+IPV6_LIMIT, IPV6_PAUSE = 30.0, 0.001  # seconds
+RTF_LOCAL = 0x80000000  # linux/ipv6_route.h
 SIOCETHTOOL = 0x8946  # linux/sockios.h
 # linux/ethtool.h: the legacy setters, one feature each. Checksums last: the kernel refuses
 # segmentation offload without them, and drops it by itself.
@@ -170,9 +174,33 @@ def _network(plan: Plan, namespaces: dict[str, Namespace]) -> None:
         for node in plan.nodes.values():
             namespaces[node.name].enter()
             await_carrier(*node.macs)  # in this order: a node's links, then its bridges
+            _await_ipv6(node)
     finally:
         for ipr in links.values():
             ipr.close()
+
+
+def _await_ipv6(node: NodePlan) -> None:
+    """Wait until packets to the node's IPv6 addresses are taken in.
+
+    The kernel enters the route of a new one in a work queue (addrconf_dad_work), also of one that it
+    need not ask about; until then it drops them. Raises ``LabError``.
+    """
+    wanted = {address.ip.packed.hex() for _, address in _ipv6(node)}
+    deadline = time.monotonic() + IPV6_LIMIT
+    while wanted:
+        routes = (line.split() for line in IPV6_ROUTES.read_text(encoding="ascii").splitlines())
+        wanted -= {route[0] for route in routes if int(route[8], 16) & RTF_LOCAL}
+        if wanted and time.monotonic() > deadline:
+            raise LabError(f"{node.name}: the kernel does not take in what is for {', '.join(sorted(wanted))}")
+        if wanted:
+            time.sleep(IPV6_PAUSE)
+
+
+def _ipv6(node: NodePlan) -> list[tuple[str, Interface]]:
+    """Its addresses in the order in which to give them: sending, the kernel prefers the last one."""
+    local = [(where, IPv6Interface((link_local(node.macs[where]), 64))) for where in node.ipv6_interfaces()]
+    return [*reversed([each for each in node.addresses if each[1].version == 6]), *local]
 
 
 def veth(ipr: Any, here: dict[str, Any], there: dict[str, Any], peer_namespace: Namespace) -> None:
@@ -195,11 +223,8 @@ def _configure(ipr: Any, plan: Plan, node: NodePlan) -> None:
     for interface in ("lo", *node.bridges, *sorted(ours)):
         port = {"master": master[interface]} if interface in master else {}
         ipr.link("set", index=index[interface], state="up", **port)
-    local = [(where, IPv6Interface((link_local(node.macs[where]), 64))) for where in node.ipv6_interfaces()]
     ipv4 = [each for each in node.addresses if each[1].version == 4]
-    ipv6 = [each for each in node.addresses if each[1].version == 6]
-    # Sending, the kernel prefers the first IPv4 address that it was given, but the last one of IPv6.
-    for interface, address in (*ipv4, *reversed(ipv6), *local):
+    for interface, address in (*ipv4, *_ipv6(node)):  # sending, the kernel prefers the first one of IPv4
         change_address(ipr, "add", index[interface], address)
     for interface, neighbour, mac in node.neighbours:
         ipr.neigh("add", dst=str(neighbour), lladdr=mac, ifindex=index[interface], state="permanent")
