@@ -72,8 +72,7 @@ def started(lab: Lab, programs: Stage, tmp_path: Path) -> tuple[Program, Program
     """Both programs when data has begun to flow, slowly enough to step in. Neither looks for the other again."""
     make_file(tmp_path / "file", BIG)
     (tmp_path / "out").mkdir()
-    # Known and open: with loss, the receiver was once on the relay and heard nothing there from the sender.
-    sender, receiver = run(lab, programs, tmp_path / "file", tmp_path / "out", "--reconnect", "0", "--no-relay")
+    sender, receiver = run(lab, programs, tmp_path / "file", tmp_path / "out", "--reconnect", "0")
     receiver.wait_for('"event": "progress"')
     return sender, receiver
 

@@ -30,13 +30,15 @@ CONES = [name for name in PROFILES if name != "symmetric"]
 HOPELESS = [("symmetric", "symmetric"), ("port-restricted", "symmetric"), ("symmetric", "port-restricted")]
 WORKING = [pair for pair in itertools.product(PROFILES, repeat=2) if pair not in HOPELESS]
 STRANGER = Address("192.0.2.66", 6666)
+SERVER = Address("203.0.113.1", 8080)
 
 
-def agent_for(*remote: Candidate, controlling: bool = True) -> PunchAgent:
+def agent_for(*remote: Candidate, controlling: bool = True, servers: tuple[Address, ...] = ()) -> PunchAgent:
     """An agent whose other side has opened its NAT."""
     told = Description(NatReport(), remote, has_opened=True)
     keys = KEYS[controlling], KEYS[not controlling]
-    return PunchAgent(controlling, *keys, Description(NatReport(), ()), told, random.Random(1).randbytes)
+    ours = Description(NatReport(), ())
+    return PunchAgent(controlling, *keys, ours, told, random.Random(1).randbytes, servers=servers)
 
 
 def assert_agreed(network: Network) -> None:
@@ -211,6 +213,24 @@ def test_reflected_and_replayed_datagrams_are_harmless() -> None:
     assert_agreed(network)
     # The copies arrive just after the originals: the transaction is known from another source by then.
     assert not [1 for host in network.hosts for _, to, _ in host.sent if to == STRANGER]
+
+
+@pytest.mark.parametrize("controlling", [True, False])
+def test_what_the_server_forwards_before_we_know_of_it_is_no_direct_path(controlling: bool) -> None:
+    """The word that it forwards may be lost, or overtaken by what it forwards."""
+    agent = agent_for(controlling=controlling, servers=(SERVER,))
+    agent.start(0.0)
+
+    def answers(number: int) -> list[Address]:
+        check = Check(bytes([number]) * 12, nominate=not controlling)
+        agent.handle_datagram(check.encode(KEYS[not controlling]), SERVER, MAIN, 0.1)
+        return [sent.destination for sent in iter(agent.poll_transmit, None)]
+
+    assert answers(1) == []
+    assert agent.dropped == 1
+    agent.relay(MAIN, SERVER, 0.1)
+    assert SERVER in answers(2)
+    assert agent.dropped == 1
 
 
 def test_a_replay_that_wins_the_race_selects_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -77,6 +77,7 @@ class Connecting:
         receive_window: int,
         idle_timeout: float,
         random_bytes: Callable[[int], bytes],
+        servers: Sequence[Address],
     ) -> None:
         me, other = role.name.lower(), role.other.name.lower()
         derive = keys.derive
@@ -104,7 +105,13 @@ class Connecting:
             yields=role is Role.RECEIVER,
         )
         self._agent = punch.PunchAgent(
-            role is Role.SENDER, derive(f"check {me}"), derive(f"check {other}"), local, remote, random_bytes
+            role is Role.SENDER,
+            derive(f"check {me}"),
+            derive(f"check {other}"),
+            local,
+            remote,
+            random_bytes,
+            servers=servers,
         )
         self._punch_at: float | None = None
         self._punched: tuple[Connection, punch.Selected] | None = None

@@ -115,6 +115,7 @@ class Course:
                     receive_window=self._config.receive_window,
                     idle_timeout=self._config.idle_timeout,
                     random_bytes=self._random_bytes,
+                    servers=self._config.servers,
                 )
                 self.events.append(events.Connecting(verification, self._config.is_contact))
                 self.connecting.start(now)

@@ -6,7 +6,7 @@ Rules: docs/protocol.md section 4; how it finds one: docs/connecting.md; words: 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final
 
@@ -66,8 +66,12 @@ class PunchAgent:
         local: Description,
         remote: Description,
         random_bytes: Callable[[int], bytes],
+        *,
+        servers: Collection[Address] = (),
     ) -> None:
+        """`servers`: what comes from there is forwarded, and no path but the one that `relay` tells of."""
         self._controlling = controlling
+        self._servers = frozenset(servers)
         self._key_out = key_out
         self._key_in = key_in
         self._local, self._remote = local, remote
@@ -232,8 +236,10 @@ class PunchAgent:
             del self._seen[next(iter(self._seen))]
         if entry is None:
             # Each check goes to one address and has one source: a second source is a replay, and an agent that
-            # believed it could be made to check, and answer, a bystander.
-            if first != (local, source) or (self._started is not None and not self._is_searching):
+            # believed it could be made to check, and answer, a bystander. And what the server forwards before we know
+            # that it does looks like a direct path, of which the server would be told to forward nothing more.
+            is_over = self._started is not None and not self._is_searching
+            if first != (local, source) or source in self._servers or is_over:
                 self.dropped += 1
                 return
             how = self._search.how(local, source) or How.LEARNED
