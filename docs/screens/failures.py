@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from docs.screens.scenes import Scene
 from docs.screens.stage import CODE, HOMES, WHEN, Stage
-from docs.screens.terminal import Terminal
+from docs.screens.terminal import Terminal, exit_codes
 
 SIZE = 40_000_000  # bytes: long enough to be stopped
 STICK = f"{HOMES}/bob/stick"
@@ -42,8 +42,7 @@ def wrong_code(stage: Stage) -> None:
     bob.types("p2p recv bob alice --yes")
     bob.sees("screen shows: ")
     bob.types(code)
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def burnt_code(stage: Stage) -> None:
@@ -54,15 +53,13 @@ def burnt_code(stage: Stage) -> None:
     for _ in range(3):
         bob.types("p2p recv bob alice --code ember-walnut-tiger")
         bob.ends()
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def refused(stage: Stage) -> None:
     alice, bob = _offered(stage, "--once")
     bob.types("n")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def mistaken(stage: Stage) -> None:
@@ -73,26 +70,26 @@ def mistaken(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --out inbox --code {CODE}")
     bob.sees(r"Take it\?")
     bob.types("yes")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def sender_stops(stage: Stage) -> None:
     alice, bob = _offered(stage, "--limit-rate 8M")
     bob.types("y")
-    alice.sees(r"\b3\d %")
-    alice.stops()
-    for person in (alice, bob):
-        person.asks_for_exit_code()
+    _stops(alice, bob)
 
 
 def receiver_stops(stage: Stage) -> None:
     alice, bob = _offered(stage, "--limit-rate 8M")
     bob.types("y")
-    bob.sees(r"\b3\d %")
-    bob.stops()
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    _stops(bob, alice)
+
+
+def _stops(person: Terminal, other: Terminal) -> None:
+    """In the middle, by Ctrl-C."""
+    person.sees(r"\b3\d %")
+    person.stops()
+    exit_codes(person, other)
 
 
 def disk_full(stage: Stage) -> None:
@@ -102,8 +99,7 @@ def disk_full(stage: Stage) -> None:
     alice.types(f"p2p send alice bob holiday.mov --once --code {CODE}")
     alice.sees("Waiting for bob")
     bob.types(f"p2p recv bob alice --yes --out stick --code {CODE}")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def disk_fills_up(stage: Stage) -> None:
@@ -116,8 +112,7 @@ def disk_fills_up(stage: Stage) -> None:
     bob.sees(r"\b3\d %")
     with suppress(OSError), bob.place(f"{STICK}/other").open("wb") as file:  # until it is full
         file.write(bytes(SIZE))
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def nobody(stage: Stage) -> None:
@@ -137,8 +132,7 @@ def no_server(stage: Stage) -> None:
     alice.types("p2p send alice bob holiday.mov --timeout 5")
     stage.lab.blackhole("bob")
     bob.types(f"p2p recv bob alice --timeout 5 --code {CODE}")
-    for person in (alice, bob):
-        person.asks_for_exit_code()
+    exit_codes(alice, bob)
 
 
 def mistyped(stage: Stage) -> None:
@@ -160,8 +154,7 @@ def source_changes(stage: Stage) -> None:
     with file.open("r+b") as written:
         written.write(b"another beginning")
     os.utime(file, (WHEN + 60, WHEN + 60))
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def unstorable(stage: Stage) -> None:
@@ -180,8 +173,7 @@ def unstorable(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --code {CODE}")
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def same_role(stage: Stage) -> None:
@@ -190,8 +182,7 @@ def same_role(stage: Stage) -> None:
     alice.types(f"p2p recv alice bob --timeout 20 --code {CODE}")
     alice.sees("Waiting for bob")
     bob.types(f"p2p recv bob alice --timeout 20 --code {CODE}")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def _wall_in(stage: Stage) -> None:
@@ -208,8 +199,7 @@ def relayed(stage: Stage) -> None:
     alice.types(f"p2p send alice bob holiday.mov --code {CODE}")
     alice.sees("Waiting for bob")
     bob.types(f"p2p recv bob alice --yes --code {CODE}")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def no_path(stage: Stage) -> None:
@@ -219,8 +209,7 @@ def no_path(stage: Stage) -> None:
     alice.types(f"p2p send alice bob holiday.mov --no-relay --once --code {CODE}")
     alice.sees("Waiting for bob")
     bob.types(f"p2p recv bob alice --yes --code {CODE}")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 FAILURES = (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from docs.screens.stage import CODE, Stage
+from docs.screens.terminal import exit_codes
 
 Act = Callable[[Stage], None]
 
@@ -31,8 +32,7 @@ def whole_run(stage: Stage) -> None:
     bob.types(code)
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
     stage.shoot("alice's last line", alice, *MOMENTS)
     stage.shoot("bob's last line", bob, *MOMENTS)
 
@@ -49,8 +49,7 @@ def one_time_code(stage: Stage) -> None:
     bob.types(f"p2p recv {code}")
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def folder(stage: Stage) -> None:
@@ -63,8 +62,7 @@ def folder(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --out inbox --code {CODE}")
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def text(stage: Stage) -> None:
@@ -75,8 +73,7 @@ def text(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --code {CODE}")
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def pipe(stage: Stage) -> None:
@@ -86,8 +83,7 @@ def pipe(stage: Stage) -> None:
     alice.types(f"tar c holiday | p2p send alice bob - --code {CODE}")
     alice.sees("Waiting for bob")
     bob.types(f"p2p recv bob alice --yes --out - --code {CODE} | tar x")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
     bob.types("ls holiday | head -2")
     bob.ends()
 
@@ -108,8 +104,7 @@ def killed(stage: Stage) -> None:
     alice.types(send)
     alice.sees("Waiting for bob")
     bob.types(receive)
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def lost_path(stage: Stage) -> None:
@@ -124,8 +119,7 @@ def lost_path(stage: Stage) -> None:
         person.sees("The connection was lost")
     bob.sees("Looking for alice again, for")
     stage.lab.link_up("bob")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
     stage.shoot("bob's last line", bob, 30, "Looking for alice again", 60)
 
 
@@ -137,8 +131,7 @@ def rebound(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --yes --code {CODE}")
     bob.sees(r"\b3\d %")
     stage.lab.rebind("left")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
 
 
 def narrow(stage: Stage) -> None:
@@ -149,8 +142,7 @@ def narrow(stage: Stage) -> None:
     bob.types(f"p2p recv bob alice --code {CODE}")
     bob.sees(r"Take it\?")
     bob.types("y")
-    for person in (bob, alice):
-        person.asks_for_exit_code()
+    exit_codes(bob, alice)
     stage.shoot("alice's last line", alice, *MOMENTS)
 
 

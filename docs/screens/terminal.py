@@ -203,3 +203,9 @@ class Terminal:
 
     def _last_line(self) -> str:
         return next((line.rstrip() for line in reversed(self._screen.display) if line.strip()), "")
+
+
+def exit_codes(*people: Terminal) -> None:
+    """Shows in that order how the last command of each ended."""
+    for person in people:
+        person.asks_for_exit_code()
