@@ -19,6 +19,7 @@ from p2p.core.errors import CallerError, ExitCode, Failure, P2PError
 from p2p.core.peer.peer import Peer
 from p2p.core.text import escape
 from p2p.core.transfer import messages
+from p2p.core.transfer.limits import most_things
 from p2p.io import state
 from p2p.io.attempts import Settings, Wish
 from p2p.io.contacts import ContactsError
@@ -137,7 +138,8 @@ class Running:
         def tick(peer: Peer, now: float) -> None:
             end = crossing.end
             progress = end.machine.progress
-            too_much = _too_much(max(progress.done, progress.total or 0), self._size_limit)
+            size = max(progress.done, progress.total or 0)
+            too_much = _too_much(size, progress.things, self._size_limit)
             if too_much is not None:
                 peer.fail(*too_much, now)
             checked = end.checked if isinstance(end, TakingEnd) else (0, 0)
@@ -185,7 +187,9 @@ class _Decision:
 
     def __call__(self, crossing: Crossing, peer: Peer, offer: messages.Offer, now: float) -> None:
         assert isinstance(crossing.end, TakingEnd), "a sender is offered nothing"
-        refused = crossing.end.handle_offer(offer) or _too_much(offer.totals.size or 0, self._size_limit)
+        totals = offer.totals
+        too_much = _too_much(totals.size or 0, totals.files + totals.others, self._size_limit)
+        refused = crossing.end.handle_offer(offer) or too_much
         if refused is not None:
             peer.refuse(*refused, now)
         elif (accept := self._accept) is None or crossing.was_accepted(offer):
@@ -230,9 +234,14 @@ def explained() -> Iterator[None]:
         raise TransferError(f"The system refuses what is needed: {error}") from error
 
 
-def _too_much(size: int, limit: int | None) -> tuple[Failure, str] | None:
-    """Why so many bytes are not taken: for here, and for the other side."""
-    if limit is None or size <= limit:
+def _too_much(size: int, things: int, limit: int | None) -> tuple[Failure, str] | None:
+    """Why so many bytes, or files, folders and links, are not taken: for here, and for the other side."""
+    if limit is None:
+        return None
+    if things > (most := most_things(limit)):
+        message = f"Refused, because size_limit has no room for so many files and folders: {things:,}, and not {most:,}"
+        return Failure(ExitCode.REFUSED, message), f"it takes at most {most:,} files and folders at a time"
+    if size <= limit:
         return None
     message = f"Refused, because it is more than size_limit allows: {size:,} bytes, and not {limit:,}"
     return Failure(ExitCode.REFUSED, message), f"it takes at most {limit:,} bytes at a time"

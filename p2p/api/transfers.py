@@ -132,7 +132,8 @@ def receive(
     one file, a stream or a text, and what was written before a failure cannot be taken back.
 
     `accept` is asked with the Offer whether to take it; without it, whatever comes is taken. If it says no,
-    RefusedError is raised here, and there. `size_limit`: bytes; more is refused, and what grows beyond them is ended.
+    RefusedError is raised here, and there. `size_limit`: bytes, and a file or folder for each thousand of them (1,000
+    in any case); more is refused, and what grows beyond is ended.
     """
     control = Control()
     caller = Caller(control)

@@ -11,6 +11,7 @@ from beside import Beside
 from harness import make_file
 
 import p2p
+from p2p.core.transfer.limits import LEAST_THINGS
 
 CODE = "amber-walnut-tiger"
 
@@ -53,6 +54,16 @@ def test_what_grows_beyond_the_limit_is_ended(address: str, tmp_path: Path) -> N
     )
     with pytest.raises(p2p.RefusedError, match="more than size_limit allows"):
         p2p.receive(CODE, me="bob", sender="alice", out=tmp_path / "keeps", size_limit=1_000_000, server=address)
+    assert isinstance(sender.error, p2p.RefusedError)
+
+
+def test_a_limit_of_bytes_is_one_of_empty_files_too(address: str, tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    for number in range(LEAST_THINGS):  # and the folder
+        (tmp_path / "tree" / str(number)).touch()
+    sender = sending(address, tmp_path / "tree")
+    with pytest.raises(p2p.RefusedError, match="no room for so many files and folders"):
+        p2p.receive(CODE, me="bob", sender="alice", out=tmp_path / "out", size_limit=50_000, server=address)
     assert isinstance(sender.error, p2p.RefusedError)
 
 

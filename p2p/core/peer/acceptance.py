@@ -12,12 +12,10 @@ from p2p.core.errors import CallerError, ExitCode, Failure
 from p2p.core.introduction import MAX_NAME
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
+from p2p.core.transfer.limits import most_things
 from p2p.core.transfer.messages import Offer
 
 UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}  # decimal, as everywhere on the screen
-# Empty files have no bytes, and fill a disk all the same: beside a limit of bytes stands one of things.
-BYTES_A_THING: Final = 1000
-LEAST_THINGS: Final = 1000  # whatever the limit
 MAX_LIMIT: Final = 2**63 - 1  # bytes in a transfer
 _LIMIT = re.compile(r"([0-9]{1,19})([kmgt]?)b?", re.IGNORECASE)
 
@@ -86,7 +84,7 @@ class Acceptance:
 def _check(rule: Rule, size: int | None, things: int) -> No | None:
     if rule.limit is None:
         return None
-    name, most = escape(rule.friend), max(LEAST_THINGS, rule.limit // BYTES_A_THING)
+    name, most = escape(rule.friend), most_things(rule.limit)
     if things > most:
         return _no(
             f"Refused, because {name} sends more files and folders than the {escape(rule.shown)} that --accept-from "

@@ -24,3 +24,12 @@ MAX_KEPT = 1024  # records that the sender keeps: 63 MB of small files or of a p
 MAX_UNTAKEN = 65_536  # answers that the receiver keeps: an honest sender takes them as they come
 MAX_UNTAKEN_SIZE = 2**27  # bytes of them: one HAVE is 60 KB, and an honest sender has taken all but 4 MB
 TAKEN_EVERY = 64  # numbered records between two TAKEN
+
+# Empty files have no bytes, and fill a disk all the same: beside a limit of bytes stands one of things.
+BYTES_A_THING = 1000
+LEAST_THINGS = 1000  # whatever the limit
+
+
+def most_things(limit: int) -> int:
+    """Files, folders and links that are taken beside at most so many bytes."""
+    return max(LEAST_THINGS, limit // BYTES_A_THING)
