@@ -14,19 +14,26 @@ mapping. Per half of :class:`netlab.nat.Lifetime`, because a mapping lives as lo
                                                ADF: the same for each remote address; one who never wrote there
                                                from that port does not hear from it
 
+A NAT that does not keep ports gives a port of its own to each of the inside (RFC 4787 REQ-3: no port
+overloading), in an order of its own. conntrack by itself would give one port to two of them that write to
+different strangers, and drop what the first one then writes to the stranger of the second.
+
 A limit of conntrack: a host with another mapping towards a stranger (ADM, APDM) sees the stranger's
 packet, when it comes by way of the first mapping, from another port than it was sent from.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping as Map
 from ipaddress import IPv4Address
 
 from netlab.nat import LAN, RANDOM_PORTS, WAN, Filtering, Guard, Lifetime, Mapping, Nat, Udp
 
 TABLE = "ip netlab"
 SIZE = 65536  # elements of a map: one for each port
+GIVEN = 1024  # ports that a range gives out before the first of them comes again
 # What a flow was let in as; conntrack marks, so that replies and later packets are known by it.
 FROM_OUTSIDE, HAIRPINNED = "0x1", "0x2"
 # Before iptables' own source NAT at 100; after the destination NAT at -100, where a port mapper's
@@ -35,16 +42,14 @@ BEFORE_SOURCE_NAT, AFTER_EXPLICIT, AFTER_NAT = 99, -99, 300
 WAYS = ("one_way", "two_way")  # the fields of a Lifetime; conntrack calls a two-way flow "assured"
 
 
-def learns(nat: Nat) -> bool:
-    """Whether a router needs the table: whether it lets in anything that conntrack alone would not."""
+def _opens(nat: Nat) -> bool:
+    """Whether a router lets in anything that conntrack alone would not."""
     return nat.udp is Udp.ALLOWED and (nat.filtering is not Filtering.ADDRESS_AND_PORT_DEPENDENT or nat.hairpinning)
 
 
 def learnt(nat: Nat, *, guarded: bool = True) -> tuple[str, ...]:
     """What the table remembers, as ``map NAME`` and ``set NAME``: to be flushed along with conntrack's entries."""
-    if not learns(nat):
-        return ()
-    kinds = ["map inside", "set held"]
+    kinds = ["map inside", "set held"] if _opens(nat) else []
     if nat.filtering is Filtering.ADDRESS_DEPENDENT:
         kinds += ["map allowed", "set known"]
     if _keeps(nat, guarded):
@@ -54,15 +59,20 @@ def learnt(nat: Nat, *, guarded: bool = True) -> tuple[str, ...]:
     return tuple(f"{kind}_{way}" for kind in kinds for way in WAYS)
 
 
-def filters(nat: Nat, wan_address: IPv4Address, *, guarded: bool = True) -> str:
-    """The table as text for ``nft -f -``; empty for a router that needs none."""
+def filters(nat: Nat, wan_address: IPv4Address, given: Map[str, range], *, guarded: bool = True) -> str:
+    """The table as text for ``nft -f -``; empty for a router that needs none.
+
+    ``given`` are the ports of one that does not keep them, by whose they are: an nft match on the source, or "".
+    """
     names = learnt(nat, guarded=guarded)
     if not names:
         return ""
-    learning = [*_forget(nat), *_learn(names)]
+    learning = [*(_forget(nat) if _opens(nat) else ()), *_learn(names)]
     chains = [_chain("learn", f"filter hook postrouting priority {AFTER_NAT}", learning)]
     if _keeps(nat, guarded):
         kept = _keep(nat, wan_address)
+        if not nat.port_preservation:
+            chains.append(_chain("give", "", _give(wan_address, given)))
         chains.append(_chain("keep", f"nat hook postrouting priority {BEFORE_SOURCE_NAT}", kept))
     deliver = [f"dnat ip to udp dport map @inside_{way}" for way in WAYS]
     admit = [f"dnat ip to ip saddr . udp dport map @allowed_{way}" for way in WAYS]
@@ -70,7 +80,8 @@ def filters(nat: Nat, wan_address: IPv4Address, *, guarded: bool = True) -> str:
         chains.append(_chain("deliver", "", deliver))
     if nat.filtering is Filtering.ADDRESS_DEPENDENT:
         chains.append(_chain("admit", "", admit))
-    chains.append(_chain("open", f"nat hook prerouting priority {AFTER_EXPLICIT}", _open(nat, wan_address)))
+    if _opens(nat):
+        chains.append(_chain("open", f"nat hook prerouting priority {AFTER_EXPLICIT}", _open(nat, wan_address)))
     return f"table {TABLE} {{\n{''.join(_memories(names, nat.lifetime))}{''.join(chains)}}}\n"
 
 
@@ -80,9 +91,13 @@ def flush_text(names: Iterable[str]) -> str:
 
 
 def _keeps(nat: Nat, guarded: bool) -> bool:
+    """Whether it is the table that says by which port a packet leaves."""
     # On an unguarded router a peer's early packet may have taken the port: then conntrack must be
     # free to choose another one.
-    return nat.mapping is Mapping.ENDPOINT_INDEPENDENT and guarded and nat.guard is not Guard.NONE
+    if not guarded or nat.guard is Guard.NONE or nat.udp is not Udp.ALLOWED:
+        return False
+    # Of those that keep ports, conntrack alone does it right where it is also the one that lets in.
+    return nat.mapping is Mapping.ENDPOINT_INDEPENDENT and (_opens(nat) or not nat.port_preservation)
 
 
 def _memories(names: Sequence[str], lifetime: Lifetime) -> Iterator[str]:
@@ -160,6 +175,16 @@ def _keep(nat: Nat, wan_address: IPv4Address) -> Iterator[str]:
         if nat.port_preservation:
             for way in WAYS:
                 yield f"{side} meta l4proto udp udp sport @taken_{way} snat ip to {wan_address}:{RANDOM_PORTS}"
+        else:
+            yield f"{side} meta l4proto udp goto give"
+
+
+def _give(wan_address: IPv4Address, given: Map[str, range]) -> Iterator[str]:
+    for whose, ports in given.items():
+        # The same in each run, as all a lab does; another one for each router, host and epoch.
+        order = random.Random(f"{wan_address} {whose} {ports}").sample(ports, min(GIVEN, len(ports)))
+        numbered = ", ".join(f"{number} : {port}" for number, port in enumerate(order))
+        yield f"{whose}meta l4proto udp snat ip to {wan_address} : numgen inc mod {len(order)} map {{ {numbered} }}"
 
 
 def _open(nat: Nat, wan_address: IPv4Address) -> Iterator[str]:

@@ -148,7 +148,7 @@ def _inside() -> list[str]:
         except kernel.LabError as error:
             missing.append(f"iptables cannot do {what}: {error}")
     try:
-        kernel.nft(filters(EVERYTHING, IPv4Address("192.0.2.1")))
+        kernel.nft(filters(EVERYTHING, IPv4Address("192.0.2.1"), {}))
     except kernel.LabError as error:
         missing.append(f"nftables cannot learn a NAT's bindings (modules nf_tables, nft_ct, nft_nat): {error}")
     return missing

@@ -68,7 +68,7 @@ def ruleset(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], *,
     unasked = f"iptables -A INPUT -i {WAN} -m conntrack --ctstate NEW"
     if guarded and nat.guard is not Guard.NONE:
         commands.append(f"{unasked} -j {nat.guard.name}")
-    text = filters(nat, wan_address, guarded=guarded) + tables(nat.port_mapper)
+    text = filters(nat, wan_address, _given(nat, hosts), guarded=guarded) + tables(nat.port_mapper)
     return Ruleset(tuple(commands), text, learnt(nat, guarded=guarded), _sysctls(nat.lifetime))
 
 
@@ -158,6 +158,15 @@ def _mapping(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address]) -
             return []
         case _:
             assert_never(nat.mapping)
+
+
+def _given(nat: Nat, hosts: Sequence[IPv4Address]) -> dict[str, range]:
+    """The ports that an endpoint-independent NAT gives where the table chooses, as :func:`netlab.filters.filters`
+    takes them."""
+    if nat.port_block is not None:
+        return {f"ip saddr {host} ": port_block(nat, number) for number, host in enumerate(hosts)}
+    first, last = map(int, (POOLS[nat.epoch % 2] if nat.epoch else RANDOM_PORTS).split("-"))
+    return {"": range(first, last + 1)}
 
 
 def _pools(epoch: int) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from netlab.filters import flush_text
 from netlab.lab import Lab, Node
 from netlab.nat import (
     ADDRESS_RESTRICTED,
+    CARRIER,
     CARRIER_OPEN,
     FULL_CONE,
     FULL_CONE_HAIRPIN,
@@ -119,8 +120,20 @@ def test_a_port_given_twice_belongs_to_the_newest_flow(netlab) -> None:
     assert passes(stranger, mapped, newest, other)
 
 
+@pytest.mark.parametrize("nat", [CARRIER, CARRIER_OPEN, FULL_CONE_RANDOM], ids=lambda nat: nat.name)
+def test_no_port_is_given_to_two_while_there_are_others(netlab, nat: Nat) -> None:
+    """Or the first one's packets to the second one's friend would be the flow of the second, and be dropped."""
+    running = netlab(two_nats(nat, NONE))
+    alice, server = running.host("alice"), running.host("server")
+    known, other = bound(server, server.address), bound(server, server.addresses[1])
+    clients = [bound(alice, alice.address) for _ in range(256)]
+    mapped = [seen(client, known if number % 2 else other) for number, client in enumerate(clients)]
+    assert len(set(mapped)) == len(clients)
+    assert [seen(client, other if number % 2 else known) for number, client in enumerate(clients)] == mapped
+
+
 def test_a_port_given_to_two_belongs_to_who_came_last(netlab) -> None:
-    """Also where a mapping is for all destinations: it is conntrack that shares a small range between them."""
+    """Also where a mapping is for all destinations: a NAT that has no port left gives the oldest once more."""
     running = netlab(two_nats(replace(CARRIER_OPEN, port_block=range(10240, 10242)), NONE))
     alice, server = running.host("alice"), running.host("server")
     old, known = bound(alice, alice.address), bound(server, server.address)
