@@ -189,8 +189,10 @@ class Changes:
     def __init__(self, peer: LosesPath) -> None:
         self._peer = peer
         self._at: float | None = None
+        self._has_network = True
 
-    def note(self, now: float) -> None:
+    def note(self, now: float, *, has_network: bool) -> None:
+        self._has_network = has_network
         if self._peer.heard_at is not None:
             self._at = now
 
@@ -198,5 +200,5 @@ class Changes:
         if self._at is not None and now >= self._at + AFTER_A_CHANGE:
             heard_at = self._peer.heard_at
             if heard_at is not None and heard_at < self._at:
-                self._peer.lose_path(explain.addresses_changed(), now)
+                self._peer.lose_path(explain.addresses_changed(has_network=self._has_network), now)
             self._at = None

@@ -21,18 +21,18 @@ class Path:
 def test_nothing_is_heard_after_the_change() -> None:
     path = Path(heard_at=9.9)
     changes = Changes(path)
-    changes.note(10.0)
+    changes.note(10.0, has_network=True)
     changes.check(10.0 + AFTER_A_CHANGE - 0.01)
     assert path.lost == []
     changes.check(10.0 + AFTER_A_CHANGE)
     changes.check(20.0 + AFTER_A_CHANGE)
-    assert path.lost == [(explain.addresses_changed(), 10.0 + AFTER_A_CHANGE)]
+    assert path.lost == [(explain.addresses_changed(has_network=True), 10.0 + AFTER_A_CHANGE)]
 
 
 def test_a_path_that_was_heard_after_the_change_is_kept() -> None:
     path = Path(heard_at=9.9)
     changes = Changes(path)
-    changes.note(10.0)
+    changes.note(10.0, has_network=True)
     path.heard_at = 10.5
     changes.check(10.0 + AFTER_A_CHANGE)
     path.heard_at = None
@@ -43,8 +43,8 @@ def test_a_path_that_was_heard_after_the_change_is_kept() -> None:
 def test_the_last_of_several_changes_counts() -> None:
     path = Path(heard_at=9.9)
     changes = Changes(path)
-    changes.note(10.0)
-    changes.note(10.0 + AFTER_A_CHANGE / 2)
+    changes.note(10.0, has_network=True)
+    changes.note(10.0 + AFTER_A_CHANGE / 2, has_network=True)
     changes.check(10.0 + AFTER_A_CHANGE)
     assert path.lost == []
     changes.check(10.0 + 1.5 * AFTER_A_CHANGE)
@@ -54,7 +54,15 @@ def test_the_last_of_several_changes_counts() -> None:
 def test_before_there_is_a_path_a_change_is_of_no_interest() -> None:
     path = Path(heard_at=None)
     changes = Changes(path)
-    changes.note(10.0)
+    changes.note(10.0, has_network=True)
     path.heard_at = 5.0
     changes.check(10.0 + AFTER_A_CHANGE)
     assert path.lost == []
+
+
+def test_a_machine_without_any_network_is_not_said_to_be_on_another_one() -> None:
+    path = Path(heard_at=9.9)
+    changes = Changes(path)
+    changes.note(10.0, has_network=False)
+    changes.check(10.0 + AFTER_A_CHANGE)
+    assert path.lost == [("this machine has no network", 10.0 + AFTER_A_CHANGE)]

@@ -228,6 +228,7 @@ def test_what_the_server_forwards_before_we_know_of_it_is_no_direct_path(control
 
     assert answers(1) == []
     assert agent.dropped == 1
+    assert not agent.was_heard  # or the person would read that only our own packets are stopped
     agent.relay(MAIN, SERVER, 0.1)
     assert SERVER in answers(2)
     assert agent.dropped == 1

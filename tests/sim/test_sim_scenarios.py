@@ -14,8 +14,10 @@ from sim.worlds import World, meet
 from p2p.core.address import Address
 from p2p.core.errors import ExitCode
 from p2p.core.peer import events
+from p2p.core.peer.at_server import TUNNEL_AFTER
 
 CONTENT = random.Random(1).randbytes(200_000)
+NATTED = Scenario("port-restricted", "port-restricted")
 LIMIT = 60.0  # virtual seconds
 NO_PATH_LIMIT = 15.0  # virtual seconds in which both sides must have said that there is no path
 
@@ -52,6 +54,18 @@ def test_bad_networks_only_take_longer(seed: int, one_lan: bool) -> None:
     world.run(sender, receiver, limit=120.0)
     assert (sender.exit_code, receiver.exit_code) == (ExitCode.DONE, ExitCode.DONE)
     assert receiver.received == files
+
+
+@pytest.mark.parametrize("late", [(True, True), (True, False), (False, True)], ids=["both", "sender", "receiver"])
+def test_a_network_that_was_away_is_not_one_that_blocks_udp(late: tuple[bool, bool]) -> None:
+    """As when a cable is back: TCP stands before the next question by UDP would be due."""
+    world = World(NATTED)
+    for host, is_late in zip(world.hosts, late, strict=True):
+        host.lost_until = (TUNNEL_AFTER if is_late else 0.0, "")
+    sender, receiver = meet(world, {"file": CONTENT}, LIMIT)
+    assert receiver.received == {"file": CONTENT}
+    assert "punched" in sender.path.description
+    assert "punched" in receiver.path.description
 
 
 @pytest.mark.parametrize("kind", ["none", "address-restricted", "port-restricted"])

@@ -110,7 +110,10 @@ class AtServer:
         self._scratch = dict(scratch)
         v4 = [server for server in servers if server.version == 4]
         first = {number: self._scratch.pop(number) for number in sorted(scratch)[:FIRST_SAMPLES]}
-        self._probe = NatProbe(v4[0], main_port, first, random_bytes, stun_servers) if v4 else None
+        self._new_probe: Callable[[], NatProbe | None] = lambda: (
+            NatProbe(v4[0], main_port, first, random_bytes, stun_servers) if v4 else None
+        )
+        self._probe = self._new_probe()
         self._nat = NatReport()
         self._seen: dict[Address, None] = {}  # our addresses, in the order in which to tell them
         self._tcp: Address | None = None
@@ -195,6 +198,8 @@ class AtServer:
             self._handle_sought(data)
         elif local == TUNNEL or not self._eyeballs.handle_datagram(data, source, now):
             self._client.handle_datagram(data, source, now, local)
+        elif self.uses_tunnel and not self._is_left:
+            self._return_to_udp(now)
         self._advance(now)
 
     def handle_stun(self, data: bytes, source: Address, local: int, now: float) -> None:
@@ -208,7 +213,11 @@ class AtServer:
         self._advance(now)
 
     def handle_tunnel_opened(self, now: float) -> None:
-        """A TCP connection to the server stands. It is used unless UDP was answered meanwhile."""
+        """A TCP connection to the server stands. It is used unless UDP was answered meanwhile.
+
+        That UDP is blocked is not known yet: the whole network may have been away until now. So UDP is asked once
+        more, and has answered by the time that a seat is taken.
+        """
         if self._answered and not self.uses_tunnel:
             if self._seeking is not None:
                 hello = encode(Hello(self._seeking))
@@ -216,7 +225,7 @@ class AtServer:
             return
         self._local = TUNNEL
         self._nat, self._seen, self._probe = NatReport(NatMapping.NO_UDP), {}, None
-        self._eyeballs.stop()
+        self._eyeballs.ask_again(self.server, now)
         if not self._is_asking:
             self._is_asking = True
             self._client.start(now)
@@ -282,6 +291,15 @@ class AtServer:
                 self._handle_nat(found)
         while (event := self._client.poll_event()) is not None:
             self._handle_client_event(event, now)
+
+    def _return_to_udp(self, now: float) -> None:
+        self._local = MAIN
+        self._nat = NatReport()
+        self._client.use(MAIN, now)
+        self._probe = self._new_probe()
+        if self._probe is not None:
+            self._probe.start(now)
+        self._see(*self._eyeballs.reflexive.values())
 
     def _handle_nat(self, found: NatFound) -> None:
         if self._answered or found.report.mapping is not NatMapping.NO_UDP:  # else TCP will tell

@@ -221,8 +221,8 @@ def damaged(what: str) -> str:
     return f"what came was not what the other side sent ({what})"
 
 
-def addresses_changed() -> str:
-    return "this machine is on another network"
+def addresses_changed(*, has_network: bool) -> str:
+    return "this machine is on another network" if has_network else "this machine has no network"
 
 
 def both_suspect() -> str:

@@ -13,6 +13,7 @@ from p2p.core.rendezvous.messages import TRANSACTION_SIZE, Cookie, Hello, decode
 
 ATTEMPT_DELAY = 0.25  # seconds; RFC 8305 section 5 (Connection Attempt Delay)
 RETRY_FIRST = 0.5  # seconds, doubling
+AGAIN_FIRST = 0.1  # the same where TCP got through this moment: before keys are agreed on by it
 GIVE_UP = 3.0  # seconds without any answer, after which the first is as good as the others
 REFLEXIVE_TRIES = 4  # to an address that was not chosen, for what it says of ours
 MAX_SERVERS = 4  # two of each version: a name with more has them for its own sake
@@ -23,7 +24,7 @@ class _Attempt:
     server: Address
     transaction: bytes
     due: float
-    pause: float = RETRY_FIRST
+    pause: float
     tries: int = 0
 
 
@@ -55,6 +56,13 @@ class Eyeballs:
     def stop(self) -> None:
         self._attempts.clear()
         self._give_up = None
+
+    def ask_again(self, server: Address, now: float) -> None:
+        """That one address, whatever was asked before."""
+        self.chosen = server
+        self._give_up = None
+        self._attempts = [self._attempt(server, now, AGAIN_FIRST)]
+        self.handle_timeout(now)
 
     def handle_datagram(self, data: bytes, source: Address, now: float) -> bool:
         """Whether it was an answer to a question of ours."""
@@ -103,8 +111,8 @@ class Eyeballs:
                 attempt.due = now
         self.handle_timeout(now)
 
-    def _attempt(self, server: Address, due: float) -> _Attempt:
-        return _Attempt(server, self._random_bytes(TRANSACTION_SIZE), due)
+    def _attempt(self, server: Address, due: float, pause: float = RETRY_FIRST) -> _Attempt:
+        return _Attempt(server, self._random_bytes(TRANSACTION_SIZE), due, pause)
 
 
 def interleave(addresses: Sequence[Address]) -> list[Address]:

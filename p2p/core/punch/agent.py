@@ -92,7 +92,7 @@ class PunchAgent:
         self._transmits: deque[Transmit] = deque(maxlen=MAX_QUEUE)
         self._events: deque[PunchEvent] = deque()
         self._actions: deque[PunchAction] = deque()
-        self.was_heard = False  # whether anything genuine came from the other side
+        self.was_heard = False  # whether anything genuine came from the other side that no server forwarded
         self.dropped = 0
         """Datagrams that were not genuine, replayed from elsewhere, or too many."""
 
@@ -148,7 +148,7 @@ class PunchAgent:
         except DecodeError:
             self.dropped += 1
             return
-        self.was_heard = True
+        self.was_heard = self.was_heard or source not in self._servers
         if isinstance(message, Check):
             self._on_check(message, source, local, now)
         else:

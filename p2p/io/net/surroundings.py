@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import selectors
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from p2p.core.address import Address
 from p2p.core.peer.peer import Peer
 from p2p.core.portmap.events import BehindAnotherNat, Lost, Mapped, NoMapper
-from p2p.io.net.interfaces import InterfaceWatch, local_addresses
+from p2p.io.net.interfaces import InterfaceWatch, local_addresses, source_address
 from p2p.io.net.port_mapper import PortMapper, find_router
 
 FAREWELL = 0.05  # seconds in which a router that we may have left has to close our port; else its lease ends it
 
 
+class OnChange(Protocol):
+    def __call__(self, now: float, *, has_network: bool) -> None: ...
+
+
 class Surroundings:
     """Tells the peer when one of the two changes. `note` is told in words, for --verbose; `on_change`: the addresses
-    are others now."""
+    are others now, or there are none by which the server could be reached."""
 
     def __init__(
         self,
@@ -28,7 +33,7 @@ class Surroundings:
         tcp_port: int,
         now: float,
         note: Callable[[str], None],
-        on_change: Callable[[float], None] = lambda _: None,
+        on_change: OnChange | None = None,
     ) -> None:
         self._peer = peer
         self._servers = servers
@@ -95,4 +100,5 @@ class Surroundings:
         hosts = local_addresses(self._servers)
         udp = [Address(host, self._udp_port) for host in hosts]
         self._peer.handle_addresses(udp, [Address(host, self._tcp_port) for host in hosts], now)
-        self._on_change(now)
+        if self._on_change is not None:
+            self._on_change(now, has_network=any(map(source_address, self._servers)))
