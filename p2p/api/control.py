@@ -16,8 +16,8 @@ INTERRUPTED = "it was stopped by Ctrl-C over there"
 FAILED = "the program that it is part of over there has failed"
 
 
-class Abandoned(Exception):
-    """Whoever waits has no patience for farewells."""
+class Abandoned(BaseException):
+    """Whoever waits has no patience for farewells, and nothing on the way is to take it for an error."""
 
 
 class Control:

@@ -16,6 +16,7 @@ from p2p.api.control import Abandoned, Control
 from p2p.api.errors import ArgumentError, CancelledError, IncompleteError, NoPeerError, TransferError, error_of
 from p2p.api.results import Offer, Result
 from p2p.core.errors import CallerError, ExitCode, Failure, P2PError
+from p2p.core.peer import explain
 from p2p.core.peer.peer import Peer
 from p2p.core.text import escape
 from p2p.core.transfer import messages
@@ -229,9 +230,9 @@ def explained() -> Iterator[None]:
     except Abandoned as error:
         raise CancelledError("Stopped at once: the other side was not told") from error
     except P2PError as error:
-        raise TransferError(f"Internal error: {error}. Please report it") from error
+        raise TransferError(explain.internal_error(error)) from error
     except OSError as error:
-        raise TransferError(f"The system refuses what is needed: {error}") from error
+        raise TransferError(explain.system_refuses(error)) from error
 
 
 def _too_much(size: int, things: int, limit: int | None) -> tuple[Failure, str] | None:

@@ -14,6 +14,10 @@ class CallerError(P2PError):
     """Our own caller broke the rules of an interface."""
 
 
+class InternalError(P2PError):
+    """This program made a mistake; what was raised is the cause."""
+
+
 class RemoteError(P2PError):
     """The other peer, or whoever sends in its name, broke the protocol."""
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from p2p.core.address import Address
 from p2p.core.contacts.exchange import ContactExchange
-from p2p.core.errors import Failure
+from p2p.core.errors import Failure, InternalError
 from p2p.core.introduction import Pairing
 from p2p.core.peer import events, explain
 from p2p.core.peer.config import PeerConfig
@@ -162,10 +162,15 @@ class Attempt:
             self._stack = stack.pop_all()
 
     def run(self, beside: Beside) -> Peer:
-        """Returns the peer, which is over then. Raises OSError."""
+        """Returns the peer, which is over then. Raises OSError, and InternalError for all that nobody expects."""
         self.loop.beside = beside
         with self._stack:
-            self.loop.run()
+            try:
+                self.loop.run()
+            except OSError:
+                raise
+            except Exception as error:
+                raise InternalError(explain.type_and_text(error)) from error
         return self.peer
 
     def close(self) -> None:

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from p2p.core.address import Address
 from p2p.core.datagram import MULTICAST, Transmit
-from p2p.core.errors import Failure
-from p2p.core.peer import events
+from p2p.core.errors import ExitCode, Failure
+from p2p.core.peer import events, explain
 from p2p.core.peer.peer import Peer
 from p2p.core.transport.lan import Close, Connect
 from p2p.io.ends import End
@@ -26,6 +26,7 @@ from p2p.io.net.udp import SendResult
 
 TICK = 0.1  # seconds between two looks at the progress
 TRANSMITS_A_TURN = 64  # bursts sent before the loop looks at its sockets again
+FAREWELL = 2.0  # seconds in which the other side is told, after an error of ours, that this one has failed
 READS_A_TURN = 4  # batches read from the UDP socket in one turn
 
 
@@ -92,12 +93,19 @@ class PeerLoop:
         )
 
     def run(self) -> None:
-        """Until the peer is over; starts it, unless that was done. Raises KeyboardInterrupt at the second Ctrl-C."""
+        """Until the peer is over; starts it, unless that was done. Raises KeyboardInterrupt at the second Ctrl-C.
+
+        Whatever else is raised in it, the other side is told of first.
+        """
         with contextlib.closing(self):
-            if not self._is_started:
-                self.start(time.monotonic())
-            while not self.is_over:
-                self._turn()
+            try:
+                if not self._is_started:
+                    self.start(time.monotonic())
+                while not self.is_over:
+                    self._turn()
+            except Exception as error:
+                self._say_farewell(error)
+                raise
         self._report(time.monotonic())
 
     @property
@@ -123,6 +131,38 @@ class PeerLoop:
         for key, mask in self._selector.select(wait):
             key.data(mask)
         self.handle_timeouts(time.monotonic())
+
+    def _say_farewell(self, error: Exception) -> None:
+        """Any step may be the one that raises, again and again: each is tried by itself."""
+        failure, now = Failure(ExitCode.INTERNAL, explain.internal_error(error)), time.monotonic()
+        deadline = now + FAREWELL
+        self._unsent = None  # it may be what cannot be sent
+        with contextlib.suppress(Exception):
+            self._peer.fail(failure, explain.failed_over_there(error), now)
+        while (now := time.monotonic()) < deadline:
+            with contextlib.suppress(Exception):
+                if self.is_over:
+                    return
+            with contextlib.suppress(Exception):
+                self._transmit(now)
+            with contextlib.suppress(Exception):
+                self._drive_tcp(now)
+            self._hear_last(now)
+
+    def _hear_last(self, now: float) -> None:
+        """The rest of a turn of the farewell."""
+        until = now + TICK
+        with contextlib.suppress(Exception):
+            until = min(until, self._peer.poll_timeout() or until, self._tcp.poll_timeout() or until)
+        for key, mask in self._selector.select(max(0.0, until - now)):
+            with contextlib.suppress(Exception):
+                key.data(mask)
+        now = time.monotonic()
+        with contextlib.suppress(Exception):
+            if (at := self._peer.poll_timeout()) is not None and at <= now:
+                self._peer.handle_timeout(now)
+        with contextlib.suppress(Exception):
+            self._tcp.handle_timeout(now)
 
     def advance(self, now: float) -> float:
         """The part of a turn before the wait. Returns until when to wait."""

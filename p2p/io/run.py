@@ -40,6 +40,7 @@ from p2p.io.sending.pipes import CommandReader, PipeError
 from p2p.io.sending.preview import preview
 from p2p.io.sending.sources import SourceError
 from p2p.io.sending.visits import Exclude
+from p2p.io.stopping import break_down, stop
 from p2p.io.terminal.question import Question
 from p2p.io.terminal.screen import Screen
 from p2p.io.terminal.summary import Repaired
@@ -89,7 +90,7 @@ def run(options: argparse.Namespace) -> ExitCode:
         program=options.program,
     )
     if not servers and plan.server is not None:
-        return _stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
+        return stop(screen, ExitCode.NO_PEER, f"No address can be found for the server {escape(plan.server)}")
     if options.dry_run and plan.role is Role.SENDER:
         return _preview(plan, patterns, screen, options)
     keep_freed_memory()
@@ -108,6 +109,10 @@ def run(options: argparse.Namespace) -> ExitCode:
             screen.say(plan.remembering.note)
         try:
             return one.send(patterns) if plan.role is Role.SENDER else one.receive()
+        except CallerError:
+            raise
+        except Exception as error:
+            return break_down(screen, error)
         finally:
             screen.stop()
 
@@ -145,7 +150,7 @@ class _Run:
             try:
                 end = self._open_source(patterns, token)
             except (SourceError, PipeError) as error:
-                return _stop(self._screen, error.failure.code, error.failure.message)
+                return stop(self._screen, error.failure.code, error.failure.message)
             may_begin_again = self._plan.command is None and not self._plan.is_pipe
             renew = partial(self._open_source, patterns, token) if may_begin_again else None
             crossing = self._crossing(end, self._hear_no, renew)
@@ -362,7 +367,7 @@ def _preview(plan: Plan, patterns: list[str], screen: Screen, options: argparse.
     try:
         return preview(plan.paths, patterns, as_json=options.json, quiet=options.quiet)
     except SourceError as error:
-        return _stop(screen, error.failure.code, error.failure.message)
+        return stop(screen, error.failure.code, error.failure.message)
 
 
 def _discard(options: argparse.Namespace) -> bool:
@@ -389,8 +394,3 @@ def _patterns(options: argparse.Namespace) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise CallerError(f"cannot read patterns from {name}: {error}") from error
     return patterns
-
-
-def _stop(screen: Screen, code: ExitCode, message: str) -> ExitCode:
-    screen.handle_event(events.Failed(Failure(code, message)), 0.0)
-    return code

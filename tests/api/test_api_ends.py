@@ -16,6 +16,7 @@ from beside import GUARD, Beside
 from harness import make_file
 
 import p2p
+from p2p.io.sending.end import SendingEnd
 
 CODE = "amber-walnut-tiger"
 Call = Callable[..., p2p.Result]
@@ -215,6 +216,23 @@ def test_a_stream_of_text_is_an_error_of_the_program(receive: Call, address: str
     with pytest.raises(TypeError, match="bytes"):
         p2p.send(stream=io.StringIO("text"), me="alice", to="bob", code=CODE, server=address)  # type: ignore[arg-type]
     assert isinstance(receiving.error, p2p.TransferError)
+
+
+def test_a_mistake_of_ours_is_a_transfer_error_and_told(
+    send: Call, receive: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = SendingEnd.advance
+
+    def broken(self: SendingEnd, peer: Any, now: float) -> bool:
+        return {}["x"] if self.machine.progress.done else advance(self, peer, now)
+
+    monkeypatch.setattr(SendingEnd, "advance", broken)
+    receiving = Beside(receive)
+    with pytest.raises(p2p.TransferError, match=r"Internal error: KeyError: 'x'.*please report it") as caught:
+        send()
+    assert caught.value.exit_code == p2p.ExitCode.INTERNAL
+    assert isinstance(receiving.error, p2p.BrokenOffError)
+    assert "its program failed, by a mistake of its own" in str(receiving.error)
 
 
 # how else it ends

@@ -8,7 +8,7 @@ from typing import assert_never
 
 from p2p.core.address import Address, is_private
 from p2p.core.calling import PEER_PROGRAM, command, option
-from p2p.core.errors import ExitCode
+from p2p.core.errors import ExitCode, InternalError
 from p2p.core.introduction import NamePair, Nameplate, Pairing, RefusedReason
 from p2p.core.punch.description import Kind
 from p2p.core.punch.events import How, Selected
@@ -200,6 +200,27 @@ def no_path(why: str, relay: str) -> str:
         f"No path: {why}; {relay}. Put one side on another network (a phone's hotspot, say), "
         f"or switch on port opening (UPnP) in one router; `{command('doctor')}` says what stands in the way"
     )
+
+
+def internal_error(error: Exception) -> str:
+    what = str(error) if isinstance(error, InternalError) else type_and_text(error)
+    return f"Internal error: {escape(what)}. This is a mistake in p2p; please report it"
+
+
+def system_refuses(error: OSError) -> str:
+    return f"The system refuses what is needed: {escape(str(error))}"
+
+
+def failed_over_there(error: Exception) -> str:
+    """Half a sentence for the other side, which is not to read what files and folders are called here."""
+    if isinstance(error, OSError):
+        return f"its system refused what is needed ({error.strerror or type(error).__name__})"
+    return "its program failed, by a mistake of its own"
+
+
+def type_and_text(error: Exception) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 # Why a path was lost, as half sentences.

@@ -56,7 +56,7 @@ class Screen:
         self._program = program
         self._lines = EventLines(invitation, program) if as_json else None
         self._quiet = quiet
-        self._verbose = verbose
+        self.is_verbose = verbose
         self._is_asked = is_asked
         self._shows_qr = shows_qr
         self._status = StatusLine(sys.stderr) if StatusLine.fits(sys.stderr) and not quiet else None
@@ -245,7 +245,7 @@ class Screen:
         )
 
     def note(self, text: str) -> None:
-        if self._verbose:
+        if self.is_verbose:
             self.say(f"  {text}")
 
     # sentences
@@ -328,7 +328,7 @@ class Screen:
                 self._said += 1
             elif is_renamed(done):
                 self._summary.add_renamed(done.path, done.saved_as)
-        if self._verbose:
+        if self.is_verbose:
             self.note(f"{escape(done.path)}: blake3 {done.digest.hex()}")
 
     def _finish(self, done: events.Done, progress: Progress, now: float) -> None:
