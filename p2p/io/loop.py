@@ -134,11 +134,11 @@ class PeerLoop:
 
     def _say_farewell(self, error: Exception) -> None:
         """Any step may be the one that raises, again and again: each is tried by itself."""
-        failure, now = Failure(ExitCode.INTERNAL, explain.internal_error(error)), time.monotonic()
+        told, now = explain.failed_over_there(error), time.monotonic()
         deadline = now + FAREWELL
         self._unsent = None  # it may be what cannot be sent
         with contextlib.suppress(Exception):
-            self._peer.fail(failure, explain.failed_over_there(error), now)
+            self._peer.fail(Failure(ExitCode.INTERRUPTED, told), told, now)  # what crosses: it may be gone on with
         while (now := time.monotonic()) < deadline:
             with contextlib.suppress(Exception):
                 if self.is_over:

@@ -204,7 +204,7 @@ class Delivery:
     def _break_off(self, error: RemoteError, now: float) -> None:
         if isinstance(error, VersionError):
             words = explain.outdated("the other side", error.version)
-            self.fail(Failure(ExitCode.INTERNAL, words), words, now)
+            self.fail(Failure(ExitCode.INTERNAL, words), explain.outdated_over_there(error.version), now)
             return
         message = f"The other side sent what makes no sense ({error}). No file is half there under its name"
         self.fail(Failure(ExitCode.INTEGRITY, message), f"it does not understand what this side sent ({error})", now)

@@ -68,6 +68,11 @@ def outdated(who: str, version: int) -> str:
     return f"{who} speaks protocol version {version}, this program another: please update p2p on both ends".capitalize()
 
 
+def outdated_over_there(version: int) -> str:
+    """For the side that speaks this version."""
+    return f"it does not speak protocol version {version}, as this side does: please update p2p on both ends"
+
+
 def senseless_description(error: Exception) -> str:
     return f"The other side describes itself in a way unknown here ({error}): please update p2p on both ends"
 
@@ -190,8 +195,16 @@ def refused_by_peer(exit_code: int, reason: str) -> tuple[ExitCode, str]:
     return code, f"The other side refused: {escape(reason)}" if reason else "The other side refused the files"
 
 
-# Ends that mean the same on both sides; any other end over there is an interruption here.
-_SHARED_ENDS = (ExitCode.WRONG_CODE, ExitCode.REFUSED, ExitCode.NO_PATH, ExitCode.INTEGRITY, ExitCode.STORAGE)
+# Ends that mean the same on both sides; any other end over there is an interruption here. INTERNAL crosses where the
+# two programs do not fit each other, which no second run mends; a program that broke down says INTERRUPTED.
+_SHARED_ENDS = (
+    ExitCode.INTERNAL,
+    ExitCode.WRONG_CODE,
+    ExitCode.REFUSED,
+    ExitCode.NO_PATH,
+    ExitCode.INTEGRITY,
+    ExitCode.STORAGE,
+)
 
 
 def no_path(why: str, relay: str) -> str:
