@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from harness import GUARD, ROOT
+from harness import GUARD, ROOT, tree_of
 
 # Run by Python itself before any program: a system without these, as far as Python tells.
 WITHOUT_MODULES = """\
@@ -45,32 +47,31 @@ MACOS = {
 }  # fmt: skip
 
 TRANSFER = """\
-import queue, sys, threading
-from pathlib import Path
+import queue, threading
 import p2p
-Path("file").write_bytes(bytes(100_000))
 codes = queue.Queue()
 with p2p.Server("127.0.0.1", 0) as server:
     options = dict(on_code=codes.put, server=server.address, timeout=40)
-    thread = threading.Thread(target=p2p.send, args=("file",), kwargs=options)
+    thread = threading.Thread(target=p2p.send, args=("tree",), kwargs=options)
     thread.start()
     result = p2p.receive(codes.get(timeout=60), out="out", server=server.address, timeout=40)
     thread.join()
-assert Path("out/file").read_bytes() == bytes(100_000)
-print(result.size)
+print(result.size, result.missed_count)
 """
 
 
 def run(
-    tmp_path: Path, names: dict[str, tuple[str, ...]], modules: tuple[str, ...], *arguments: str
+    tmp_path: Path, names: dict[str, tuple[str, ...]], modules: tuple[str, ...], *arguments: str, before: str = ""
 ) -> subprocess.CompletedProcess[str]:
+    """`before`: commands of a shell of its own, as root of a name space, by which the program is preceded."""
     lacking = WITHOUT_NAMES.format(names=names)
     if modules:
         lacking += WITHOUT_MODULES.format(modules=modules)
     (tmp_path / "sitecustomize.py").write_text(lacking)
     environment = {"PYTHONPATH": f"{tmp_path}:{ROOT}", "HOME": str(tmp_path)}
+    alone = ("unshare", "-rm", "sh", "-c", f'{before} && exec "$@"', "sh") if before else ()
     return subprocess.run(
-        [sys.executable, *arguments], cwd=tmp_path, env=environment,
+        [*alone, sys.executable, *arguments], cwd=tmp_path, env=environment,
         capture_output=True, text=True, timeout=GUARD, check=False,
     )  # fmt: skip
 
@@ -98,6 +99,31 @@ def test_a_module_alone_is_missed(lacking: tuple[str, ...], tmp_path: Path) -> N
     assert f"which has no {lacking[0]}" in ended.stderr
 
 
-def test_a_transfer_without_what_only_linux_has(tmp_path: Path) -> None:
-    ended = run(tmp_path, MACOS, (), "-c", TRANSFER)
-    assert (ended.returncode, ended.stdout) == (0, "100000\n"), ended.stderr
+def may_hide(path: str) -> bool:
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", path]
+    return subprocess.run(command, capture_output=True, timeout=GUARD, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("has_proc", [True, False], ids=["", "no proc"])
+@pytest.mark.parametrize("names", [MACOS, {}], ids=["macOS", "Linux"])
+def test_a_transfer_without_what_only_linux_has(
+    names: dict[str, tuple[str, ...]], has_proc: bool, tmp_path: Path
+) -> None:
+    if not has_proc and not may_hide("/proc"):
+        pytest.skip("no name space in which /proc can be hidden")
+    tree = tmp_path / "tree"
+    (tree / "folder" / "empty").mkdir(parents=True)
+    (tree / "folder" / "file").write_bytes(bytes(100_000))
+    (tree / "folder" / "other name").hardlink_to(tree / "folder" / "file")
+    (tree / "link").symlink_to("folder/file")
+    (tree / "to a folder").symlink_to("folder")
+    (tree / "to nothing").symlink_to("nowhere")
+    for path in (*tree.rglob("*"), tree):
+        os.utime(path, (10**9, 10**9), follow_symlinks=False)
+    ended = run(tmp_path, names, (), "-c", TRANSFER, before="" if has_proc else "mount -t tmpfs none /proc")
+    assert (ended.returncode, ended.stdout) == (0, "100000 0\n"), ended.stderr
+    there = tmp_path / "out" / "tree"
+    assert tree_of(there) == tree_of(tree)
+    assert {path.lstat().st_mtime for path in (*there.rglob("*"), there)} == {10**9}

@@ -15,7 +15,7 @@ from storing import NUMBERS, announce, begin, entry, finish, names, problems, sn
 from p2p.core.transfer.entries import Folder, Hardlink, Symlink
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.core.transfer.names import is_temporary
-from p2p.io.receiving import folders, links, naming
+from p2p.io.receiving import folders, naming
 from p2p.io.receiving.destination import Destination, Policy
 from p2p.io.receiving.jobs import Discard, Finish, Job, Stored
 from p2p.io.receiving.journal import Node
@@ -244,8 +244,7 @@ def test_a_link_gets_its_time_and_is_there_once(inbox: Path, outside: Path) -> N
 @pytest.mark.parametrize("has_proc", [True, False])
 def test_hard_links_wait_for_their_file(inbox: Path, has_proc: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not has_proc:
-        for module in (naming, links):
-            monkeypatch.setattr(module, "can_name", lambda _: False)
+        monkeypatch.setattr(naming, "can_name", lambda _: False)
         monkeypatch.setattr("p2p.io.receiving.contents.can_name", lambda _: False)
     with Destination(inbox) as destination:
         file = announce(destination, entry("x", is_linked=True))
@@ -286,7 +285,7 @@ def test_a_hard_link_is_of_the_inode_that_was_stored(
     inbox: Path, outside: Path, has_proc: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_proc:
-        monkeypatch.setattr(links, "can_name", lambda _: False)
+        monkeypatch.setattr(naming, "can_name", lambda _: False)
     before = snapshot(outside)
     with Destination(inbox) as destination:
         file = announce(destination, entry("x", is_linked=True))

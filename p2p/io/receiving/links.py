@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from dataclasses import dataclass
 
 from p2p.core.transfer.events import MakeHardlink, MakeSymlink
@@ -12,9 +11,9 @@ from p2p.core.transfer.limits import MAX_LINKED
 from p2p.core.transfer.names import stays_inside
 from p2p.io.receiving.folders import Folder, Folders
 from p2p.io.receiving.journal import Node
-from p2p.io.receiving.naming import NO_LINKS, can_name, component, name_exclusively, open_itself, set_time
+from p2p.io.receiving.naming import NO_LINKS, component, name_exclusively, open_itself, set_link_time
 from p2p.io.receiving.storage_errors import Unstorable
-from p2p.io.receiving.taken import Names, another_took_its_place, same_inode
+from p2p.io.receiving.taken import Names, another_took_its_place, is_inode, same_inode
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +73,7 @@ class Links:
 
         def make(name: str) -> None:
             os.symlink(target, component(name), dir_fd=directory)
-            fd = open_itself(name, directory)
-            try:
-                if stat.S_ISLNK(os.fstat(fd).st_mode):
-                    set_time(fd, entry.mtime_ns)
-            finally:
-                os.close(fd)
+            set_link_time(name, directory, entry.mtime_ns)
 
         def is_it(name: str) -> bool:
             try:
@@ -98,13 +92,12 @@ class Links:
         home = self._folders.descriptor(linked.folder)
         fd = open_itself(linked.name, home)
         try:
-            status = os.fstat(fd)
-            if linked.node != (status.st_dev, status.st_ino):
+            is_same = same_inode(home, linked.name, linked.node) if fd is None else is_inode(fd, linked.node)
+            if not is_same:
                 raise another_took_its_place()
-            has_magic = can_name(fd)
 
             def make(name: str) -> None:
-                if has_magic:
+                if fd is not None:
                     name_exclusively(fd, name, directory)
                     return
                 source = component(linked.name)
@@ -118,7 +111,8 @@ class Links:
 
             return self._names.give(directory, folder.place, job.entry.name, make, is_it=is_it)
         finally:
-            os.close(fd)
+            if fd is not None:
+                os.close(fd)
 
 
 def _encoded(target: str) -> bytes:

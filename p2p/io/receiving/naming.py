@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import stat
 import unicodedata
 from functools import cache
 from typing import Any
@@ -104,16 +105,36 @@ def name_exclusively(fd: int, name: str, directory: int) -> None:
     os.link(_magic(fd), component(name), dst_dir_fd=directory, follow_symlinks=True)
 
 
-def open_itself(name: str, directory: int) -> int:
-    """A descriptor of what bears the name, a symbolic link too, good for nothing but to say which inode is meant."""
-    flags = getattr(os, "O_PATH", 0) | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(component(name), flags, dir_fd=directory)
+def open_itself(name: str, directory: int) -> int | None:
+    """A descriptor of what bears the name, a symbolic link too, good for nothing but to say which inode is meant.
+
+    None where that is not to be had (no Linux), or nothing leads from it to the inode (no /proc): all there is then is
+    the name, and a look at what bears it.
+    """
+    flag = getattr(os, "O_PATH", None)
+    if flag is None:
+        return None
+    fd = os.open(component(name), flag | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    if can_name(fd):
+        return fd
+    os.close(fd)
+    return None
 
 
-def set_time(fd: int, mtime_ns: int) -> None:
-    """Of what `open_itself` opened; nothing where the file system, or a kernel without /proc, cannot."""
-    with contextlib.suppress(OSError, OverflowError):
-        os.utime(_magic(fd), ns=(mtime_ns, mtime_ns))
+def set_link_time(name: str, directory: int, mtime_ns: int) -> None:
+    """Of a symbolic link, and of nothing else that may bear the name by now; nothing where the file system cannot."""
+    times = (mtime_ns, mtime_ns)
+    with contextlib.suppress(OSError, OverflowError, NotImplementedError):
+        fd = open_itself(name, directory)
+        if fd is None:
+            if stat.S_ISLNK(os.stat(component(name), dir_fd=directory, follow_symlinks=False).st_mode):
+                os.utime(component(name), ns=times, dir_fd=directory, follow_symlinks=False)
+            return
+        try:
+            if stat.S_ISLNK(os.fstat(fd).st_mode):
+                os.utime(_magic(fd), ns=times)
+        finally:
+            os.close(fd)
 
 
 def _magic(fd: int) -> str:

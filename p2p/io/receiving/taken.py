@@ -188,6 +188,12 @@ def same_inode(directory: int, name: str, node: tuple[int, int]) -> bool:
     return (status.st_dev, status.st_ino) == node
 
 
+def is_inode(fd: int, node: tuple[int, int]) -> bool:
+    """The same of a descriptor. Raises OSError."""
+    status = os.fstat(fd)
+    return (status.st_dev, status.st_ino) == node
+
+
 def same_time(one_ns: int, other_ns: int) -> bool:
     """Whether nobody wrote to a file in between, as far as its times of modification can tell."""
     return abs(one_ns - other_ns) < TIME_GRAIN
