@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -111,11 +112,21 @@ def test_time_left(seconds: float, words: str) -> None:
     assert clock(seconds) == words
 
 
-def test_an_encoding_without_blocks_gets_other_characters() -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp850", "cp1252", "utf-8"])
+def test_an_encoding_that_cannot_say_a_character_gets_another(encoding: str) -> None:
+    """Of the line itself; of a name, one mark for each such letter."""
     raw = io.BytesIO()
-    line = StatusLine(io.TextIOWrapper(raw, encoding="ascii", errors="replace"))
-    line.show_progress(PROGRESS, 45e6, "relay")
+    line = StatusLine(io.TextIOWrapper(raw, encoding=encoding, errors="replace"))
+    for name in (PROGRESS.path, "Gr\u00f6\u00dfe/\u65e5\u672c"):
+        line.show_progress(replace(PROGRESS, path=name), 45e6, "relay")
+    line.show_words(f"Looking for {'a very long name ' * 9} again")
     line.take_away()
-    assert b"#" in raw.getvalue()
-    assert b"?" not in raw.getvalue().split(b"photos")[0]
-    assert raw.getvalue().endswith(b"\r\x1b[K")
+    cut_name, name, words, nothing = raw.getvalue().decode(encoding).split("\r\x1b[K")[1:]
+    full, empty = "#." if encoding in ("ascii", "cp1252") else "█░"
+    assert cut_name.startswith(f" 35 %  {full * 3}")
+    assert empty in cut_name
+    assert "?" not in cut_name + words
+    assert words.startswith("Looking for a very long name")
+    assert max(map(columns, (cut_name, name, words))) <= line.width
+    assert name.split("  ")[-1] == "Gr\u00f6\u00dfe/\u65e5\u672c".encode(encoding, "replace").decode(encoding)
+    assert nothing == ""

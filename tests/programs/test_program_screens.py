@@ -43,13 +43,34 @@ def terminal() -> Iterator[tuple[int, bytearray]]:
         os.close(ours)
 
 
-def receive(programs: Stage, *options: str | Path, shell: str = "", **streams: object) -> subprocess.Popen[bytes]:
-    """A receiver with streams of the test's choosing; `shell` holds redirections."""
+def receive(
+    programs: Stage, *options: str | Path, shell: str = "", encoding: str = "", **streams: object
+) -> subprocess.Popen[bytes]:
+    """A receiver with streams of the test's choosing; `shell` holds redirections, `encoding` is that of its streams."""
     words = ["-m", "p2p.peer", "recv", "bob", "alice", "--server", programs.address, "--code", CODE, "--yes"]
     command = [sys.executable, *words, *map(str, options)]
     if shell:
         command = ["sh", "-c", f'exec "$@" {shell}', "sh", *command]
-    return subprocess.Popen(command, env=os.environ | ENVIRONMENT, **streams)  # type: ignore[call-overload, no-any-return]
+    environment = os.environ | ENVIRONMENT | ({"PYTHONIOENCODING": encoding} if encoding else {})
+    return subprocess.Popen(command, env=environment, **streams)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp850", "cp1252"])
+def test_a_terminal_with_an_old_code_page(programs: Stage, tmp_path: Path, encoding: str) -> None:
+    """All but the letters that it cannot say is there, and the files bear their own names."""
+    name = "Gr\u00f6\u00dfe \u65e5\u672c.bin"
+    make_file(tmp_path / name, 3_000_000)
+    sender = programs.send("alice", "bob", tmp_path / name)
+    with terminal() as (theirs, shown):
+        receiver = receive(programs, "--out", tmp_path / "out", encoding=encoding, stderr=theirs)
+        assert (sender.finish(), receiver.wait(GUARD)) == (0, 0), sender.err
+    assert hash_of(tmp_path / "out" / name) == hash_of(tmp_path / name)
+    screen = shown.decode(encoding)
+    said = name.encode(encoding, "replace").decode(encoding)
+    assert f"Saved {said}\r\n" in screen
+    assert "\ufffd" not in screen
+    assert "?" not in screen.replace(said, "")
+    assert "Connected: direct TCP" in screen
 
 
 def broken_pipe() -> int:

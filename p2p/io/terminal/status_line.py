@@ -10,7 +10,7 @@ from typing import TextIO
 
 from p2p.core.text import escape
 from p2p.core.transfer.events import Progress
-from p2p.io.terminal.words import clock, columns, cut, files, rate, size
+from p2p.io.terminal.words import ELLIPSIS, PLAIN_ELLIPSIS, clock, columns, cut, files, rate, size
 
 RATE_WINDOW = 3.0  # seconds over which the rate is averaged
 MIN_BAR, MAX_BAR = 6, 16  # columns of a bar that still says something, and of one that says no more
@@ -28,6 +28,8 @@ class StatusLine:
         self._stream = stream
         self._shown = ""
         self._draws_blocks = _can_say(stream, "█░")
+        # A question mark, as for other letters, would read as part of the name that was cut.
+        self._ellipsis = ELLIPSIS if _can_say(stream, ELLIPSIS) else PLAIN_ELLIPSIS
 
     @staticmethod
     def fits(stream: TextIO) -> bool:
@@ -41,6 +43,7 @@ class StatusLine:
 
     def show(self, text: str) -> None:
         """Raises OSError when the terminal is gone."""
+        text = text.replace(ELLIPSIS, self._ellipsis)
         if text != self._shown:
             self._shown = text
             self._stream.write(_CLEAR + text)

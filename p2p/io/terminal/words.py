@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 ELLIPSIS = "…"
+PLAIN_ELLIPSIS = "~"  # of one column too, for encodings without the other
 LONG = 99 * 3600  # seconds
 UNNAMED = "the other side"  # what a friend is called in sentences where there are no names
 VERBATIM = "    "  # a line that begins so is a command, which is to be copied as it is
