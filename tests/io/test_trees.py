@@ -6,7 +6,6 @@ import os
 import stat
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -361,62 +360,6 @@ def test_a_hole_takes_no_place(inbox: Path) -> None:
     status = (inbox / "a.txt").stat()
     assert status.st_size == 2**30
     assert status.st_blocks * 512 < 2**20
-
-
-@pytest.mark.parametrize("policy", list(Policy))
-def test_a_thread_that_exchanges_folders_for_links_all_the_time(
-    inbox: Path, outside: Path, policy: Policy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folders, "MAX_OPEN", 3)
-    before = snapshot(outside)
-    stop = threading.Event()
-
-    def interfere() -> None:
-        aside = inbox.parent / "aside"
-        while not stop.is_set():
-            for name in ("a", "b", "x"):
-                for call in (
-                    lambda path: path.rename(aside),
-                    lambda path: path.symlink_to(outside),
-                    lambda path: path.unlink(),
-                    lambda path: path.hardlink_to(outside / "a.txt"),
-                    lambda path: path.unlink(),
-                    aside.rename,
-                ):
-                    for path in (inbox / name, inbox / "a" / name):
-                        try:
-                            if not path.parent.is_symlink():
-                                call(path)
-                        except OSError:
-                            continue
-
-    thread = threading.Thread(target=interfere)
-    thread.start()
-    try:
-        with Destination(inbox, policy=policy) as destination:
-            for _ in range(150):
-                a, b, file, x = (next(NUMBERS) for _ in range(4))
-                destination.carry_out(
-                    [
-                        MakeFolder(a, None, Folder("a", 0o777, LONG_AGO)),
-                        MakeFolder(b, a, Folder("b", 0o777, LONG_AGO)),
-                        Announced(file, b, "a/b/a.txt", entry(is_linked=True)),
-                        Announced(x, a, "a/x", entry("x")),
-                        MakeSymlink(next(NUMBERS), b, Symlink("l", LONG_AGO, "../x")),
-                        LeaveFolder(b),
-                        MakeHardlink(next(NUMBERS), a, Hardlink("a.txt", file)),
-                        LeaveFolder(a),
-                    ]
-                )
-                destination.carry_out([Whole(file, b"abc", b""), Whole(x, b"abc", b"")])
-    finally:
-        stop.set()
-        thread.join()
-    aside = inbox.parent / "aside"
-    for path in (aside, *inbox.rglob("*")):
-        if path.is_symlink() or (path.is_file() and path.samefile(outside / "a.txt")):
-            path.unlink()  # what the thread has left
-    assert snapshot(outside) == before
 
 
 ACROSS = """
