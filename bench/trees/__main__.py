@@ -50,8 +50,8 @@ SMALL = {
     "files": 1_000,
     "folders": 40,
     "sparse": 50,
-    "size": 200,
-    "kills": 3,
+    "size": 60,
+    "kills": 2,
     "changes": 2,
     "pipe": 200,
     "kills_rate": "20M",  # so that there is a moment for each
