@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from storing import NUMBERS, announce, begin, entry, finish, names, problems, sn
 from p2p.core.transfer.entries import Folder, Hardlink, Symlink
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
 from p2p.core.transfer.names import is_temporary
-from p2p.io.receiving import folders, naming
+from p2p.io.receiving import folders, naming, taken
 from p2p.io.receiving.destination import Destination, Policy
 from p2p.io.receiving.jobs import Discard, Finish, Job, Stored
 from p2p.io.receiving.journal import Node
 from p2p.io.receiving.parts import Found
+from p2p.io.receiving.taken import Names
 
 LONG_AGO = 1_000_000_000_123_456_789
 
@@ -360,6 +362,40 @@ def test_a_hole_takes_no_place(inbox: Path) -> None:
     status = (inbox / "a.txt").stat()
     assert status.st_size == 2**30
     assert status.st_blocks * 512 < 2**20
+
+
+def test_what_was_given_is_not_replaced_where_no_time_tells_and_after_so_many_names_nothing_is(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "bcd":
+        (inbox / name).write_bytes(b"old")
+    tick(inbox)
+    monkeypatch.setattr(taken, "MAX_GIVEN", 4)  # two names
+    with Destination(inbox, policy=Policy.OVERWRITE) as destination:
+        assert destination._carrier is not None
+        destination._carrier._names.sees_changes = False
+        destination._carrier._names.began_ns = 2**63  # as on FAT, whose change time is the one that was sent
+        stored = [whole(destination, entry(name)) for name in ("b", "B", "b", "c", "d")]
+    assert stored == ["b", "B", "b (1)", "c (1)", "d (1)"]
+
+
+def test_a_name_that_was_given_takes_little_memory(inbox: Path) -> None:
+    """Half of what a receiver may take in all is left for it: 75 MB."""
+    names = Names(Policy.OVERWRITE, bytes)
+    names.sees_changes = False
+    directory = os.open(inbox, os.O_RDONLY)
+    (inbox / "a.txt").touch()
+    count = 40_000  # of which the set takes more room for each than of MAX_GIVEN
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            names.note(directory, f"/a folder of photos {number}", "a.txt")
+        taken_up, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        os.close(directory)
+    assert len(names._given) == count + 1
+    assert taken_up / len(names._given) * taken.MAX_GIVEN < 100e6
 
 
 ACROSS = """

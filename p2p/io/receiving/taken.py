@@ -19,9 +19,7 @@ MAX_NUMBER = 9_999  # taken names tried for one thing; each try is a system call
 MAX_REMEMBERED = 1024  # names of which is known up to which number they are taken
 TEMPORARY_ENTROPY = 8  # bytes; nobody guesses the name, and no two transfers meet
 TIME_GRAIN = 2 * 10**9  # ns; of FAT. A network's file system rounds times after it has told us another one
-
-
-MAX_GIVEN = 2**20  # entries, two a name, of what a transfer gave where no time tells: 200 MB; then none is replaced
+MAX_GIVEN = 2**20  # entries, two a name, of what a transfer gave where no time tells: 70 MB; then none is replaced
 
 # What Windows, and with it FAT, exFAT and SMB, refuse in a name, and the errors by which they do.
 _PLAINER = re.compile(r'[?*"<>|]')
@@ -50,8 +48,9 @@ class Names:
         """The change time (st_ctime_ns) of a file that was made when this transfer began."""
         self.sees_changes = True
         """Whether the change time tells when a file was made. On FAT it is the time of modification, as it was sent."""
-        # Where it does not: by inode, and by place and name, for by FUSE inodes have other numbers after a while.
-        self._given: set[tuple[object, ...]] = set()
+        # Where it does not: by inode, and by place and name, for by FUSE inodes have other numbers after a while. Kept
+        # are their hashes, a third of the memory: where two fall together, a file is numbered and not replaced.
+        self._given: set[int] = set()
         self._random_bytes = random_bytes
         self._next_number: dict[tuple[str, str], int] = {}
 
@@ -102,10 +101,10 @@ class Names:
     def note(self, directory: int, place: str, name: str) -> None:
         """This transfer has given that name."""
         if self._policy is Policy.OVERWRITE and not self.sees_changes and len(self._given) < MAX_GIVEN:
-            self._given.add((place, folded(name)))
+            self._given.add(hash((place, folded(name))))
             with contextlib.suppress(OSError):
                 status = os.stat(component(name), dir_fd=directory, follow_symlinks=False)
-                self._given.add((status.st_dev, status.st_ino))
+                self._given.add(hash((status.st_dev, status.st_ino)))
 
     def _give(
         self, directory: int, place: str, offered: str, ways: Ways, first: str | None
@@ -170,8 +169,8 @@ class Names:
             return False
         if self.sees_changes:
             return True
-        is_given = (status.st_dev, status.st_ino) in self._given or (place, folded(name)) in self._given
-        return not is_given and len(self._given) < MAX_GIVEN
+        keys = hash((status.st_dev, status.st_ino)), hash((place, folded(name)))
+        return self._given.isdisjoint(keys) and len(self._given) < MAX_GIVEN
 
     def _remember(self, key: tuple[str, str], number: int) -> None:
         if len(self._next_number) >= MAX_REMEMBERED:
