@@ -503,7 +503,7 @@ def test_what_waits_for_content_does_not_hold_the_content_back(
 
 
 def test_taken_bounds_what_is_kept() -> None:
-    """Of a million files no more than of a thousand."""
+    """Of 400 files the sender keeps some records since the last TAKEN, fewer than four times TAKEN_EVERY, not all."""
     pair = Pair(Tree.of({str(n): bytes(SMALL + 1) for n in range(400)}))
     most = 0
     carry = pair.carry
