@@ -3,6 +3,8 @@
     python -m bench.trees               all parts: tree, kills, changes, pipe (ten minutes)
     python -m bench.trees kills pipe    these parts only
     python -m bench.trees --small       every part in seconds
+    python -m bench.trees tree --files 1000000 --sparse 0 --largest 1024
+                                        a million files; on tmpfs each takes 4 KiB at least, here and there: 9 GB
 
 tree      100,000 small files, links, odd names, and a sparse file; then both trees are compared, node by node
 kills     kill -9 of either side, by turns, at 20 random moments; the same two commands again each time
@@ -26,7 +28,7 @@ from bench import machine
 from bench.measure import MeasuringError
 from bench.rivals.ours import rendezvous
 from bench.trees import changes, kills, pipe, whole
-from bench.trees.forest import Forest
+from bench.trees.forest import LARGEST, Forest
 from bench.trees.sides import Sides, Verdict
 from netlab.lab import Lab
 from netlab.nat import PORT_RESTRICTED
@@ -37,7 +39,7 @@ MB = 1_000_000
 Part = Callable[[Sides, argparse.Namespace], Iterator[str | Verdict]]
 PARTS: dict[str, Part] = {
     "tree": lambda sides, options: whole.run(
-        sides, Forest(options.files, options.folders, options.sparse * MB, options.seed)
+        sides, Forest(options.files, options.folders, options.sparse * MB, options.seed, options.largest)
     ),
     "kills": lambda sides, options: kills.run(
         sides, options.size * MB, options.kills, options.seed, options.kills_rate
@@ -96,7 +98,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--files", type=int, help="small files of the tree (default: 100,000)")
     parser.add_argument("--folders", type=int, help="folders of the tree (default: 2,000)")
-    parser.add_argument("--sparse", type=int, metavar="MB", help="length of the tree's sparse file (default: 5,000)")
+    parser.add_argument("--sparse", type=int, metavar="MB", help="of the tree's sparse file (default: 5,000; 0: none)")
+    parser.add_argument("--largest", type=int, metavar="BYTES", default=LARGEST,
+                        help=f"of the tree's small files (default: {LARGEST:,})")
     parser.add_argument("--size", type=int, metavar="MB", help="what is interrupted by kills (default: 2,000)")
     parser.add_argument("--kills", type=int, help="how often (default: 20)")
     parser.add_argument("--kills-rate", metavar="RATE", help="--limit-rate of the interrupted runs (default: none)")

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LARGEST = 8192  # bytes of a small file
+LARGEST = 8192  # bytes of a small file, where nothing else is said
 BLOCK = 1 << 22  # bytes at random, of which every small file holds a stretch
 ISLAND = 300_000  # bytes of data in the sparse file, at each of ISLANDS places
 ISLANDS = 6
@@ -50,12 +50,14 @@ PLAIN_NAMES: tuple[bytes, ...] = (
 
 @dataclass(slots=True)
 class Forest:
-    """So many small files in so many folders, and a file of `sparse` bytes of which few are written."""
+    """So many small files in so many folders, and a file of `sparse` bytes of which few are written; 0: no such."""
 
     files: int
     folders: int
     sparse: int
     seed: int
+    largest: int = LARGEST
+    """Bytes of a small file."""
     renamed: dict[bytes, bytes] = field(default_factory=dict)
     """Names that other systems cannot bear, and what arrives instead; wherever they are."""
 
@@ -72,12 +74,13 @@ class Forest:
         folders.append(odd)
         files += [os.path.join(odd, name) for name in (*ODD_NAMES, *PLAIN_NAMES)]
         for path in files:
-            size = rng.randrange(LARGEST + 1)
+            size = rng.randrange(self.largest + 1)
             start = rng.randrange(BLOCK - size)
             _write(path, block[start : start + size])
         linked = _hard_links(files, folders, rng)
         symlinks = _symlinks(files, folders, rng)
-        self._sparse(os.path.join(os.fsencode(root), b"sparse"), block)
+        if self.sparse:
+            self._sparse(os.path.join(os.fsencode(root), b"sparse"), block)
         for path in files + linked:
             os.chmod(path, rng.choice(UMASKED) if rng.random() < 0.1 else 0o644)
         for path in (*files, *symlinks):

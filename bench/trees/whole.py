@@ -35,6 +35,7 @@ def run(sides: Sides, forest: Forest) -> Iterator[str | Verdict]:
     likeness = Likeness(forest.renamed, own_umask())
     likeness.compare(sides.folder / "tree", out / "tree")
     yield likeness.verdict()
-    sparse = (out / "tree" / "sparse").stat()
-    yield f"sparse file: {sparse.st_size:,} B long, {sparse.st_blocks * 512:,} B on disk"
+    if forest.sparse:
+        sparse = (out / "tree" / "sparse").stat()
+        yield f"sparse file: {sparse.st_size:,} B long, {sparse.st_blocks * 512:,} B on disk"
     yield memory(*(each.peak_bytes for each in usage))
