@@ -26,6 +26,7 @@ class Audience:
     """Watches a crossing. `result` is there when it is done."""
 
     output_is_gone = False
+    shows_waiting = False
 
     def __init__(
         self,

@@ -91,8 +91,9 @@ class Attempt:
         on_event: Callable[[Peer, events.PeerEvent, float], None],
         on_tick: Callable[[Peer, float], None],
         note: Callable[[str], None],
+        ticks_at_once: bool = False,
     ) -> None:
-        """`note` is told in words what --verbose shows. Raises OSError."""
+        """`note` is told in words what --verbose shows; `ticks_at_once`: see PeerLoop. Raises OSError."""
         servers, goes_on = settings.servers, wish.rejoin is not None
         with contextlib.ExitStack() as stack:
             udp = stack.enter_context(contextlib.closing(UdpSocket.bind_all()))
@@ -157,7 +158,7 @@ class Attempt:
                 patience=wish.patience,
                 impatience=wish.impatience,
                 groups=groups,
-                ticks_at_once=goes_on,
+                ticks_at_once=goes_on or ticks_at_once,
             )
             self._stack = stack.pop_all()
 

@@ -44,6 +44,10 @@ class Watching(Protocol):
     def output_is_gone(self) -> bool:
         """Whether nobody reads the events any more, which ends the run."""
 
+    @property
+    def shows_waiting(self) -> bool:
+        """Whether somebody looks at how long it takes before there is a path."""
+
     def handle_event(self, event: events.PeerEvent, now: float, progress: Progress = ...) -> None:
         """`progress` is given with Done alone."""
 
@@ -198,6 +202,7 @@ class Crossing:
             on_event=on_event,
             on_tick=self._tick,
             note=self._screen.note,
+            ticks_at_once=self._screen.shows_waiting,
         )
 
     def _attend(self, peer: Peer) -> None:

@@ -333,7 +333,8 @@ class _Run:
         def tick(peer: Peer, now: float) -> None:
             end = crossing.end
             self._watch(peer, end.machine.progress, now)
-            self._screen.tick(end.machine.progress, end.checked if isinstance(end, TakingEnd) else (0, 0), now)
+            checked, reread = (end.checked, end.reread) if isinstance(end, TakingEnd) else ((0, 0), (0, 0))
+            self._screen.tick(end.machine.progress, checked, now, reread)
 
         crossing = Crossing(
             self._settings,

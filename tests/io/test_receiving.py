@@ -307,6 +307,7 @@ def test_digests_that_nobody_has_heard_are_few(tmp_path: Path, stage: Stage, mon
     stage.run(send(stage, tree), end, until=look)
     assert stage.kept == 20 * len(content)
     assert most == 3 * CHUNK_DIGEST
+    assert end.reread == (20 * len(content), 20 * len(content))  # what was kept was verified in the end
 
 
 def test_a_file_that_changes_after_it_was_compared_ends_it(tmp_path: Path, stage: Stage) -> None:

@@ -181,8 +181,8 @@ class Extents:
             self._hole = sys.maxsize
 
 
-def digest_of(fd: int, stop: Callable[[], bool] = bool) -> bytes:
-    """The BLAKE3 of a whole file, for `Complete.must_verify`. Blocks on the disk.
+def digest_of(fd: int, stop: Callable[[], bool] = bool, on_read: Callable[[int], None] | None = None) -> bytes:
+    """The BLAKE3 of a whole file, for `Complete.must_verify`. Blocks on the disk. `on_read` hears of so many bytes.
 
     Raises OSError, and Stopped within a megabyte after `stop` says True.
     """
@@ -200,6 +200,8 @@ def digest_of(fd: int, stop: Callable[[], bool] = bool) -> bytes:
             update_with_zeros(hash_, len(part))
         else:
             hash_.update(part[: read_full(fd, part, offset)])  # shorter: it was cut off meanwhile, and will not match
+        if on_read is not None:
+            on_read(len(part))
     digest: bytes = hash_.digest()
     return digest
 

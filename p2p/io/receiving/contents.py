@@ -67,14 +67,19 @@ class Contents:
         try:
             if not ready.is_unchanged:
                 self._complete(part, job.size)
-            if job.must_verify and digest_of(ready.fd, lambda: self._gate.is_shut) != job.digest:
-                raise Mismatch
+            if job.must_verify:
+                self._verify(ready.fd, job)
             self._restore(ready)
         except BaseException:
             if ready.is_unchanged:
                 os.close(ready.fd)
             raise
         return ready
+
+    def _verify(self, fd: int, job: Finish) -> None:
+        """Raises Mismatch, OSError."""
+        if digest_of(fd, lambda: self._gate.is_shut, job.on_reread) != job.digest:
+            raise Mismatch
 
     def restore(self, fd: int, entry: File) -> None:
         """Mode and time, as far as the file system keeps such."""

@@ -92,6 +92,7 @@ class ReceivingEnd:
         self._jobs: deque[Job] = deque()
         self._results: deque[Future[list[Outcome]]] = deque()
         self._room_for: int | None = None  # the total that was compared with what is free
+        self._to_reread = self._reread = 0  # bytes; the second is counted by the thread
         self._has_told = False
         self._failure: StorageError | None = None
         self._is_stopped = False
@@ -103,6 +104,11 @@ class ReceivingEnd:
     def checked(self) -> tuple[int, int]:
         """Bytes of what is here that were compared, and that are to be compared."""
         return self._checker.checked if self._checker is not None else (0, 0)
+
+    @property
+    def reread(self) -> tuple[int, int]:
+        """Bytes that were read once more, and that are to be: of files of which something was kept."""
+        return self._reread, self._to_reread
 
     @property
     def note(self) -> str | None:
@@ -219,7 +225,8 @@ class ReceivingEnd:
                 if number in self._announced:
                     part = self._part(number)
                     self._forget(number)
-                    self._jobs.append(Finish(number, part, size, digest, must_verify))
+                    self._to_reread += size if must_verify else 0
+                    self._jobs.append(Finish(number, part, size, digest, must_verify, self._count_reread))
             case Whole(number):
                 if self._forget(number):
                     self._jobs.append(action)
@@ -256,6 +263,9 @@ class ReceivingEnd:
             path = self._announced[number].path
             part = self._parts[number] = self.destination.open(number, path, self._found.get(number))
         return part
+
+    def _count_reread(self, count: int) -> None:
+        self._reread += count
 
     def _forget(self, number: int) -> bool:
         """Its content has ended. Returns whether it was still wanted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from p2p.core.transfer.entries import File
@@ -10,15 +11,23 @@ from p2p.io.receiving.folders import Folder
 from p2p.io.receiving.parts import Found, Part
 
 
+def _ignore(_: int) -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """All of a part is written: it is to be made whole, durable, and to get its name (see events.Complete)."""
+    """All of a part is written: it is to be made whole, durable, and to get its name (see events.Complete).
+
+    `on_reread` is told, in the thread, of each so many bytes that were verified.
+    """
 
     number: int
     part: Part
     size: int
     digest: bytes
     must_verify: bool
+    on_reread: Callable[[int], None] = _ignore
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,11 @@ class TakingEnd:
         return self._end.checked if isinstance(self._end, ReceivingEnd) else (0, 0)
 
     @property
+    def reread(self) -> tuple[int, int]:
+        """Bytes read once more so far, and bytes to be read so, of files of which something was kept."""
+        return self._end.reread if isinstance(self._end, ReceivingEnd) else (0, 0)
+
+    @property
     def regret(self) -> str | None:
         """What a person has to know after a run that failed."""
         return self._end.regret if isinstance(self._end, StdoutEnd) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from p2p.core.calling import PEER_PROGRAM, spoken
+from p2p.core.calling import PEER_PROGRAM
 from p2p.core.errors import Failure
 from p2p.core.introduction import Nameplate
 from p2p.core.peer import events
@@ -15,12 +15,14 @@ from p2p.core.transfer.events import Progress
 from p2p.core.transfer.messages import Offer, OfferKind, Totals
 from p2p.core.transport.events import Stats
 from p2p.io.receiving.outlets import printable
+from p2p.io.terminal.awaited import SERVER, Awaited
 from p2p.io.terminal.event_lines import EventLines, Invitation, redirect_to_nowhere
 from p2p.io.terminal.offer_words import counts, everything, others, thing
 from p2p.io.terminal.qr import lines_for
-from p2p.io.terminal.status_line import Rate, StatusLine, plain_line, width_of
+from p2p.io.terminal.status_line import Rate, plain_line
 from p2p.io.terminal.summary import Repaired, Summary, is_passed_on, is_renamed
-from p2p.io.terminal.words import UNNAMED, clock, duration, files, rate, size, wrapped
+from p2p.io.terminal.talk import Talk
+from p2p.io.terminal.words import UNNAMED, clock, duration, files, rate, size
 
 PLAIN_INTERVAL = 10.0  # seconds between two lines of progress where no line can be written over
 FIRST_PLAIN = 1.0  # seconds until the first of them
@@ -53,13 +55,13 @@ class Screen:
         self._friend = friend
         self._friend_first = friend.capitalize() if friend == UNNAMED else friend  # at the beginning of a sentence
         self._invitation = invitation
-        self._program = program
         self._lines = EventLines(invitation, program) if as_json else None
         self._quiet = quiet
         self.is_verbose = verbose
         self._is_asked = is_asked
         self._shows_qr = shows_qr
-        self._status = StatusLine(sys.stderr) if StatusLine.fits(sys.stderr) and not quiet else None
+        self._talk = Talk(program, shows_line=not quiet)
+        self._awaited = Awaited(role, friend)
         self._has_server = True
         self._question = ""
         self._path: events.PathChosen | None = None
@@ -78,7 +80,14 @@ class Screen:
         self._started: float | None = None
         self._next_plain = 0.0
         self._complete_at: float | None = None
+        self._is_told_of_disk = False
         self._offered: Totals | None = None
+        self._awaited.begin(SERVER)
+
+    @property
+    def shows_waiting(self) -> bool:
+        """Whether it wants to be ticked before there is a path: a line can be written over."""
+        return self._talk.has_line
 
     @property
     def output_is_gone(self) -> bool:
@@ -87,17 +96,17 @@ class Screen:
 
     def say(self, text: str) -> None:
         if not self._quiet:
-            self._print(text)
+            self._talk.print(text)
 
     def ask(self, question: str) -> None:
         """Leaves the cursor behind the question, which stands until `end_question`."""
         self._question = question
-        self._print(question, end="")
+        self._talk.print(question, end="")
 
     def end_question(self, *, is_answered: bool) -> None:
         self._question = ""
         if not is_answered:
-            self._print("")
+            self._talk.print("")
 
     def handle_event(self, event: events.PeerEvent, now: float, progress: Progress = NOTHING_YET) -> None:
         """`progress` is needed with Done alone."""
@@ -108,6 +117,7 @@ class Screen:
             return
         if self._lines is not None:
             self._lines.write(event)
+        self._awaited.handle_event(event)
         match event:
             case events.ServerSilent(seconds, ever, refused):
                 self._say_silent(seconds, ever, refused)
@@ -142,7 +152,7 @@ class Screen:
             case events.PathMoved(address):
                 self.say(f"{self._friend_first} is at another address now ({address}). Going on ...")
             case events.PathLost(why, is_open):
-                self._take_status_away()
+                self._talk.take_line_away()
                 again = "start it" if is_open else "press Ctrl-C, and run both commands"
                 command = " there with the same command" if is_open else ""
                 self.say(
@@ -168,7 +178,7 @@ class Screen:
             case events.Failed(failure):
                 self.stop()
                 self._say_summary()
-                self._print(_sentence(failure.message))
+                self._talk.print(_sentence(failure.message))
 
     def say_refused(self, failure: Failure, patience: float) -> None:
         """The other side said no, or left before anything was sent; we wait again for so many seconds."""
@@ -186,7 +196,7 @@ class Screen:
 
     def show_text(self, text: str) -> None:
         """What the other side wrote to us, on stdout."""
-        self._take_status_away()
+        self._talk.take_line_away()
         if self._lines is not None:
             self._lines.write_text(text)
             return
@@ -195,31 +205,32 @@ class Screen:
         except OSError:
             redirect_to_nowhere(sys.stdout)
 
-    def tick(self, progress: Progress, checked: tuple[int, int], now: float) -> None:
-        """Shows how far it is; called ten times a second. `checked`: bytes compared here, and bytes to compare."""
+    def tick(self, progress: Progress, checked: tuple[int, int], now: float, reread: tuple[int, int] = (0, 0)) -> None:
+        """Shows how far it is; called ten times a second. `checked`: bytes compared here, and bytes to compare.
+
+        `reread`: the same of what is kept here and is read once more in the end.
+        """
         if self._started is None:
             self._recount(progress)
+            self._show_waiting(now)
             return
         self._rate.add(now, progress.crossed)
         is_across = progress.total is not None and progress.is_final and progress.done >= progress.total
         if progress.files != self._files:  # empty ones add nothing to what is across
             self._files, is_across = progress.files, False
         if checked[0] < checked[1]:
-            share = 100 * checked[0] // checked[1]
-            self._show(f"Comparing what is here already: {share} % of {size(checked[1])}", now)
+            self._show_comparing(checked, now)
         elif not is_across:
             self._complete_at = None
-            if self._status is not None:
-                self._draw(progress)
+            self._awaited.begin("")
+            if self._talk.has_line:
+                path = _KINDS[self._path.kind] if self._path else ""
+                self._talk.show_progress(progress, self._rate.bytes_per_second, path)
             elif now >= self._next_plain:
                 self._next_plain = now + PLAIN_INTERVAL
                 self.say(f"  {plain_line(progress, self._rate.bytes_per_second)}")
-        elif self._complete_at is None:
-            self._complete_at = now
-        elif now >= self._complete_at + SETTLING:
-            self._complete_at = now + 1e9  # once is enough
-            whose = "the other side's" if self._role is Role.SENDER else "this machine's"
-            self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
+        else:
+            self._wait_for_disk(reread, now)
         if self._lines is not None:
             self._lines.tick(progress, self._rate.bytes_per_second, now)
 
@@ -229,7 +240,8 @@ class Screen:
 
     def stop(self) -> None:
         """Nothing is under way any more."""
-        self._take_status_away()
+        self._awaited.begin("")
+        self._talk.take_line_away()
         self._started = None
 
     def note_transport(self, stats: Stats) -> None:
@@ -286,7 +298,7 @@ class Screen:
 
     def _show_offer(self, offer: Offer) -> None:
         self._offered = offer.totals
-        say = self._print if self._is_asked else self.say
+        say = self._talk.print if self._is_asked else self.say
         # A hidden file may be one that a shell runs, and is not to slip in behind eight photos.
         hidden = [root for root in offer.shown[SHOWN_FILES:] if root.name.startswith(".")]
         shown = [*offer.shown[:SHOWN_FILES], *hidden] if offer.kind is not OfferKind.TEXT else []
@@ -304,7 +316,7 @@ class Screen:
         self._offered = Totals(progress.files_total, progress.total, is_final=True, others=others)
         counted = f"It is all counted now: {counts(self._offered)}."
         if self._question:
-            self._print(f"\n{counted}\n{self._question}", end="")
+            self._talk.print(f"\n{counted}\n{self._question}", end="")
         else:
             self.say(counted)
 
@@ -353,51 +365,53 @@ class Screen:
     def _say_summary(self) -> None:
         self._summary.repaired = self._repaired()
         for line in self._summary.lines(is_sender=self._role is Role.SENDER):
-            (self._print if self._summary.problems else self.say)(line)
+            (self._talk.print if self._summary.problems else self.say)(line)
         self._summary = Summary()
 
     def _say_needed(self, text: str) -> None:
         """Without it the two persons cannot go on, or would trust too much; --json says it on stdout."""
         if self._lines is None:
-            self._print(text)
+            self._talk.print(text)
         else:
             self.say(text)
 
     # the stream
 
+    def _show_comparing(self, checked: tuple[int, int], now: float) -> None:
+        if self._talk.has_line:
+            self._talk.show_words(self._awaited.line_of_work("Comparing", checked, now))
+        else:
+            share = 100 * checked[0] // checked[1]
+            self._show(f"Comparing what is here already: {share} % of {size(checked[1])}", now)
+
+    def _wait_for_disk(self, reread: tuple[int, int], now: float) -> None:
+        """A sentence once, and then only a line that can be written over."""
+        if self._complete_at is None:
+            self._complete_at = now
+        if now < self._complete_at + SETTLING:
+            return
+        is_sender = self._role is Role.SENDER
+        if not self._is_told_of_disk:
+            self._is_told_of_disk = True
+            whose = "the other side's" if is_sender else "this machine's"
+            self.say(f"Everything is across; waiting until it is safe on {whose} disk ...")
+        if reread[0] < reread[1]:
+            self._talk.show_words(self._awaited.line_of_work("Checking", reread, now))
+        else:
+            self._awaited.begin(f"Waiting for the disk{' there' if is_sender else ''}")
+            self._show_waiting(now)
+
+    def _show_waiting(self, now: float) -> None:
+        if not self._question and (line := self._awaited.line(now)):
+            self._talk.show_words(line)
+
     def _show(self, text: str, now: float) -> None:
         """In the place of the progress."""
-        if self._status is None:
-            if now >= self._next_plain:
-                self._next_plain = now + PLAIN_INTERVAL
-                self.say(f"  {text} ...")
-            return
-        try:
-            self._status.show_words(text)
-        except OSError:
-            redirect_to_nowhere(sys.stderr)
-
-    def _draw(self, progress: Progress) -> None:
-        assert self._status is not None
-        path = _KINDS[self._path.kind] if self._path else ""
-        try:
-            self._status.show_progress(progress, self._rate.bytes_per_second, path)
-        except OSError:
-            redirect_to_nowhere(sys.stderr)
-
-    def _take_status_away(self) -> None:
-        if self._status is not None:
-            self._status.take_away()
-
-    def _print(self, text: str, end: str = "\n") -> None:
-        self._take_status_away()
-        try:
-            shown = spoken(text, self._program)
-            if sys.stderr.isatty():
-                shown = wrapped(shown, width_of(sys.stderr) - 1)
-            print(shown, end=end, file=sys.stderr, flush=True)
-        except OSError:  # the terminal or the reader of a pipe is gone; that is no reason to end a transfer
-            redirect_to_nowhere(sys.stderr)
+        if self._talk.has_line:
+            self._talk.show_words(text)
+        elif now >= self._next_plain:
+            self._next_plain = now + PLAIN_INTERVAL
+            self.say(f"  {text} ...")
 
 
 _KINDS = {events.PathKind.TCP: "direct TCP", events.PathKind.UDP: "direct UDP", events.PathKind.RELAY: "relay"}
