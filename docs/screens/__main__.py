@@ -1,6 +1,6 @@
 """Records both screens of every scene, and writes docs/screens.md: python -m docs.screens
 
-    python -m docs.screens              all scenes: five minutes
+    python -m docs.screens              all scenes: six minutes
     python -m docs.screens file lost    these scenes only; the others stay as they are in the file
     python -m docs.screens --check      says what differs from the file, and leaves it; exit code 1 when something does
     python -m docs.screens --silences   tells after which lines a screen said nothing for a second or more
@@ -14,17 +14,19 @@ import argparse
 import sys
 from pathlib import Path
 
+from docs.screens.contacts import CONTACTS
 from docs.screens.failures import FAILURES
 from docs.screens.page import HEADER, differences, sections
 from docs.screens.record import Recorded, record
 from docs.screens.scenes import SCENES
 
 FILE = Path(__file__).parents[1] / "screens.md"
+EVERY = (*SCENES, *CONTACTS, *FAILURES)
 SILENT = 1.0  # seconds
 
 
 def main() -> int:
-    every = {scene.name: scene for scene in (*SCENES, *FAILURES)}
+    every = {scene.name: scene for scene in EVERY}
     parser = argparse.ArgumentParser(
         prog="python -m docs.screens", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

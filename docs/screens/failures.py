@@ -185,6 +185,20 @@ def same_role(stage: Stage) -> None:
     exit_codes(bob, alice)
 
 
+def seat_taken(stage: Stage) -> None:
+    stage.file("holiday.mov", 1_000_000)
+    stage.file("notes.txt", 1_200)
+    alice = stage.person("alice")
+    again, bob = stage.person("alice", where="alice, in another window"), stage.person("bob")
+    alice.types(f"p2p send alice bob holiday.mov --code {CODE}")
+    alice.sees("Waiting for bob")
+    again.types(f"p2p send alice bob notes.txt --code {CODE}")
+    again.sees("in our place")
+    again.asks_for_exit_code()
+    bob.types(f"p2p recv bob alice --yes --code {CODE}")
+    exit_codes(bob, alice)
+
+
 def _wall_in(stage: Stage) -> None:
     """Nothing leaves either network but what goes to the server."""
     server = stage.lab.host("server").address
@@ -240,6 +254,12 @@ FAILURES = (
     ),
     Scene("mistyped", "Mistyped", "A server that has no address, a file that is not there, a word too few.", mistyped),
     Scene("same-role", "Both receive", "", same_role),
+    Scene(
+        "taken",
+        "Two senders under the same two names",
+        "alice forgets that she sends already. The first of the two has the seat, and keeps it.",
+        seat_taken,
+    ),
     Scene(
         "changed",
         "The file changes while it is sent",

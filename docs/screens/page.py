@@ -13,8 +13,12 @@ HEADER = """\
 # Both screens
 
 What two people see, in good runs and in bad ones. Made by `python -m docs.screens` (root), which runs the real programs
-in shells on pseudo-terminals, across two NATs of [netlab](netlab.md), with a server outside; a test holds the file
-against the programs.
+in shells on pseudo-terminals, across two NATs of [netlab](netlab.md), with a server outside. A test plays three of the
+scenes again and compares every line (a wrong code; a no that was none; mistyped); of the others it compares the titles.
+`python -m docs.screens --check` plays them all, in six minutes.
+
+On a terminal there is a last line as well while one waits, which says for what, and for how long already. It is written
+over and leaves nothing behind, so it is to be seen here only where a section says so.
 
 `p2p` is `python -m p2p.peer`, and both have set `P2P_SERVER=meet.example.org`. `echo $?` shows the exit code
 ([commands.md](commands.md)). `#` stands for digits that are others in each run, the code is always the same one here,

@@ -26,7 +26,7 @@ def record(scene: Scene) -> Recorded:
         except ScreenError as error:
             others = "\n\n".join(f"{person.who}:\n{person.text}" for person in made.people)
             raise ScreenError(f"scene {scene.name}: {error}\n\nAll screens:\n{others}") from None
-        screens = [(person.who, person.text, person.columns) for person in made.people]
+        screens = [(person.title, person.text, person.columns) for person in made.people]
         silences = [silence for person in made.people for silence in person.silences]
         section = compose(scene.title, scene.about, screens, made.shots)
     return Recorded(scene, section, silences)

@@ -107,6 +107,21 @@ def killed(stage: Stage) -> None:
     exit_codes(bob, alice)
 
 
+def sender_killed(stage: Stage) -> None:
+    stage.file("holiday.mov", 40_000_000)
+    alice, bob = stage.person("alice"), stage.person("bob")
+    send = f"p2p send alice bob holiday.mov --limit-rate 8M --code {CODE}"
+    alice.types(send)
+    alice.sees("Waiting for bob")
+    bob.types(f"p2p recv bob alice --yes --code {CODE}")
+    alice.sees(r"\b5\d %")
+    alice.kills()
+    alice.asks_for_exit_code()
+    bob.sees("The connection was lost")
+    alice.types(send)
+    exit_codes(bob, alice)
+
+
 def lost_path(stage: Stage) -> None:
     stage.file("holiday.mov", 40_000_000)
     alice, bob = stage.person("alice"), stage.person("bob")
@@ -167,6 +182,13 @@ SCENES = (
         "The receiver is killed, and both run the same command again",
         "`kill -9` in the middle. alice is told what to do, and does it. (`--limit-rate` gives us time to kill.)",
         killed,
+    ),
+    Scene(
+        "sender-killed",
+        "The sender is killed, and runs its command again",
+        "`kill -9` in the middle. bob types nothing: his command still runs, and meets the new one. (A program that is "
+        "killed cannot take its last line away.)",
+        sender_killed,
     ),
     Scene(
         "lost",

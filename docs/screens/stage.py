@@ -72,8 +72,11 @@ class Stage:
         self._server.send_signal(signal.SIGTERM)
         self._server.wait(GUARD)
 
-    def person(self, who: str, *, columns: int = COLUMNS, prepare: str = ":", **environment: str) -> Terminal:
-        """`prepare`: what root runs before the shell; `environment`: beside the usual."""
+    def person(
+        self, who: str, *, where: str = "", columns: int = COLUMNS, prepare: str = ":", **environment: str
+    ) -> Terminal:
+        """`where`: what stands above their screen, if not the name; `prepare`: what root runs before the shell;
+        `environment`: beside the usual."""
         self.home(who).mkdir(exist_ok=True)
         home = f"{HOMES}/{who}"
         terminal = Terminal(
@@ -81,6 +84,7 @@ class Stage:
             self.lab.host(who).popen,
             home,
             self._environment() | {"HOME": home} | environment,
+            title=where or who,
             columns=columns,
             prepare=f"cd '{self.folder}' && {MOUNT_NAMES} && mount --bind . {HOMES} && {prepare}",
         )

@@ -56,11 +56,14 @@ class Terminal:
         home: str,
         environment: Mapping[str, str],
         *,
+        title: str = "",
         columns: int = COLUMNS,
         prepare: str = ":",
     ) -> None:
-        """`home`: where the shell starts. `prepare`: run beforehand by root in a mount namespace of its own."""
+        """`title`: what stands above the screen. `home`: where the shell starts. `prepare`: run beforehand by root in a
+        mount namespace of its own."""
         self.who = who
+        self.title = title or who
         self.columns = columns
         self.silences: list[Silence] = []
         self._frames: list[str] = []

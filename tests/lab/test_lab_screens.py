@@ -1,4 +1,6 @@
-"""docs/screens.md is what the programs say today: some of its scenes are played again, across two NATs.
+"""docs/screens.md is what the programs say today: three of its scenes are played again, across two NATs.
+
+Of the others the titles are compared, and all of them by python -m docs.screens --check.
 
     alice --- left --- core0 --- core1 --- right --- bob
               (NAT)                |       (NAT)
@@ -9,13 +11,11 @@ from __future__ import annotations
 
 import pytest
 
-from docs.screens.__main__ import FILE
-from docs.screens.failures import FAILURES
+from docs.screens import __main__ as screens
 from docs.screens.page import HEADER, differences, masked, sections
 from docs.screens.record import record
-from docs.screens.scenes import SCENES
 
-EVERY = {scene.name: scene for scene in (*SCENES, *FAILURES)}
+EVERY = {scene.name: scene for scene in screens.EVERY}
 PLAYED = ("wrong-code", "mistyped", "mistaken")  # many sentences, and no moment of a transfer that could be missed
 
 
@@ -23,12 +23,12 @@ PLAYED = ("wrong-code", "mistyped", "mistaken")  # many sentences, and no moment
 @pytest.mark.parametrize("name", PLAYED)
 def test_the_file_is_what_the_programs_say(name: str) -> None:
     made = record(EVERY[name])
-    written = sections(FILE.read_text(encoding="utf-8"))
+    written = sections(screens.FILE.read_text(encoding="utf-8"))
     assert list(differences(written, {made.scene.title: made.section})) == []
 
 
 def test_the_file_has_every_scene_and_no_other() -> None:
-    text = FILE.read_text(encoding="utf-8")
+    text = screens.FILE.read_text(encoding="utf-8")
     assert text.startswith(HEADER)
     assert list(sections(text)) == [scene.title for scene in EVERY.values()]
 
