@@ -1,4 +1,5 @@
-"""One transfer whose network breaks ten times: both find each other again, and nobody is asked for anything.
+"""One transfer whose path breaks, ten times even, or whose program stands still: both find each other again, and nobody
+is asked for anything.
 
     alice --- left --- core0 --- core1 --- right --- bob
               (NAT)                |       (NAT)
@@ -8,6 +9,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +20,10 @@ from netlab.events import Event, FlushMappings, LinkDown, LinkUp, Rebind
 from netlab.impair import Impairment
 from netlab.lab import Lab
 from netlab.nat import PORT_RESTRICTED, PORT_RESTRICTED_RANDOM
-from netlab.topology import two_nats
+from netlab.topology import one_lan, two_nats
 
 SIZE = 100_000_000  # bytes: minutes of data on a narrow link, so that each break finds it under way
+SHORT, RATE = 30_000_000, "3M"  # bytes, and bytes a second, for one break
 NARROW = Impairment(rate=4e6, queue_packets=100)  # until the last break
 GUARD = 120.0  # seconds, for anything
 UNNOTICED = 10  # events of progress with more data each: more than what was on its way accounts for
@@ -138,3 +141,54 @@ def test_a_side_that_does_not_come_back_is_given_up_in_words(netlab, tmp_path: P
             assert side.events[-1]["event"] == "failed"
             assert "run both commands again" in side.events[-1]["message"]
             assert "Traceback" not in side.err
+
+
+def assert_it_went_on(sender: Program, receiver: Program, out: Path, digest: str) -> None:
+    """Over another path, and the person has read and typed nothing about a code meanwhile."""
+    assert (sender.finish(GUARD), receiver.finish(GUARD)) == (0, 0), sender.said + receiver.said
+    assert hash_of(out / "file") == digest
+    for side in (sender, receiver):
+        names = [event["event"] for event in side.events]
+        assert [names.count(name) for name in ("started", "path_lost", "path", "done")] == [1, 1, 2, 1], side.said
+        assert "code" not in side.err.partition("Connected")[2]
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize("victim", ["sender", "receiver"])
+def test_a_program_that_stood_still_past_the_idle_timeout_goes_on(netlab, tmp_path: Path, victim: str) -> None:
+    """SIGSTOP and SIGCONT: Ctrl-Z and fg, or a lid that is closed and opened."""
+    lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+    digest = make_file(tmp_path / "file", SHORT)
+    server, out = lab.host("server"), tmp_path / "out"
+    options = ("--json", "--idle-timeout", "6", "--reconnect", "300")
+    with stage(server.popen, server.address) as programs:
+        sender = programs.send(
+            "alice", "bob", tmp_path / "file", *options, "--limit-rate", RATE, spawn=lab.host("alice").popen
+        )
+        receiver = programs.recv("bob", "alice", "--out", out, "--yes", *options, spawn=lab.host("bob").popen)
+        frozen, other = (sender, receiver) if victim == "sender" else (receiver, sender)
+        Side(receiver).await_data()
+        frozen.process.send_signal(signal.SIGSTOP)
+        other.wait_for_events("path_lost", guard=GUARD)
+        frozen.process.send_signal(signal.SIGCONT)
+        assert_it_went_on(sender, receiver, out, digest)
+    assert receiver.event("done")["kept"] == 0
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize("verdict", ["DROP", "REJECT --reject-with tcp-reset"], ids=["dropped", "reset"])
+def test_where_tcp_on_the_lan_is_lost_the_rest_goes_by_udp(netlab, tmp_path: Path, verdict: str) -> None:
+    """Alice and Bob behind one router; a firewall on Bob's machine learns in mid-transfer that TCP is forbidden."""
+    lab = netlab(one_lan(PORT_RESTRICTED))
+    digest = make_file(tmp_path / "file", SHORT)
+    server, alice, bob, out = lab.host("server"), lab.host("alice"), lab.host("bob"), tmp_path / "out"
+    options = ("--json", "--idle-timeout", "6", "--reconnect", "300")
+    with stage(server.popen, server.address) as programs:
+        sender = programs.send("alice", "bob", tmp_path / "file", *options, "--limit-rate", RATE, spawn=alice.popen)
+        receiver = programs.recv("bob", "alice", "--out", out, "--yes", *options, spawn=bob.popen)
+        Side(receiver).await_data()
+        bob.iptables(f"iptables -I INPUT -p tcp -s {alice.address} -j {verdict}")
+        assert_it_went_on(sender, receiver, out, digest)
+    for side in (sender, receiver):
+        kinds = [event["kind"] for event in side.events_named("path")]
+        assert kinds == ["tcp", "udp"], side.said
