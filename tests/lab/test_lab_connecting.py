@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness import hash_of, make_file, stage
+from harness import Program, hash_of, make_file, stage
 
 from netlab.impair import Impairment
 from netlab.lab import Lab
@@ -19,6 +20,7 @@ from netlab.topology import two_nats
 
 SIZE = 60_000_000
 NARROW = Impairment(rate=20e6)  # so that the transfer outlives what happens to it
+SECONDS_AFTER = 3  # events of progress, one a second, that are looked at after the change of paths
 LEFT, RIGHT = "11.0.0.1", "11.0.1.1"
 
 
@@ -40,12 +42,22 @@ def test_a_direct_path_that_opens_under_a_relayed_transfer_takes_it_over(netlab,
         forbid(lab, "-D")
         for program in (sender, receiver):
             program.wait_for_events("path", 2)
+        receiver.wait_for_events("progress", len(receiver.events_named("progress")) + SECONDS_AFTER)
         link.change(down=Impairment())
         assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
     for program in (sender, receiver):
         paths = [event["description"] for event in program.events if event["event"] == "path"]
         assert [path.partition(" ")[0] for path in paths] == ["relay", "direct"], paths
+        assert_no_stall(program)
     assert hash_of(tmp_path / "out" / "file") == digest
+
+
+def assert_no_stall(program: Program) -> None:
+    """In every second of the transfer something came across, and nobody was missed or looked for."""
+    assert not {event["event"] for event in program.events} & {"path_lost", "peer_silent", "server_silent"}
+    across = [event["bytes"] for event in program.events_named("progress")]
+    still = [one for one, other in pairwise(across) if one == other < SIZE]
+    assert not still, across
 
 
 @pytest.mark.netlab
