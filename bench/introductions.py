@@ -24,6 +24,7 @@ from p2p.io.server.log import LINES_AT_ONCE, LINES_PER_SECOND
 HOST, PORT = "127.0.0.1", 8080
 SERVER_CORE, OTHER_CORE = 0, 1
 PEERS = 100_000
+PAIRED_UNDER = ("random bytes", "all of these, 50,000 a second", "all of these")
 VISITS = 50.0  # newcomers a second while answers are timed
 NEIGHBOURS = 300  # that come from one network, which is more than the server lets in
 TOO_MANY = 5_000  # that come when the server is full
@@ -40,7 +41,7 @@ FLOODS: dict[str, tuple[str, ...]] = {  # by name of the row: what bench.flood i
     "all of these, 50,000 a second": ("all", "50000"),
 }
 
-PAIRS = Group("server-pairs", "Pairs that a server introduces", "pairs/s", extras=("core",), chart=False)
+PAIRS = Group("server-pairs", "Pairs that a server introduces", "pairs/s", extras=("flood", "core"), chart=False)
 MEMORY = Group("server-memory", "Resident memory of a server", "bytes/peer", extras=("rss",), chart=False)
 ANSWERS = Group(
     "server-answers",
@@ -59,6 +60,10 @@ def rows(world: World, seconds: float) -> list[Row]:
         Row(PAIRS, "nobody else there", partial(stage.pair_afresh, seconds)),
         Row(MEMORY, f"{PEERS:,} wait", stage.memory),
         Row(PAIRS, f"{PEERS:,} others wait and renew", partial(stage.pair_among_many, seconds)),
+        *(
+            Row(PAIRS, f"under a flood: {name}", partial(stage.pair_flooded, FLOODS[name], seconds))
+            for name in PAIRED_UNDER
+        ),
         *(Row(ANSWERS, name, partial(stage.answers, flood, seconds)) for name, flood in FLOODS.items()),
         Row(MEMORY, f"full: {Limits().entries:,} wait, more are refused", stage.full),
     ]
@@ -78,6 +83,15 @@ class _Stage:
 
     def pair_among_many(self, seconds: float) -> Sample:
         return _pairs(self._filled().do(f"pair {seconds}"))
+
+    def pair_flooded(self, flood: tuple[str, ...], seconds: float) -> Sample:
+        """Among many and a flood: how many pairs that come together, 32 at a time, get to know each other."""
+        loaded = self._filled()
+        with loaded.flooded(flood) as rate:
+            sample = _pairs(loaded.do(f"pair {seconds}"))
+            sample.extra["flood"] = rate() / 1e3
+        time.sleep(PAUSE)
+        return sample
 
     def memory(self) -> Sample:
         """By peer, of those that wait; and whether the cap of a network holds."""
@@ -118,7 +132,7 @@ class _Stage:
             "fresh_p99": found["fresh_p99"] * 1e3,
             "repeats": found["repeated"] / found["sent"],
             "lost_seats": float(found["lost_seats"]),
-            "fresh": found["fresh"] / found["came"],
+            "came_in": found["came_in"] / found["came"],
             "flood": per_second / 1e3,
             "core": found["core"],
             "late": found["late"],

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from bench import flood
-from bench.crowd import Crowd, Peer, host_of, percentile
+from bench.crowd import Commands, Crowd, Peer, host_of, percentile
 from bench.introductions import PEERS
 from p2p.core.address import Address
 from p2p.core.prefix import prefix
@@ -78,6 +78,16 @@ def test_peers_take_seats_renew_and_leave_at_a_real_socket() -> None:
         while len(machine) == 20:
             serve()
         assert crowd.lost_seats == 0
+
+
+def test_newcomers_that_are_never_let_in_count_with_the_time_that_they_have_waited() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mute:
+        mute.bind(("127.0.0.1", 0))
+        commands = Commands(mute.getsockname())
+        with contextlib.closing(commands.crowd):
+            found = commands.watch(0.05, 200.0, patience=0.05)
+    assert found["came"] > found["came_in"] == 0
+    assert found["fresh_p99"] > 0.05
 
 
 @pytest.mark.parametrize("kind", sorted(set(flood.KINDS) - {"random", "all"}))
