@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from netlab.topology import two_nats
 
 SIZE = 60_000_000
 NARROW = Impairment(rate=20e6)  # so that the transfer outlives what happens to it
+FAR = Impairment(delay=0.1)  # so that agreeing on keys takes as long as in the world
 SECONDS_AFTER = 3  # events of progress, one a second, that are looked at after the change of paths
 LEFT, RIGHT = "11.0.0.1", "11.0.1.1"
 
@@ -74,4 +76,41 @@ def test_an_address_that_changes_while_one_waits_is_the_one_that_is_punched(netl
         receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", "--json", spawn=bob.popen)
         assert (sender.finish(), receiver.finish()) == (0, 0), sender.err + receiver.err
     assert receiver.event("path")["description"].startswith("direct UDP")
+    assert hash_of(tmp_path / "out" / "file") == digest
+
+
+def another_address_of_the_router(lab: Lab) -> None:
+    lab.rebind("left")
+
+
+def another_address_of_the_host(lab: Lab) -> None:
+    """As after a new lease; nothing else on its network is different."""
+    alice = lab.host("alice")
+    for words in ("addr flush dev eth0", "addr add 192.168.1.77/24 dev eth0", "route add default via 192.168.1.1"):
+        alice.run(["ip", *words.split()], check=True)
+
+
+@pytest.mark.netlab(needs="tun")
+@pytest.mark.parametrize("when", ["peer_found", "connecting"])
+@pytest.mark.parametrize("change", [another_address_of_the_router, another_address_of_the_host])
+def test_an_address_that_changes_while_they_connect(
+    netlab, tmp_path: Path, change: Callable[[Lab], None], when: str
+) -> None:
+    """There is no path before: from the old address nothing reaches the other router, and nobody wants a relay."""
+    lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+    server, alice, bob = (lab.host(name) for name in ("server", "alice", "bob"))
+    digest = make_file(tmp_path / "file", 100_000)
+    options = ("--json", "--no-relay")
+    forbid(lab, "-I")
+    with stage(server.popen, server.address) as programs, lab.impair("alice", up=FAR, down=FAR, seed=1):
+        sender = programs.send("alice", "bob", tmp_path / "file", *options, spawn=alice.popen)
+        receiver = programs.recv("bob", "alice", "--out", tmp_path / "out", "--yes", *options, spawn=bob.popen)
+        sender.wait_for_events(when)
+        change(lab)
+        forbid(lab, "-D")
+        assert (sender.finish(), receiver.finish()) == (0, 0), sender.said + receiver.said
+    for program in (sender, receiver):
+        paths = [event["description"] for event in program.events_named("path")]
+        assert paths
+        assert all(path.startswith("direct UDP") for path in paths), paths
     assert hash_of(tmp_path / "out" / "file") == digest
