@@ -1,4 +1,4 @@
-"""IPv6 beside IPv4, instead of it, broken; link-local addresses; several interfaces, some of which lead nowhere.
+"""IPv6 beside IPv4, instead of it, broken; link-local addresses; several interfaces, VPNs among them; NAT behind NAT.
 
 alice --- left --- core0 --- core1 --- right --- bob
        (firewall)              |     (firewall)
@@ -7,10 +7,15 @@ alice --- left --- core0 --- core1 --- right --- bob
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import select
+import struct
 import subprocess
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +25,19 @@ from harness import Program, Stage, hash_of, make_file, stage
 from netlab.addressing import link_local
 from netlab.events import ChangeMtu
 from netlab.lab import Lab, Node
-from netlab.nat import CARRIER, CARRIER_OPEN, CARRIER_SYMMETRIC, FIREWALL, FULL_CONE, NONE, PORT_RESTRICTED
+from netlab.nat import (
+    CARRIER,
+    CARRIER_OPEN,
+    CARRIER_SYMMETRIC,
+    FIREWALL,
+    FULL_CONE,
+    NONE,
+    PORT_RESTRICTED,
+    PORT_RESTRICTED_MAPPER,
+    SYMMETRIC,
+)
 from netlab.topology import Topology, carrier, ipv6_only, multi_homed, one_carrier, one_lan, two_nats
+from p2p.core.peer.outlook import SAME_NAT
 
 pytestmark = pytest.mark.netlab()
 
@@ -29,6 +45,9 @@ SIZE = 3_000_000
 GUARD = 120.0  # seconds for what takes one or two
 NAME = "server.example"
 NO_PATH = 6
+TUNSETIFF = 0x400454CA  # linux/if_tun.h, as is the next line
+IFF_TUN, IFF_NO_PI = 0x0001, 0x1000
+VPN = "wg0"
 
 Spawn = Callable[..., "subprocess.Popen[Any]"]
 
@@ -96,6 +115,7 @@ def scene(lab: Lab, tmp_path: Path):
 
 
 DIRECT6 = "direct UDP N ms (IPv6, no NAT between)"
+DIRECT = "direct UDP N ms (no NAT between)"
 PUNCHED = "direct UDP N ms (punched)"
 LAN = "direct TCP (LAN)"
 
@@ -190,6 +210,68 @@ def test_a_vpn_that_leads_nowhere_does_not_delay(netlab, tmp_path: Path) -> None
         assert running.path() in (DIRECT6, PUNCHED)
 
 
+def open_tun() -> int:
+    made = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(made, TUNSETIFF, struct.pack("16sH22x", VPN.encode(), IFF_TUN | IFF_NO_PI))
+    return made
+
+
+@contextmanager
+def vpn(*nodes: Node) -> Iterator[None]:
+    """What a VPN is to two machines: a point-to-point interface of 10.8.0.0/24 each, and between them who carries."""
+    with ExitStack() as stack:
+        ends: list[int] = []
+        for number, node in enumerate(nodes, start=1):
+            ends.append(node.call(open_tun))
+            stack.callback(os.close, ends[-1])
+            for words in (f"addr add 10.8.0.{number}/24 dev {VPN}", f"link set {VPN} mtu 1420 up"):
+                node.run(["ip", *words.split()], check=True)
+        reader, writer = os.pipe()
+
+        def carry() -> None:
+            while reader not in (ready := select.select([*ends, reader], [], [])[0]):
+                for end in ready:
+                    with suppress(OSError):  # the other end's machine has closed its own
+                        os.write(ends[1 - ends.index(end)], os.read(end, 2000))
+
+        carrier = threading.Thread(target=carry)
+        carrier.start()
+        try:
+            yield
+        finally:
+            os.close(writer)
+            carrier.join()
+            os.close(reader)
+
+
+@pytest.mark.netlab(needs="tun")
+@pytest.mark.parametrize(("forbidden", "path"), [("sctp", LAN), ("tcp", DIRECT)], ids=["TCP and UDP", "UDP alone"])
+def test_a_vpn_that_joins_both_is_a_direct_path_where_there_is_no_other(
+    netlab, tmp_path: Path, forbidden: str, path: str
+) -> None:
+    lab = netlab(two_nats(SYMMETRIC, SYMMETRIC))
+    alice, bob = lab.host("alice"), lab.host("bob")
+    for host in (alice, bob):
+        host.iptables(f"iptables -A INPUT -i {VPN} -p {forbidden} -j DROP")
+    with vpn(alice, bob), scene(lab, tmp_path) as running:
+        assert running.path() == path
+
+
+@pytest.mark.netlab(needs="tun")
+def test_all_goes_into_a_vpn_and_udp_comes_out_of_it(netlab, tmp_path: Path) -> None:
+    """The provider of the VPN, at the core, has a NAT; past the VPN nothing leaves the house."""
+    lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED))
+    alice, provider = lab.host("alice"), lab.host("core0")
+    lab.host("left").iptables("iptables -I FORWARD -j DROP")
+    provider.iptables(
+        "iptables -t nat -A POSTROUTING -s 10.8.0.0/24 -j MASQUERADE",
+        "iptables -A INPUT -i next -p udp -j DROP",  # what comes too early takes no port, as in every guarded router
+    )
+    with vpn(alice, provider), scene(lab, tmp_path) as running:
+        alice.run(["ip", "route", "replace", "default", "dev", VPN], check=True)
+        assert running.path() == PUNCHED
+
+
 NETWORKS = {
     "homes of one carrier that hairpins": one_carrier(PORT_RESTRICTED, PORT_RESTRICTED, CARRIER_OPEN),
     "a home behind a carrier": carrier(PORT_RESTRICTED, CARRIER),
@@ -203,3 +285,18 @@ NETWORKS = {
 def test_nat_behind_nat(netlab, tmp_path: Path, topology: Topology) -> None:
     with scene(netlab(topology), tmp_path) as running:
         assert running.path() == PUNCHED
+
+
+SHUT_CARRIERS = {
+    "one port each": one_carrier(PORT_RESTRICTED, PORT_RESTRICTED, CARRIER),
+    "another port for each destination": one_carrier(PORT_RESTRICTED, PORT_RESTRICTED, CARRIER_SYMMETRIC),
+    "homes whose port mappers it makes useless": one_carrier(
+        PORT_RESTRICTED_MAPPER, PORT_RESTRICTED_MAPPER, CARRIER
+    ),
+}
+
+
+@pytest.mark.parametrize("topology", SHUT_CARRIERS.values(), ids=SHUT_CARRIERS)
+def test_one_carrier_that_does_not_hairpin_is_relayed_in_words(netlab, tmp_path: Path, topology: Topology) -> None:
+    with scene(netlab(topology), tmp_path) as running:
+        assert running.path() == f"relay N ms ({SAME_NAT})"
