@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,25 +24,28 @@ RETRY = 0.005  # seconds between two questions to one that does not listen yet
 
 
 @contextmanager
-def port_mappers(routers: Sequence[tuple[Node, PortMapper]]) -> Iterator[None]:
+def port_mappers(
+    routers: Sequence[tuple[Node, PortMapper]], configure: Callable[[PortMapper], str] = configuration
+) -> Iterator[None]:
     """Keep a port mapper running on each router; it answers when the block begins.
 
-    They end with the lab. Raises ``LabError`` with miniupnpd's words when one does not start.
+    ``configure`` writes miniupnpd.conf. They end with the lab. Raises ``LabError`` with miniupnpd's
+    words when one does not start.
     """
     if not routers:
         yield
         return
     with TemporaryDirectory(prefix="netlab-") as folder:
-        started = [_start(node, offered, Path(folder, node.name)) for node, offered in routers]
+        started = [_start(node, configure(offered), Path(folder, node.name)) for node, offered in routers]
         for (node, offered), (process, log) in zip(routers, started, strict=True):
             _await(node, offered, process, log)
         yield
 
 
-def _start(node: Node, offered: PortMapper, folder: Path) -> tuple[subprocess.Popen[Any], Path]:
+def _start(node: Node, configured: str, folder: Path) -> tuple[subprocess.Popen[Any], Path]:
     folder.mkdir()
     config, log = folder / "miniupnpd.conf", folder / "log"
-    config.write_text(configuration(offered), encoding="ascii")
+    config.write_text(configured, encoding="ascii")
     with log.open("wb") as file:
         process = node.popen(
             ["miniupnpd", "-d", "-f", str(config), "-P", str(folder / "pid")],  # -d: stay in the foreground

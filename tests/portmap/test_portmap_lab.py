@@ -14,12 +14,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from netlab.impair import Impairment
 from netlab.lab import Lab, Node
-from netlab.nat import NONE, PORT_RESTRICTED, PORT_RESTRICTED_MAPPER, PortMapper
+from netlab.miniupnpd import configuration, tables
+from netlab.nat import NO_PORT_MAPPER, NONE, PORT_RESTRICTED, PORT_RESTRICTED_MAPPER, PortMapper
+from netlab.port_mapper import port_mappers
 from netlab.port_mapping import Client, Wish
 from netlab.topology import Host, Lan, Router, Topology, carrier, two_nats
 
@@ -28,6 +34,8 @@ ALL = PORT_RESTRICTED_MAPPER.port_mapper
 NAMES = {PortMapper.NAT_PMP: "NAT-PMP", PortMapper.PCP: "PCP", PortMapper.UPNP: "UPnP"}
 PORT = 5000
 LIMIT = 60.0  # seconds
+SLOW = Impairment(delay=0.15)  # one way: a question is repeated after 0.25 s
+ASLEEP = Impairment(delay=2.5)  # the router is given up after 3.75 s
 
 
 class Holder:
@@ -131,6 +139,76 @@ def test_behind_a_carrier_every_protocol_is_refused_in_words(netlab: Callable[[T
     assert all("behind a carrier's NAT" in reason for _, reason in verdict["reasons"]), verdict
     holder.interrupt()
     assert rules(lab.host("home")) == 0
+
+
+def denying(offered: PortMapper) -> str:
+    """Its administrator allows nobody anything."""
+    return "".join(line for line in configuration(offered).splitlines(True) if not line.startswith("allow "))
+
+
+def test_a_router_whose_rules_deny_every_port_opens_none_and_we_say_so(netlab: Callable[[Topology], Lab]) -> None:
+    """By UPnP it says no. By the others it tries port after port, all 65,535, and answers nobody meanwhile."""
+    offers = [*NAMES]
+    lab = netlab(side_by_side([NO_PORT_MAPPER] * len(offers)))
+    routers = [lab.host(f"nat{i}") for i in range(len(offers))]
+    for router, offered in zip(routers, offers, strict=True):
+        router.run(["nft", "-f", "-"], input=tables(offered).encode(), check=True)
+    with port_mappers(list(zip(routers, offers, strict=True)), denying):
+        holders = [Holder(lab.host(f"host{i}"), lab.host("server").address) for i in range(len(offers))]
+        for offered, holder, router in zip(offers, holders, routers, strict=True):
+            verdict = holder.event()
+            assert verdict is not None
+            assert verdict["event"] == "NoMapper"
+            reason = dict(verdict["reasons"])[NAMES[offered]]
+            said_no = "it refuses: not allowed to this machine" in reason
+            assert said_no or (offered is not PortMapper.UPNP and reason == "no answer"), verdict
+            holder.interrupt()
+            assert rules(router) == 0
+
+
+def late(lab: Lab, stack: ExitStack, impairment: Impairment) -> list[Holder]:
+    """Holders behind one router for each protocol, by slow lines."""
+    for i in range(len(NAMES)):
+        stack.enter_context(lab.impair(f"host{i}", up=impairment, down=impairment, seed=i))
+    return [Holder(lab.host(f"host{i}"), lab.host("server").address) for i in range(len(NAMES))]
+
+
+def await_no_rule(router: Node) -> None:
+    until = time.monotonic() + LIMIT
+    while rules(router):
+        assert time.monotonic() < until, "the mapping stays"
+
+
+@pytest.mark.netlab(needs="tun")
+def test_a_router_that_answers_after_the_question_was_repeated_maps_once(netlab: Callable[[Topology], Lab]) -> None:
+    lab = netlab(side_by_side([*NAMES]))
+    with ExitStack() as stack:
+        for i, holder in enumerate(late(lab, stack, SLOW)):
+            mapped = holder.event()
+            assert mapped is not None
+            assert (mapped["event"], mapped["external"]) == ("Mapped", [lab.host(f"nat{i}").address, PORT])
+            assert rules(lab.host(f"nat{i}")) == 1
+            knock(lab, f"nat{i}", holder, "slow")
+            holder.interrupt()
+            await_no_rule(lab.host(f"nat{i}"))
+
+
+@pytest.mark.netlab(needs="tun")
+def test_a_router_that_was_given_up_may_still_map(netlab: Callable[[Topology], Lab]) -> None:
+    """But not by UPnP, which takes several questions."""
+    lab = netlab(side_by_side([*NAMES]))
+    with ExitStack() as stack:
+        for i, (protocol, holder) in enumerate(zip(NAMES, late(lab, stack, ASLEEP), strict=True)):
+            first, second = holder.event(), holder.event()
+            assert first is not None
+            assert second is not None
+            assert (first["event"], {reason for _, reason in first["reasons"]}) == ("NoMapper", {"no answer"})
+            if protocol is PortMapper.UPNP:
+                assert dict(second["reasons"])["UPnP"] == "it is too slow to answer"
+            else:
+                assert (second["event"], second["protocol"]) == ("Mapped", NAMES[protocol])
+            holder.interrupt()
+            await_no_rule(lab.host(f"nat{i}"))
 
 
 def test_ctrl_c_ends_the_program_also_when_the_router_no_longer_answers(netlab: Callable[[Topology], Lab]) -> None:
