@@ -195,6 +195,12 @@ def test_a_second_interface_that_is_dead_does_not_delay(netlab, tmp_path: Path) 
         assert running.path() == PUNCHED
 
 
+def test_a_second_interface_with_an_easier_nat_is_not_punched_from(netlab, tmp_path: Path) -> None:
+    """By it the path could be direct; only the network of the default route is measured (docs/connecting.md)."""
+    with scene(netlab(multi_homed(SYMMETRIC, FULL_CONE, SYMMETRIC)), tmp_path) as running:
+        assert running.path().startswith("relay")
+
+
 def test_a_vpn_that_leads_nowhere_does_not_delay(netlab, tmp_path: Path) -> None:
     """Both have an address in the same private network, and a cable that nobody answers at."""
     lab = netlab(two_nats(PORT_RESTRICTED, PORT_RESTRICTED, ipv6=(FIREWALL, FIREWALL)))
