@@ -147,8 +147,8 @@ def denying(offered: PortMapper) -> str:
 
 
 def test_a_router_whose_rules_deny_every_port_opens_none_and_we_say_so(netlab: Callable[[Topology], Lab]) -> None:
-    """By UPnP it says no. By the others it tries port after port, all 65,535, and answers nobody meanwhile."""
-    offers = [*NAMES]
+    """By UPnP it says no. By NAT-PMP, as by PCP, it tries port after port, all 65,535, and answers nobody meanwhile."""
+    offers = [PortMapper.UPNP, PortMapper.NAT_PMP]  # one that tries is enough: it takes a core
     lab = netlab(side_by_side([NO_PORT_MAPPER] * len(offers)))
     routers = [lab.host(f"nat{i}") for i in range(len(offers))]
     for router, offered in zip(routers, offers, strict=True):
@@ -160,7 +160,7 @@ def test_a_router_whose_rules_deny_every_port_opens_none_and_we_say_so(netlab: C
             assert verdict is not None
             assert verdict["event"] == "NoMapper"
             reason = dict(verdict["reasons"])[NAMES[offered]]
-            said_no = "it refuses: not allowed to this machine" in reason
+            said_no = reason.startswith("it refuses: ") and "not allowed to this machine" in reason
             assert said_no or (offered is not PortMapper.UPNP and reason == "no answer"), verdict
             holder.interrupt()
             assert rules(router) == 0
