@@ -97,7 +97,6 @@ def up(options: argparse.Namespace) -> int:
     nsenter = "nsenter"
     if _enter_where_needed():
         nsenter += f" --user=/proc/{os.getpid()}/ns/user --preserve-credentials"
-        print(f"Without root, in a user namespace: {'; '.join(lacking(NEEDS))}.", file=sys.stderr)
     with _lab(chosen) as lab:
         print(f"{chosen.name}: {chosen.summary}", file=sys.stderr)
         for name in lab.plan.nodes:
@@ -228,10 +227,14 @@ def split_commands(chosen: Scenario, words: Sequence[str]) -> list[tuple[str, st
 
 
 def _enter_where_needed() -> bool:
+    """Enter a user namespace where labs need one, saying what has to be left out there; whether it did."""
     try:
-        return rootless.enter_where_needed()
+        entered = rootless.enter_where_needed()
     except ValueError as error:
         raise Usage(str(error)) from None
+    if entered:
+        print(f"Without root, in a user namespace: {'; '.join(lacking(NEEDS))}.", file=sys.stderr)
+    return entered
 
 
 @contextmanager
