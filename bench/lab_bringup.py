@@ -1,9 +1,10 @@
 """How long a lab takes to come up and to go away: two NATs, the core, a host with the server.
 
-python -m bench.lab_bringup [--rounds N] [--gap SECONDS]
+python -m bench.lab_bringup [--rounds N] [--gap SECONDS] [--up-limit MS] [--down-limit MS]
 
 Each round brings one up, starts a process in it, takes it down. The kernel takes a namespace apart after the last
 one has let go of it, while the next lab may be coming up: ``--gap`` waits for it, without it labs come back to back.
+Exits with 1 when the least of the rounds, which other work on the machine disturbs least, exceeds a limit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from netlab.nat import FULL_CONE, PORT_RESTRICTED
 from netlab.requirements import missing_requirements
 from netlab.topology import two_nats
 
+UP_LIMIT, DOWN_LIMIT = 150.0, 50.0  # milliseconds; what a lab of two NATs may take at best
 PHASES = {  # what we wait for, in order; they follow one another
     "namespaces made": (namespace, "create"),
     "sysctls written": (kernel, "_sysctls"),
@@ -79,6 +81,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.lab_bringup", description=__doc__)
     parser.add_argument("--rounds", type=int, default=60, help="every other one with a process (default: %(default)s)")
     parser.add_argument("--gap", type=float, default=0.0, help="seconds between rounds (default: none)")
+    parser.add_argument("--up-limit", metavar="MS", type=float, default=UP_LIMIT, help="default: %(default)g")
+    parser.add_argument("--down-limit", metavar="MS", type=float, default=DOWN_LIMIT, help="default: %(default)g")
     options = parser.parse_args()
     rootless.enter_where_needed()
     if missing := missing_requirements():
@@ -91,7 +95,15 @@ def main() -> int:
     print(f"{options.rounds} rounds, milliseconds{'min':>14} {'median':>8} {'max':>8}")
     for name, values in figures.items():
         print(f"{name:<30} {min(values):8.1f} {statistics.median(values):8.1f} {max(values):8.1f}")
-    return 0
+    exceeded = [
+        f"{name}: {min(values):.1f} ms at best, more than {limit:g}"
+        for name, values in figures.items()
+        for what, limit in (("up", options.up_limit), ("down", options.down_limit))
+        if name.startswith(what) and min(values) > limit
+    ]
+    for words in exceeded:
+        print(words, file=sys.stderr)
+    return 1 if exceeded else 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING
 
 from netlab import rootless
 from netlab.addressing import Version
+from netlab.behind import expected, way_out
 from netlab.draw import draw
 from netlab.nat import KINDS
 from netlab.page import Result, page
@@ -96,7 +97,6 @@ def up(options: argparse.Namespace) -> int:
     nsenter = "nsenter"
     if _enter_where_needed():
         nsenter += f" --user=/proc/{os.getpid()}/ns/user --preserve-credentials"
-        print(f"Without root, in a user namespace: {'; '.join(lacking(NEEDS))}.", file=sys.stderr)
     with _lab(chosen) as lab:
         print(f"{chosen.name}: {chosen.summary}", file=sys.stderr)
         for name in lab.plan.nodes:
@@ -146,31 +146,31 @@ def probe(options: argparse.Namespace) -> int:
     wrong = 0
     with _lab(chosen) as lab:
         from netlab.probe import ProbeError  # noqa: PLC0415 - needs pyroute2
-        from netlab.prove import prove  # noqa: PLC0415
+        from netlab.prove import probe_port_mapper, prove  # noqa: PLC0415
 
         for name, attached in lab.plan.attachments.items():
             router = routers.get(attached.port.node)
             if router is None or attached.host.node not in lab.hosts:
                 continue
-            number = [host.name for host in router.lan.hosts].index(attached.host.node)
             node = lab.host(attached.host.node)
+            (host,) = (each for each in router.lan.hosts if each.name == node.name)
+            way = way_out(outer, router)
             for version in Version:
-                profile = router.profile(version)
+                profile = expected(way, host, version)
                 if profile is None:
                     continue
-                if number:  # a carrier's profile names the port block of its first host
-                    profile = replace(profile, port_block=None)
                 try:
                     address = node.on(attached.host.interface, version)[0]
                     measured = prove(lab, node.name, profile, address=address)
+                    if len(way) > 1 and router.nat is not None and router.nat.port_mapper:
+                        mapper = probe_port_mapper(lab, node.name, address=address)
+                        measured = replace(measured, port_mapper=mapper)
                 except ProbeError as error:
                     raise Refused(f"{name} cannot be measured: {error}") from None
                 ip = " IPv6" if version is Version.IPV6 else ""
-                print(f"{name}{ip}: {', '.join(nat_words(measured))}", end="")
-                if router in outer:  # behind two NATs nothing says what both together should do
-                    wrong += measured != profile
-                    print(f" ({'as' if measured == profile else 'NOT as'} {profile.name} has it)", end="")
-                print(flush=True)
+                as_it = "as" if measured == profile else "NOT as"
+                print(f"{name}{ip}: {', '.join(nat_words(measured))} ({as_it} {profile.name} has it)", flush=True)
+                wrong += measured != profile
     return 1 if wrong else 0
 
 
@@ -227,10 +227,14 @@ def split_commands(chosen: Scenario, words: Sequence[str]) -> list[tuple[str, st
 
 
 def _enter_where_needed() -> bool:
+    """Enter a user namespace where labs need one, saying what has to be left out there; whether it did."""
     try:
-        return rootless.enter_where_needed()
+        entered = rootless.enter_where_needed()
     except ValueError as error:
         raise Usage(str(error)) from None
+    if entered:
+        print(f"Without root, in a user namespace: {'; '.join(lacking(NEEDS))}.", file=sys.stderr)
+    return entered
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface
 from itertools import pairwise
 
 from netlab.addressing import (
@@ -25,8 +25,8 @@ from netlab.addressing import (
     wan,
 )
 from netlab.firewall import firewall
-from netlab.nat import LAN, WAN, Nat
-from netlab.rules import Ruleset, ruleset
+from netlab.nat import LAN, WAN, Mapping, Nat
+from netlab.rules import ADDRESS_MASK, Ruleset, address_mask, ruleset
 from netlab.topology import PLAIN, Host, Link, Router, ServerHost, Topology, all_routers, core_names
 
 MAIN = 254  # the kernel's ordinary routing table, linux/rtnetlink.h
@@ -155,12 +155,37 @@ class Plan:
 
 
 def plan(topology: Topology) -> Plan:
-    """Allocate addresses and spell out every cable, route and rule; the same input, the same plan."""
+    """Allocate addresses and spell out every cable, route and rule; the same input, the same plan.
+
+    Raises ``ValueError`` for what no rule makes, naming the profile.
+    """
+    made = _planned(topology, ADDRESS_MASK)
+    if any(router.nat and router.nat.mapping is Mapping.ADDRESS_DEPENDENT for router in all_routers(topology.routers)):
+        mask = address_mask(_public(made, topology))
+        if mask != ADDRESS_MASK:
+            return _planned(topology, mask)
+    return made
+
+
+def _public(made: Plan, topology: Topology) -> list[IPv4Address]:
+    """The IPv4 addresses that a packet on the core may be for."""
+    names = [server.name for server in topology.servers]
+    reached = list(topology.routers)
+    for router in reached:
+        names.append(router.name)
+        if router.nat is not None and not router.nat.translates:
+            names += [host.name for host in router.lan.hosts]
+            reached += router.lan.routers
+    addresses = (address for name in names for where, address in made.nodes[name].addresses if where != LAN)
+    return [address.ip for address in addresses if isinstance(address, IPv4Interface)]
+
+
+def _planned(topology: Topology, mask: int) -> Plan:
     made = Plan({}, [], {})
     _cable(made, topology)
     for version in Version:
         if topology.carries(version):
-            _Numbering(made, topology, version).number()
+            _Numbering(made, topology, version, mask).number()
     for node in made.nodes.values():
         forwards = bool(node.bridges) or node.name in core_names(topology.core)
         node.sysctls = _sysctls(node, forwards) + node.rules.sysctls
@@ -213,8 +238,8 @@ def _plug(made: Plan, end: End, port: End, link: Link) -> None:
 class _Numbering:
     """Addresses, routes and rules of one IP version, for cables that lie already."""
 
-    def __init__(self, made: Plan, topology: Topology, version: Version) -> None:
-        self.nodes, self.topology, self.version = made.nodes, topology, version
+    def __init__(self, made: Plan, topology: Topology, version: Version, mask: int) -> None:
+        self.nodes, self.topology, self.version, self.mask = made.nodes, topology, version, mask
         self.numbers = {router.name: i for i, router in enumerate(all_routers(topology.routers))}
         self.interfaces: dict[str, list[Attachment]] = {}  # by host
         for attached in made.attachments.values():
@@ -294,7 +319,7 @@ class _Numbering:
         node = self.nodes[router.name]
         if nat.translates and isinstance(address, IPv4Interface):
             hosts = [member.ip for member in members if isinstance(member, IPv4Interface)]
-            node.rules = ruleset(nat, address.ip, hosts, guarded=router.guarded)
+            node.rules = ruleset(nat, address.ip, hosts, guarded=router.guarded, mask=self.mask)
         elif self.version is Version.IPV4:
             node.rules = Ruleset(commands=firewall(nat, self.version))
         else:

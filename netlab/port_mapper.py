@@ -1,17 +1,18 @@
 """A port mapper on a router: miniupnpd, started with the lab and ended with it.
 
-Like many real ones it refuses when its WAN address is not public, as behind a carrier's NAT.
+Like many real ones it refuses when its WAN address is not public, as behind a carrier's NAT. Its files are in memory
+and have no name in any folder, so that nothing of them is left, whatever ends us.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, Any
 
 from netlab.kernel import LabError
 from netlab.miniupnpd import configuration
@@ -35,34 +36,46 @@ def port_mappers(
     if not routers:
         yield
         return
-    with TemporaryDirectory(prefix="netlab-") as folder:
-        started = [_start(node, configure(offered), Path(folder, node.name)) for node, offered in routers]
-        for (node, offered), (process, log) in zip(routers, started, strict=True):
-            _await(node, offered, process, log)
+    with ExitStack() as files:
+        started = [(node, offered, _start(node, configure(offered), files)) for node, offered in routers]
+        for each in started:
+            _await(*each)
         yield
 
 
-def _start(node: Node, configured: str, folder: Path) -> tuple[subprocess.Popen[Any], Path]:
-    folder.mkdir()
-    config, log = folder / "miniupnpd.conf", folder / "log"
-    config.write_text(configured, encoding="ascii")
-    with log.open("wb") as file:
-        process = node.popen(
-            ["miniupnpd", "-d", "-f", str(config), "-P", str(folder / "pid")],  # -d: stay in the foreground
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-        )
-    return process, log
+@dataclass(frozen=True, slots=True)
+class _Started:
+    process: subprocess.Popen[Any]
+    log: IO[bytes]
 
 
-def _await(node: Node, offered: PortMapper, process: subprocess.Popen[Any], log: Path) -> None:
+def _start(node: Node, configured: str, files: ExitStack) -> _Started:
+    config, log, pid = (files.enter_context(os.fdopen(os.memfd_create(each), "r+b")) for each in ("conf", "log", "pid"))
+    config.write(configured.encode("ascii"))
+    config.flush()
+    process = node.popen(
+        ["miniupnpd", "-d", "-f", _path(config), "-P", _path(pid)],  # -d: stay in the foreground
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=(config.fileno(), pid.fileno()),
+    )
+    return _Started(process, log)
+
+
+def _path(file: IO[bytes]) -> str:
+    """Where a process that inherits the file finds it; no unlink can go wrong there."""
+    return f"/proc/self/fd/{file.fileno()}"
+
+
+def _await(node: Node, offered: PortMapper, started: _Started) -> None:
     """Ask until it answers: then its loop runs, and all its sockets are open."""
     client = Client(node, gateway=node.ipv4[-1])  # its address on the LAN
     until = time.monotonic() + START_LIMIT
     while not client.is_up(offered):
         with suppress(subprocess.TimeoutExpired):
-            process.wait(RETRY)
-        if process.poll() is not None or time.monotonic() > until:
-            words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            started.process.wait(RETRY)
+        if started.process.poll() is not None or time.monotonic() > until:
+            started.log.seek(0)
+            words = started.log.read().decode(errors="replace").strip().splitlines()
             raise LabError(f"{node.name}: miniupnpd did not start: {'; '.join(words[-3:]) or 'it said nothing'}")

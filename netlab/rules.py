@@ -24,8 +24,10 @@ SEQUENCE_FIRST, SEQUENCE_LENGTH = 40000, 256
 # Address-dependent mapping: destinations that differ in a bit of this mask get ports from different
 # ranges. Last octet: a server's addresses; third: one router from the next; first: 20.* from 11.*.
 # The ranges lie below what Linux hands out (32768): a port inside its range would be kept.
+# Where these bits do not tell all public addresses of a topology apart it has more of them, see address_mask.
 ADDRESS_MASK = 0x10000303
-ADDRESS_FIRST, ADDRESS_PORTS = 2048, 960
+ADDRESS_FIRST, ADDRESS_END = 2048, 32768
+MAX_ADDRESS_BITS = 8  # 256 rules with 120 ports each
 # Random ports of a NAT that was given others, by turns; the last for sources that the range at hand would
 # keep. All below what Linux hands out (32768).
 POOLS = (RANDOM_PORTS, "10000-18975", "18976-27951")
@@ -48,10 +50,18 @@ class Ruleset:
     sysctls: tuple[tuple[str, str], ...] = ()
 
 
-def ruleset(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], *, guarded: bool = True) -> Ruleset:
+def ruleset(
+    nat: Nat,
+    wan_address: IPv4Address,
+    hosts: Sequence[IPv4Address],
+    *,
+    guarded: bool = True,
+    mask: int = ADDRESS_MASK,
+) -> Ruleset:
     """The commands, nft text and sysctls that make a router behave as ``nat``.
 
-    ``hosts`` are the addresses on its LAN. ``guarded`` False takes the profile's guard away.
+    ``hosts`` are the addresses on its LAN. ``guarded`` False takes the profile's guard away. ``mask`` are the
+    bits of an address that an address-dependent mapping depends on, see :func:`address_mask`.
     Raises ``ValueError`` for a behaviour that no rule here produces or no probe could see.
     """
     if not nat.translates:
@@ -64,7 +74,7 @@ def ruleset(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], *,
         raise ValueError(f"{nat.name}: what a guard does is seen only where ports are preserved")
     if not 0 < nat.lifetime.one_way <= nat.lifetime.two_way:
         raise ValueError(f"{nat.name}: a two-way mapping lives at least as long as a one-way one")
-    commands = [*_source_nat(nat, wan_address, hosts), *_blocking(nat)]
+    commands = [*_source_nat(nat, wan_address, hosts, mask), *_blocking(nat)]
     unasked = f"iptables -A INPUT -i {WAN} -m conntrack --ctstate NEW"
     if guarded and nat.guard is not Guard.NONE:
         commands.append(f"{unasked} -j {nat.guard.name}")
@@ -96,11 +106,11 @@ def _sysctls(lifetime: Lifetime) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _source_nat(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address]) -> Iterator[str]:
+def _source_nat(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], mask: int) -> Iterator[str]:
     """Map what leaves by the WAN side and, when hairpinning, what turns back to the LAN: in one chain,
     so that both are mapped alike (RFC 4787 section 6, REQ-9a)."""
     append = "iptables -t nat -A"
-    udp = _mapping(nat, wan_address, hosts)
+    udp = _mapping(nat, wan_address, hosts, mask)
     fully = " --random-fully" if _at_random(nat) else ""
     if nat.hairpinning:
         yield "iptables -t nat -N MAP"
@@ -108,7 +118,7 @@ def _source_nat(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address]
         yield f"{append} POSTROUTING -o {LAN} -p udp -m connmark --mark {HAIRPINNED} -j MAP"
         if nat.mapping is Mapping.ADDRESS_DEPENDENT:
             # Its destination, our own WAN address, is translated by now.
-            ports = _ports_towards(wan_address, nat.epoch)
+            ports = _ports_towards(wan_address, nat.epoch, mask)
             yield f"{append} MAP -p udp -m connmark --mark {HAIRPINNED} -j SNAT --to-source {wan_address}:{ports}"
         yield from (f"{append} MAP {rule}" for rule in udp)
         yield f"{append} MAP -p udp -j SNAT --to-source {wan_address}{fully}"
@@ -122,7 +132,7 @@ def _at_random(nat: Nat) -> bool:
     return symmetric and not nat.stride and nat.port_block is None
 
 
-def _mapping(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address]) -> list[str]:
+def _mapping(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address], mask: int) -> list[str]:
     """How UDP's external ports are chosen, where MASQUERADE alone would not do; without chain and side."""
     snat = f"-j SNAT --to-source {wan_address}"
     if nat.stride and (nat.mapping is not Mapping.ADDRESS_AND_PORT_DEPENDENT or nat.port_block is not None):
@@ -142,9 +152,8 @@ def _mapping(nat: Nat, wan_address: IPv4Address, hosts: Sequence[IPv4Address]) -
             pools = [] if nat.port_preservation else _pools(nat.epoch)
             return [f"-p udp {which}{snat}:{ports}" for which, ports in pools]
         case Mapping.ADDRESS_DEPENDENT:
-            mask = IPv4Address(ADDRESS_MASK)
-            parts = _by_address(nat.epoch)
-            return [f"-p udp -d {IPv4Address(value)}/{mask} {snat}:{ports}" for value, ports in parts]
+            parts = _by_address(nat.epoch, mask)
+            return [f"-p udp -d {IPv4Address(value)}/{IPv4Address(mask)} {snat}:{ports}" for value, ports in parts]
         case Mapping.ADDRESS_AND_PORT_DEPENDENT if nat.stride:
             if not 0 < nat.stride <= (LAST_PORT + 1 - SEQUENCE_FIRST) // SEQUENCE_LENGTH:
                 raise ValueError(f"{nat.name}: no ports for steps of {nat.stride}")
@@ -182,17 +191,32 @@ def _pools(epoch: int) -> Iterator[tuple[str, str]]:
         yield "", RANDOM_PORTS
 
 
-def _by_address(epoch: int) -> Iterator[tuple[int, str]]:
+def address_mask(addresses: Iterable[IPv4Address]) -> int:
+    """The bits by which an address-dependent mapping tells ``addresses`` apart: the usual ones, and as many more
+    as that takes. Raises ``ValueError`` when those are too many for rules."""
+    apart, mask = {int(address) for address in addresses}, ADDRESS_MASK
+    while len({each & mask for each in apart}) < len(apart):
+        if mask.bit_count() == MAX_ADDRESS_BITS:
+            raise ValueError(
+                f"an address-dependent mapping cannot tell {len(apart)} public addresses apart by {MAX_ADDRESS_BITS}"
+                " of their bits: take fewer routers, servers or addresses"
+            )
+        mask |= max((1 << bit for bit in range(32)), key=lambda more: len({each & (mask | more) for each in apart}))
+    return mask
+
+
+def _by_address(epoch: int, mask: int) -> Iterator[tuple[int, str]]:
     """Each value that the masked bits of an address may have, and the ports for it; in the next epoch others."""
-    bits = [bit for bit in range(32) if ADDRESS_MASK >> bit & 1]
+    bits = [bit for bit in range(32) if mask >> bit & 1]
+    ports = (ADDRESS_END - ADDRESS_FIRST) >> len(bits)
     for number in range(1 << len(bits)):
         value = sum(1 << bit for i, bit in enumerate(bits) if number >> i & 1)
-        first = ADDRESS_FIRST + (number + epoch) % (1 << len(bits)) * ADDRESS_PORTS
-        yield value, f"{first}-{first + ADDRESS_PORTS - 1}"
+        first = ADDRESS_FIRST + (number + epoch) % (1 << len(bits)) * ports
+        yield value, f"{first}-{first + ports - 1}"
 
 
-def _ports_towards(address: IPv4Address, epoch: int) -> str:
-    return next(ports for value, ports in _by_address(epoch) if int(address) & ADDRESS_MASK == value)
+def _ports_towards(address: IPv4Address, epoch: int, mask: int) -> str:
+    return next(ports for value, ports in _by_address(epoch, mask) if int(address) & mask == value)
 
 
 def _blocking(nat: Nat) -> list[str]:

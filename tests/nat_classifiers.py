@@ -17,6 +17,7 @@ from netlab.topology import Host, Lan, Router, Topology
 Verdict = TypeVar("Verdict")
 
 CLIENTS = {"turnutils_natdiscovery": "coturn", "turnutils_stunclient": "coturn", "stun": "stun-client"}  # of Debian
+SILENCE = "STUN receive timeout"  # as natdiscovery says it
 ASK_LIMIT = 60  # seconds for one program; each silence costs it up to nine
 
 
@@ -72,7 +73,23 @@ def ask_natdiscovery(lab: Lab, host: str, router: str, address: str) -> set[str]
             env=os.environ | {"LC_ALL": "C"},
             timeout=ASK_LIMIT,
         ).stdout
-    return {*re.findall(r"NAT with [\w ]+!", said), *re.findall(r"successful hairpinning", said)}
+    verdicts = {*re.findall(r"NAT with [\w ]+!", said), *re.findall(r"successful hairpinning", said)}
+    # With a verdict a silence is part of the method; without one it is the verdict, and not that it crashed.
+    return verdicts or set(re.findall(SILENCE, said))
+
+
+def outlives(lab: Lab, host: str, address: str, seconds: int) -> bool:
+    """Whether natdiscovery hears from its server through a mapping that was idle for so many seconds."""
+    said = lab.host(host).run(
+        ["turnutils_natdiscovery", "-t", "-T", str(seconds), address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=ASK_LIMIT,
+    ).stdout
+    assert "RFC 5780 response 1" in said, said
+    assert ("RFC 5780 response 2" in said) is not (SILENCE in said), said
+    return SILENCE not in said
 
 
 def every_kind() -> Topology:
@@ -96,7 +113,7 @@ def of_each_kind(ask: Callable[[int], Verdict]) -> dict[str, Verdict]:
 def natdiscovery_words(nat: Nat) -> set[str]:
     """What ``turnutils_natdiscovery`` says of a router that does what the profile says."""
     if nat.udp is not Udp.ALLOWED:
-        return set()
+        return {SILENCE}
     ways = {"EI": "Endpoint Independent", "AD": "Address Dependent", "APD": "Address and Port Dependent"}
     mapping, filtering = (ways[behaviour.value[:-1]] for behaviour in (nat.mapping, nat.filtering))
     # Without NAT the host reaches itself at the address it is seen at.

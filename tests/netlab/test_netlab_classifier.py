@@ -17,11 +17,12 @@ from nat_classifiers import (
     every_kind,
     natdiscovery_words,
     of_each_kind,
+    outlives,
     stun_words,
 )
 
 from netlab.lab import Lab, Node
-from netlab.nat import KINDS, PORT_RESTRICTED
+from netlab.nat import KINDS, PORT_RESTRICTED, SHORT_LIFETIME
 from netlab.topology import two_nats
 
 LISTENING_PORTS = (3478, 3479)
@@ -82,6 +83,13 @@ def test_natdiscovery_says_what_the_profile_says(netlab, outside: Outside) -> No
     address = outside(running)
     said = of_each_kind(lambda i: ask_natdiscovery(running, f"host{i}", f"nat{i}", address))
     assert said == {kind.name: natdiscovery_words(kind) for kind in KINDS}
+
+
+def test_natdiscovery_finds_the_short_lifetime_between_one_second_and_five(netlab, outside: Outside) -> None:
+    running = netlab(two_nats(SHORT_LIFETIME, PORT_RESTRICTED))
+    address = outside(running)
+    assert [outlives(running, "alice", address, seconds) for seconds in (1, 5)] == [True, False]
+    assert outlives(running, "bob", address, 5)
 
 
 def test_an_unguarded_router_maps_and_filters_as_a_guarded_one(netlab, outside: Outside) -> None:

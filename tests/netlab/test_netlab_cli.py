@@ -244,6 +244,58 @@ def test_probe_measures_what_only_many_mappings_show(name: str) -> None:
     assert "ports 10240 to 11263 for its first host (as carrier-grade has it)\nbob: " in done.stdout
 
 
+@pytest.mark.netlab
+@pytest.mark.parametrize(
+    ("name", "alice"),
+    [
+        ("unguarded-port-restricted", "port preservation, unasked UDP let in (as port-restricted has it)"),
+        ("one-carrier-symmetric", "no port preservation (as port-restricted behind symmetric has it)"),
+        (
+            "mapper-behind-carrier-grade",
+            "ports 10240 to 11263 for its first host (as port-restricted, port mapper behind carrier-grade has it)",
+        ),
+    ],
+)
+def test_probe_judges_unguarded_routers_and_those_behind_a_carrier(name: str, alice: str) -> None:
+    done = typed("probe", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("alice: ")
+    assert first.endswith(alice)
+    assert second.startswith("bob: ")
+    assert " (as " in second
+
+
+@pytest.mark.netlab
+@pytest.mark.parametrize(
+    ("name", "router", "wrong"),
+    [(PAIR, "left", "full cone"), ("one-carrier-full-cone", "carrier", "port-restricted behind full cone")],
+)
+def test_probe_says_which_router_is_not_as_its_profile_and_ends_with_1(name: str, router: str, wrong: str) -> None:
+    # The rules are the right ones; then somebody puts one before them that makes the router symmetric.
+    symmetric = (
+        "nft flush chain ip netlab keep; iptables -t nat -I POSTROUTING -o wan -p udp -j MASQUERADE --random-fully"
+    )
+    code = f"""
+import sys
+from netlab.__main__ import main
+from netlab.lab import Lab
+up = Lab.__enter__
+def broken(lab):
+    up(lab)
+    lab.host({router!r}).run(["sh", "-c", {symmetric!r}], check=True)
+    return lab
+Lab.__enter__ = broken
+sys.exit(main(["probe", {name!r}]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=LIMIT
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("alice: address-and-port-dependent mapping, ")
+    assert f"(NOT as {wrong} has it)\n" in done.stdout
+
+
 def test_the_readme_shows_the_tested_file_word_for_word() -> None:
     manual = (ROOT / "netlab" / "README.md").read_text(encoding="utf-8")
     tested = (ROOT / "tests" / "netlab" / "test_netlab_other_program.py").read_text(encoding="utf-8")

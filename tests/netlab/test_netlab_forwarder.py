@@ -2,7 +2,7 @@
 
 alice ==[forwarder]== left --- core0 --- core1 --- server
 
-Times are held against lower bounds only: a busy machine may be late, but nothing may be early.
+Nothing may be early. A busy machine may be late: only the best of several tries is held against an upper bound.
 """
 
 from __future__ import annotations
@@ -36,6 +36,9 @@ SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 BUFFER = 16 << 20  # bytes; all that a test sends waits here
 UDP_AND_IP = 28  # bytes of header
 LAST = b"last"
+LATE = 0.008  # seconds that the best of many packets may be late
+TRIES = 5  # bursts, of which the fastest counts
+SLOWER = 1.2  # times what the rate says, that the fastest may take
 SEED = 7
 TUN = pytest.mark.netlab(needs="tun")
 
@@ -104,16 +107,19 @@ def test_each_direction_has_its_delay(alice_and_server) -> None:
     running, alice, server = alice_and_server
     up, down = Impairment(delay=0.020), Impairment(delay=0.045)
     with running.impair("alice", up=up, down=down, seed=SEED) as link:
-        for i in range(10):
+        took = []
+        for i in range(20):
             start = time.monotonic()
             alice.send(packet(i))
             server.recv(64)
             turned = time.monotonic()
             server.send(packet(i))
             alice.recv(64)
-            assert turned - start >= 0.020
-            assert time.monotonic() - turned >= 0.045
-    assert link.counts["up"]["left"] == link.counts["down"]["left"] == 10
+            took.append((turned - start, time.monotonic() - turned))
+    fastest = [min(each) for each in zip(*took, strict=True)]
+    assert 0.020 <= fastest[0] <= 0.020 + LATE
+    assert 0.045 <= fastest[1] <= 0.045 + LATE
+    assert link.counts["up"]["left"] == link.counts["down"]["left"] == 20
 
 
 @TUN
@@ -125,25 +131,34 @@ def test_every_packet_has_the_jitter_that_the_seed_says(alice_and_server) -> Non
     delays = [engine.handle(128, float(i))[0][0] - i for i in range(40)]
     assert min(delays) < 0.005
     assert max(delays) > 0.025
+    late = []
     with running.impair("alice", up=impairment, seed=SEED):
         for i, delay in enumerate(delays):
             start = time.monotonic()
             alice.send(packet(i))
             assert server.recv(100) == packet(i)
-            assert time.monotonic() - start >= delay - 1e-6
+            late.append(time.monotonic() - start - delay)
+    assert min(late) >= -1e-6
+    # Short delays and long ones by themselves: too much of both, or of the jitter alone, is seen in one of them.
+    for some in ([i for i, delay in enumerate(delays) if (delay > 0.020) is long] for long in (False, True)):
+        assert min(late[i] for i in some) <= LATE
 
 
 @TUN
-def test_never_faster_than_the_rate(alice_and_server) -> None:
+def test_as_fast_as_the_rate_and_never_faster(alice_and_server) -> None:
     running, alice, server = alice_and_server
     count, size, rate = 200, 1000, 10e6
     with running.impair("alice", up=Impairment(rate=rate), seed=SEED):
-        start = time.monotonic()
-        for i in range(count):
-            alice.send(packet(i, size))
-        for i in range(count):
-            assert server.recv(2000) == packet(i, size)
-            assert time.monotonic() - start >= (i + 1) * (size + UDP_AND_IP) * 8 / rate
+        took = []
+        for _ in range(TRIES):
+            start = time.monotonic()
+            for i in range(count):
+                alice.send(packet(i, size))
+            for i in range(count):
+                assert server.recv(2000) == packet(i, size)
+                assert time.monotonic() - start >= (i + 1) * (size + UDP_AND_IP) * 8 / rate
+            took.append(time.monotonic() - start)
+    assert min(took) <= SLOWER * count * (size + UDP_AND_IP) * 8 / rate
 
 
 @pytest.mark.parametrize("bound", [{"queue_packets": 10}, {"queue_bytes": 10 * 1028}], ids=["packets", "bytes"])
@@ -287,13 +302,16 @@ def test_the_kernel_limits_a_rate_where_we_let_it(alice_and_server) -> None:
     with running.impair("alice", up=Impairment(rate=1e9), backend=Backend.NETEM) as link:
         for rate in (10e6, 5e6):
             link.change(up=Impairment(rate=rate))
-            start = time.monotonic()
-            for i in range(count):
-                alice.send(packet(i, size))
-            # In any order: what a timer of the kernel sends on one processor may overtake what another still holds.
-            assert {server.recv(2000) for _ in range(count)} == {packet(i, size) for i in range(count)}
+            took = []
+            for _ in range(TRIES):
+                start = time.monotonic()
+                for i in range(count):
+                    alice.send(packet(i, size))
+                # In any order: what a timer of the kernel sends on one processor may overtake what another still holds.
+                assert {server.recv(2000) for _ in range(count)} == {packet(i, size) for i in range(count)}
+                took.append(time.monotonic() - start)
             # A full bucket of one packet goes at once, and one may be left of the time before.
-            assert time.monotonic() - start >= (count - 2) * size * 8 / rate
+            assert (count - 2) * size * 8 / rate <= min(took) <= SLOWER * count * (size + UDP_AND_IP) * 8 / rate
         link.change(up=Impairment())
         alice.send(LAST)
         assert server.recv(64) == LAST

@@ -23,6 +23,7 @@ from netlab.topology import Host, Lan, Link, Router, Topology, multi_homed, two_
 LIMIT = 20  # seconds; reached only when something is broken
 IP_MTU_DISCOVER, IP_RECVERR, IP_PMTUDISC_DO = 10, 11, 2  # linux/in.h
 families = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+LATE, TRIES = 0.02, 5  # seconds that the best of so many may be late
 LINKS = ("alice", "left", "server")
 TUN = pytest.mark.netlab(needs="tun")  # our forwarder's devices
 
@@ -102,12 +103,17 @@ def test_a_pulled_cable_is_noticed_also_when_it_is_impaired(netlab) -> None:
     assert seen(running.host("alice").socket(), server) == wifi
 
 
-def exchange(running: Lab) -> float:
-    """Seconds of a packet from alice to the server and back."""
+def takes(running: Lab, seconds: float) -> bool:
+    """Whether a packet from alice to the server and back takes so long; on a busy machine some take longer."""
     alice, server = udp(running.host("alice")), udp(running.host("server"))
-    begun = time.monotonic()
-    seen(alice, server)
-    return time.monotonic() - begun
+    for _ in range(TRIES):
+        begun = time.monotonic()
+        seen(alice, server)
+        took = time.monotonic() - begun
+        assert took >= seconds, "it came early"
+        if took <= seconds + LATE:
+            return True
+    return False
 
 
 def impaired(name: str, link: Link) -> Topology:
@@ -124,15 +130,15 @@ def impaired(name: str, link: Link) -> Topology:
 @pytest.mark.parametrize("name", LINKS)
 def test_a_link_s_delay_holds_from_the_start_and_can_be_changed(netlab, name: str) -> None:
     running = netlab(impaired(name, Link(Impairment(delay=0.15), Impairment(delay=0.1))))
-    assert exchange(running) >= 0.25
+    assert takes(running, 0.25)
     link = running.links[name]
     link.change(up=Impairment(), down=Impairment(delay=0.5))
-    assert exchange(running) >= 0.5
+    assert takes(running, 0.5)
     with running.impair(name, up=Impairment(delay=0.3), seed=1) as another:
         assert running.links[name] is another
-        assert exchange(running) >= 0.8
+        assert takes(running, 0.8)
     assert running.links == {name: link}
-    assert exchange(running) >= 0.5
+    assert takes(running, 0.5)
 
 
 @TUN

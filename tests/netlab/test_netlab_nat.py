@@ -48,7 +48,7 @@ from netlab.nat import (
     Tcp,
     Udp,
 )
-from netlab.rules import port_block, restore_text, ruleset
+from netlab.rules import ADDRESS_MASK, MAX_ADDRESS_BITS, address_mask, port_block, restore_text, ruleset
 from netlab.words import slug
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
@@ -298,3 +298,16 @@ def test_a_router_without_nat_routes_or_lets_in_only_what_was_asked_for(program:
 def test_a_firewall_that_nobody_proved_is_refused_by_name(nat: Nat) -> None:
     with pytest.raises(ValueError, match=nat.name):
         firewall(nat, Version.IPV4)
+
+
+def test_an_address_dependent_mapping_tells_all_public_addresses_apart_or_is_refused() -> None:
+    usual = [IPv4Address(address) for address in ("20.0.0.1", "20.0.0.2", "11.0.0.1", "11.0.1.1", "13.0.1.10")]
+    assert address_mask(usual) == ADDRESS_MASK
+    for more in (["20.0.0.5"], ["11.0.4.1", "11.0.8.1"], [f"11.0.{router}.1" for router in range(26)]):
+        addresses = {*usual, *map(IPv4Address, more)}
+        mask = address_mask(addresses)
+        assert mask & ADDRESS_MASK == ADDRESS_MASK
+        assert mask.bit_count() <= MAX_ADDRESS_BITS
+        assert len({int(address) & mask for address in addresses}) == len(addresses)
+    with pytest.raises(ValueError, match="cannot tell 255 public addresses apart"):
+        address_mask(IPv4Address(f"11.{number % 3}.{number}.1") for number in range(255))

@@ -28,7 +28,7 @@ from netlab.nat import (
 from netlab.probe import ProbeError, probe, probe_guard
 from netlab.prove import probe_lifetime, probe_port_block, prove
 from netlab.rules import SEQUENCE_LENGTH
-from netlab.topology import Host, Lan, Router, Topology, carrier, one_carrier, one_lan, two_nats
+from netlab.topology import Host, Lan, Router, ServerHost, Topology, carrier, one_carrier, one_lan, two_nats
 
 by_name = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 
@@ -104,6 +104,22 @@ def test_each_home_behind_one_carrier_has_ports_of_its_own(netlab, nat: Nat) -> 
     running = netlab(one_carrier(PORT_RESTRICTED, PORT_RESTRICTED_RANDOM, nat))
     assert probe_port_block(running, "alice") == range(10240, 11264)
     assert probe_port_block(running, "bob") == range(11264, 12288)
+
+
+def test_address_dependent_mapping_depends_on_every_address_of_a_server_and_after_a_rebind_too(netlab) -> None:
+    nats = two_nats(ADDRESS_DEPENDENT, NONE)
+    running = netlab(replace(nats, servers=(ServerHost(addresses=6),)))
+    server = running.host("server")
+    for _ in range(2):
+        client, seen = running.host("alice").socket(), []
+        for address in server.ipv4:
+            asked = server.socket()
+            asked.bind((address, 0))
+            asked.settimeout(5)
+            client.sendto(b"who am I?", asked.getsockname())
+            seen.append(asked.recvfrom(16)[1])
+        assert len(set(seen)) == len(server.ipv4) == 6
+        running.rebind("right")
 
 
 def test_a_counting_nat_begins_anew_at_its_end(netlab) -> None:

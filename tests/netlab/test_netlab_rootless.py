@@ -102,6 +102,18 @@ def test_the_command_line_enters_by_itself_and_says_what_is_missing() -> None:
     assert done.stdout.splitlines()[-1] != "0"
 
 
+@pytest.mark.netlab
+@pytest.mark.parametrize("words", [["run", "one-lan-none", "--", "true"], ["probe", "one-lan-none"]])
+def test_every_command_says_once_what_is_left_out(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "netlab", *words], capture_output=True, text=True, check=True, timeout=LIMIT,
+        env=ENVIRONMENT | {"NETLAB_ROOTLESS": "1"},
+    )  # fmt: skip
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("Without root, in a user namespace: ")
+    assert "only root can mount" in said
+
+
 def test_a_command_that_does_not_exist_and_none_at_all_are_one_sentence() -> None:
     assert wrapped().returncode == 2
     said = wrapped("no-such-program")
