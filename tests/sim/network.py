@@ -41,6 +41,8 @@ class NatKind:
 
     An unguarded router gives a port to whoever knocks at it before anything went out to him (as Linux does that drops
     nothing on its INPUT chain): a later flow to him gets another.
+
+    Without translation it is a firewall: the host has the address itself, and all of its ports.
     """
 
     mapping: Behaviour
@@ -50,6 +52,7 @@ class NatKind:
     ports: range = ALL_PORTS
     preserves: bool = False
     guarded: bool = True
+    translates: bool = True
 
 
 EIM = Behaviour.ENDPOINT_INDEPENDENT
@@ -71,6 +74,8 @@ NAT_KINDS: dict[str, NatKind | None] = {
     "sequential, address-dependent": NatKind(ADF, APDF, stride=1),
     "carrier symmetric": NatKind(APDF, APDF, ports=range(10240, 11264)),
     "UDP blocked": NatKind(EIM, EIM, udp_blocked=True),
+    "firewall": NatKind(EIM, APDF, preserves=True, translates=False),
+    "firewall, UDP blocked": NatKind(EIM, APDF, preserves=True, translates=False, udp_blocked=True),
 }
 
 

@@ -58,7 +58,7 @@ class World:
         if nat_kind is None:
             return self.network.add_host(name, f"198.51.100.{number}")
         nat = self.network.add_nat(nat_kind, f"198.51.100.{number}")
-        return self.network.add_host(name, f"192.168.{number}.2", nat)
+        return self.network.add_host(name, f"192.168.{number}.2" if nat_kind.translates else nat.address, nat)
 
 
 def meet(world: World, files: dict[str, bytes], limit: float, **options: object) -> tuple[SimPeer, SimPeer]:
