@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scenarios import Scenario
-from sim.network import NAT_KINDS, Host, Network
+from sim.network import LINK_DELAY, NAT_KINDS, Host, Network
 from sim.programs import SERVER_PORTS, SimPeer, SimServer
 
 from p2p.core.address import Address
@@ -18,8 +18,14 @@ ALTERNATE_HOST = "203.0.113.2"
 class World:
     """A server, `alice` (left, sends) and `bob` (right, receives)."""
 
-    def __init__(self, scenario: Scenario = Scenario("none", "none"), seed: int = 0) -> None:  # noqa: B008
-        self.network = Network(seed)
+    def __init__(
+        self,
+        scenario: Scenario = Scenario("none", "none"),  # noqa: B008
+        seed: int = 0,
+        delay: float = LINK_DELAY,
+    ) -> None:
+        """`delay` in seconds one way, between any two machines."""
+        self.network = Network(seed, delay)
         self.server = SimServer(
             self.network,
             self.network.add_host("server", SERVER_ADDRESS.host),
