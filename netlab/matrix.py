@@ -24,7 +24,7 @@ from typing import IO, Any
 from netlab.lab import Lab, Node
 from netlab.nat import Nat
 from netlab.page import Result
-from netlab.topology import two_nats
+from netlab.topology import Topology, two_nats
 
 GUARD = 120  # seconds after which a pair that has not ended is called hung
 CODE = "amber-walnut-tiger"  # both sides are given it, so that neither has to ask
@@ -52,30 +52,47 @@ def matrix(kinds: Sequence[Nat], *, size: int = SIZE, jobs: int = 1) -> Iterator
         yield from pool.map(run_pair, *zip(*pairs, strict=True))
 
 
-def run_pair(left: Nat, right: Nat, size: int) -> Result:
-    """alice behind ``left`` sends ``size`` bytes to bob behind ``right``."""
-    with TemporaryDirectory(prefix="netlab-") as name, Lab(two_nats(left, right)) as lab:
+def run_pair(left: Nat, right: Nat, size: int, options: Sequence[str] = ()) -> Result:
+    """alice behind ``left`` sends ``size`` bytes, with these options, to bob behind ``right``."""
+    return run_in(two_nats(left, right), (left.name, right.name), size, options)
+
+
+def run_in(
+    topology: Topology,
+    names: tuple[str, str],
+    size: int,
+    options: Sequence[str] = (),
+    rules: Sequence[tuple[str, str]] = (),
+) -> Result:
+    """The same in another network with an alice, a bob and a server. ``names`` are those of the result's two sides.
+
+    ``rules`` are iptables commands, each behind the name of the node that it is for.
+    """
+    with TemporaryDirectory(prefix="netlab-") as name, Lab(topology) as lab:
+        for node, rule in rules:
+            lab.host(node).iptables(rule)
         folder = Path(name)
         with (folder / "file").open("wb") as file:
             for start in range(0, size, BLOCK):
                 file.write(os.urandom(min(BLOCK, size - start)))
         try:
-            sender, receiver = _transfer(lab, folder)
+            sender, receiver = _transfer(lab, folder, options)
         except _Failure as failure:
-            return Result(left.name, right.name, words=str(failure))
-    return judge(left.name, right.name, sender, receiver)
+            return Result(*names, words=str(failure))
+    return judge(*names, sender, receiver)
 
 
 def judge(left: str, right: str, sender: Sequence[Event], receiver: Sequence[Event]) -> Result:
     """What the events of both programs say; the receiver's bear ``at``, seconds from its start. Pure."""
-    path = _event(receiver, "path")
+    paths = [event for event in receiver if event.get("event") == "path"]
     failed = _event(receiver, "failed") or _event(sender, "failed")
     words = str(failed.get("message", ""))
-    if not path:
+    if not paths:
         return Result(left, right, words=words)
     done = _event(sender, "done")
     rate = done["total"] / done["seconds"] if done.get("seconds") else None
-    return Result(left, right, str(path["description"]), float(path["at"]), rate, words)
+    first, last = ((str(path["description"]), float(path["at"])) for path in (paths[0], paths[-1]))
+    return Result(left, right, *first, rate, words, *(last if len(paths) > 1 else ()))
 
 
 def _event(events: Sequence[Event], name: str) -> Event:
@@ -117,24 +134,35 @@ class _Peer:
         return code
 
 
-def _transfer(lab: Lab, folder: Path) -> tuple[list[Event], list[Event]]:
+def _transfer(lab: Lab, folder: Path, options: Sequence[str]) -> tuple[list[Event], list[Event]]:
     server = lab.host("server")
-    rendezvous = _start(server, [*SERVER, "--host", server.addresses[0], "--alt-host", server.addresses[1]])
+    hosts = ["::"] if server.ipv6 else [server.ipv4[0], "--alt-host", server.ipv4[1]]
+    rendezvous = _start(server, [*SERVER, "--host", *hosts])
     assert rendezvous.stdout is not None
     said = rendezvous.stdout.readline()
     if "listening on" not in said:
         raise _Failure(f"the rendezvous server did not start: {said.strip() or 'it said nothing'}")
-    common = ["--server", server.address, "--code", CODE, "--json"]
-    sender = _Peer(lab.host("alice"), ["send", "alice", "bob", str(folder / "file"), *common])
+    alice, bob = lab.host("alice"), lab.host("bob")
+    common = ["--code", CODE, "--json"]
+    words = ["send", "alice", "bob", str(folder / "file"), *_server_for(alice, bob, server), *common, *options]
+    sender = _Peer(alice, words)
     if not sender.waits.wait(GUARD):
         raise _Failure(f"the sender did not reach the rendezvous server within {GUARD} s")
     if _event(sender.events, "waiting"):
-        receiver = _Peer(lab.host("bob"), ["recv", "bob", "alice", "--out", str(folder / "out"), "--yes", *common])
+        words = ["recv", "bob", "alice", "--out", str(folder / "out"), "--yes", *common]
+        words += _server_for(bob, alice, server)
+        receiver = _Peer(bob, words)
         if receiver.finish("the receiver") == 0:
             sender.finish("the sender")
         return sender.events, receiver.events
     sender.finish("the sender")
     return sender.events, []
+
+
+def _server_for(node: Node, other: Node, server: Node) -> list[str]:
+    """The server has no name here, so at its IPv6 address only who needs no IPv4 for the other one."""
+    is_ipv6 = bool(server.ipv6 and node.ipv6) and bool(other.ipv6 or not node.ipv4)
+    return ["--server", f"[{server.ipv6[0]}]" if is_ipv6 else server.ipv4[0]]
 
 
 def _start(node: Node, arguments: Sequence[str]) -> subprocess.Popen[str]:

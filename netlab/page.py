@@ -14,6 +14,9 @@ class Result:
     ``path`` is the program's own description of it, "" when there was none; ``seconds`` run from the
     second peer's start to its ``path`` event, start-up of the program included; ``rate`` is in bytes a
     second, of payload, as the sender counts; ``words`` is what went wrong.
+    ``later`` is the last path, where that is another one, and ``later_seconds`` when it took over.
+    ``wanted`` is what was to be expected of the pair, ``wrong`` what is not as it should be; whoever
+    knows the program fills them in.
     """
 
     left: str
@@ -22,6 +25,10 @@ class Result:
     seconds: float | None = None
     rate: float | None = None
     words: str = ""
+    later: str = ""
+    later_seconds: float | None = None
+    wanted: str = ""
+    wrong: str = ""
 
 
 def page(results: Sequence[Result], *, size: int, when: str = "", about: str = "") -> str:
@@ -44,7 +51,9 @@ def page(results: Sequence[Result], *, size: int, when: str = "", about: str = "
             cells.append(_cell(result, slowest, fastest, first=first) if result else '<td class="none"></td>')
         body.append(f'<tr><th scope="row">{escape(left)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in rights)
-    facts = [f"{connected} of {len(results)} pairs connected", f"{_size(size)} sent in each", when, about]
+    judged = [result for result in results if result.wanted]
+    verdict = f"{sum(not result.wrong for result in judged)} of {len(judged)} as wanted" if judged else ""
+    facts = [f"{connected} of {len(results)} pairs connected", verdict, f"{_size(size)} sent in each", when, about]
     return _PAGE.format(
         style=_STYLE,
         script=_SCRIPT,
@@ -60,16 +69,21 @@ def page(results: Sequence[Result], *, size: int, when: str = "", about: str = "
 def _cell(result: Result, slowest: float, fastest: float, *, first: bool) -> str:
     tab = 0 if first else -1
     where = f"{result.left} → {result.right}"
+    marked = " wrong" if result.wrong else ""
+    judged = [("wanted", result.wanted), ("not as wanted", result.wrong)]
     if not result.path:
-        detail = _detail(where, [("path", "none"), ("why", result.words or "the programs gave no reason")])
-        return f'<td class="no" tabindex="{tab}"><b>no path</b>{detail}</td>'
+        rows = [("path", "none"), ("why", result.words or "the programs gave no reason"), *judged]
+        return f'<td class="no{marked}" tabindex="{tab}"><b>no path</b>{_detail(where, rows)}</td>'
     kind = _short(result.path)
     seconds = "" if result.seconds is None else _seconds(result.seconds)
     rate = "" if result.rate is None else f"{_size(round(result.rate))}/s"
-    rows = [("path", result.path), ("connected in", seconds), ("rate", rate), ("but", result.words)]
+    rows = [("path", result.path), ("connected in", seconds)]
+    if result.later_seconds is not None:
+        rows.append((f"after {_seconds(result.later_seconds)}", result.later))
+    rows += [("rate", rate), ("but", result.words), *judged]
     heat = f"--slow:{_share(result.seconds, slowest)}%;--fast:{_share(result.rate, fastest)}%"
     return (
-        f'<td class="{kind.lower()}" tabindex="{tab}" style="{heat}"><b>{kind}</b>'
+        f'<td class="{kind.lower()}{marked}" tabindex="{tab}" style="{heat}"><b>{kind}</b>'
         f"<span>{seconds}</span><span>{rate}</span>{_detail(where, rows)}</td>"
     )
 
@@ -100,11 +114,11 @@ def _size(count: int) -> str:
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b2230; --soft: #566072; --edge: #d5dae2; --card: #fff;
   --cool: #dff3e6; --warm: #f9c27c; --weak: #e9eef6; --strong: #8fbdf0; --udp: #d9f0e1; --tcp: #dbe8fb;
-  --relay: #efe3fb; --no: #f6dfe0; --no-line: #e9c4c6; --focus: #1d62c9; }
+  --relay: #efe3fb; --no: #f6dfe0; --no-line: #e9c4c6; --focus: #1d62c9; --wrong: #c02f37; }
 @media (prefers-color-scheme: dark) {
   :root { --paper: #12161d; --ink: #e9edf4; --soft: #a7b1c2; --edge: #343c4a; --card: #1d232d;
     --cool: #17382a; --warm: #8a4f0c; --weak: #1b2432; --strong: #245a99; --udp: #17382a; --tcp: #1a3152;
-    --relay: #36254d; --no: #3d2226; --no-line: #54303a; --focus: #7db2ff; } }
+    --relay: #36254d; --no: #3d2226; --no-line: #54303a; --focus: #7db2ff; --wrong: #ff8087; } }
 * { box-sizing: border-box; }
 body { margin: 0; padding: 28px; background: var(--paper); color: var(--ink);
   font: 14px/1.45 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
@@ -137,6 +151,7 @@ body:has(#by-path:checked) td.relay { background: var(--relay); }
 td.no, i.no {
   background: repeating-linear-gradient(45deg, var(--no) 0 7px, var(--no-line) 7px 9px); }
 td.none { background: none; }
+td.wrong { outline: 3px solid var(--wrong); outline-offset: -3px; } td.wrong b::after { content: " !"; }
 td b, td span { display: block; } td span { font-size: 12.5px; white-space: nowrap; }
 td:focus { outline: 3px solid var(--focus); outline-offset: 1px; }
 .detail { position: absolute; z-index: 2; top: calc(100% + 6px); left: 50%; transform: translateX(-50%);
@@ -190,8 +205,8 @@ _PAGE = """<!doctype html>
 <div class="table">
 <table>
 <caption><span>Rows: the NAT of the sender, alice. Columns: the NAT of the receiver, bob, who starts second. Each cell:
-path, seconds from bob’s start (the program’s own start included) until he has a path, rate. Hover for detail, or
-use Tab and the arrow keys.</span></caption>
+path, seconds from bob’s start (the program’s own start included) until he has a path, rate; “!”: not as wanted. Hover
+for detail, or use Tab and the arrow keys.</span></caption>
 <thead><tr><td class="none"></td>{heads}</tr></thead>
 <tbody>
 {body}

@@ -38,6 +38,7 @@ SYMMETRIC_CASES = [
     Scenario("UDP blocked", "none", "direct TCP"),
     Scenario("UDP blocked", "port-restricted", "direct TCP"),
     Scenario("UDP blocked", "UDP blocked", "direct TCP"),
+    Scenario("UDP blocked", "firewall", "direct TCP"),  # a host without NAT tells one address as two kinds
     Scenario("UDP blocked", "symmetric", "relay"),
 ]
 SCENARIOS = [

@@ -167,7 +167,9 @@ class PeerLoop:
     def advance(self, now: float) -> float:
         """The part of a turn before the wait. Returns until when to wait."""
         self.end.advance(self._peer, now)
-        moved = self._transmit(now) + self._drive_tcp(now)
+        # TCP first: our SYN is to open our own firewall before the other side is told to send its own. And again for
+        # what goes by the tunnel.
+        moved = self._drive_tcp(now) + self._transmit(now) + self._drive_tcp(now)
         is_busy = moved > 0 and self.end.advance(self._peer, now)  # what went out made room for more
         if self._surroundings is not None:
             self._surroundings.advance(now)

@@ -49,16 +49,16 @@ class Kind:
 
 KINDS = (
     Kind(nat.NONE, "public", ("direct", "direct", "tcp")),
-    Kind(nat.PORT_RESTRICTED, "easy", ("direct", "searched", "relayed")),
+    Kind(nat.PORT_RESTRICTED, "easy", ("direct", "searched", "tcp")),
     Kind(Nat("full cone, mapper", filtering=Filtering.ENDPOINT_INDEPENDENT, hairpinning=True, port_mapper=ALL), "open",
-         ("direct", "direct", "relayed")),
+         ("direct", "direct", "tcp")),
     Kind(Nat("symmetric, mapper", mapping=Mapping.ADDRESS_AND_PORT_DEPENDENT, port_preservation=False,
-             port_mapper=PortMapper.UPNP), "open", ("direct", "direct", "relayed")),
-    Kind(nat.ADDRESS_RESTRICTED, "lenient", ("direct", "direct", "relayed")),
+             port_mapper=PortMapper.UPNP), "open", ("direct", "direct", "tcp")),
+    Kind(nat.ADDRESS_RESTRICTED, "lenient", ("direct", "direct", "tcp")),
     Kind(nat.SYMMETRIC, "random", ("searched", "relayed", "relayed")),
     Kind(nat.SYMMETRIC_STRIDE, "counting", ("predicted", "relayed", "relayed")),
     Kind(nat.CARRIER_SYMMETRIC, "pool", ("searched", "relayed", "relayed")),
-    Kind(nat.UDP_BLOCKED, "blocked", ("relayed", "relayed", "relayed")),
+    Kind(nat.UDP_BLOCKED, "blocked", ("tcp", "relayed", "tcp")),
     Kind(nat.ONLY_TCP_443, "caged", ("relayed", "relayed", "relayed")),
 )  # fmt: skip
 

@@ -154,6 +154,15 @@ def test_a_peer_whose_seat_is_on_ipv6_names_its_ipv4_mapping_too(netlab, tmp_pat
         assert running.path() == PUNCHED
 
 
+def test_two_firewalls_that_let_no_udp_out_are_opened_by_tcp_from_both_sides(netlab, tmp_path: Path) -> None:
+    """Without NAT the address that the server sees is the host's own."""
+    lab = netlab(ipv6_only(FIREWALL, FIREWALL))
+    for router in ("left", "right"):
+        lab.host(router).iptables("ip6tables -I FORWARD -p udp -j DROP")
+    with scene(lab, tmp_path) as running:
+        assert running.path() == "direct TCP (UDP does not get through)"
+
+
 def test_networks_without_a_common_version_are_relayed_or_told_so(netlab, tmp_path: Path) -> None:
     with scene(netlab(two_nats(None, PORT_RESTRICTED, ipv6=(FIREWALL, None))), tmp_path) as running:
         assert running.path().startswith("relay")

@@ -23,6 +23,7 @@ KINDS = {
     "port-restricted": nat.PORT_RESTRICTED,
     "symmetric": nat.SYMMETRIC,
     "UDP blocked": nat.UDP_BLOCKED,
+    "firewall": nat.FIREWALL,
 }
 SIZE = 1_000_000
 

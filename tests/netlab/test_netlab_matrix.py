@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -61,6 +62,12 @@ def test_a_path_that_carried_no_file_has_no_rate_but_the_reason() -> None:
     assert judge("a", "b", [PATH, FAILED], [PATH]) == Result("a", "b", PUNCHED.path, 0.75, None, "No direct path")
 
 
+def test_a_path_that_took_over_later_is_told_too() -> None:
+    relay = PATH | {"description": "relay 3 ms", "at": 2.0}
+    result = judge("a", "b", [DONE], [relay, PATH | {"at": 4.0}])
+    assert (result.path, result.seconds, result.later, result.later_seconds) == ("relay 3 ms", 2.0, PUNCHED.path, 4.0)
+
+
 def test_programs_that_said_nothing_connected_nothing() -> None:
     assert judge("a", "b", [], []) == Result("a", "b")
 
@@ -95,6 +102,20 @@ def test_the_table_can_be_read_aloud_and_walked_by_keyboard() -> None:
     assert len(read.all("caption")) == 1
     assert len(read.all("label")) == len(read.all("input")) == 3
     assert read.all("html") == [{"lang": "en"}]
+
+
+def test_what_was_wanted_is_told_and_what_is_not_so_is_marked() -> None:
+    good = replace(PUNCHED, wanted="direct UDP within 3 s")
+    bad = replace(SLOW, wanted="direct UDP within 3 s", wrong="'direct TCP' where <UDP> was to be")
+    late = Result("a", "a", "relay", 2.0, later="direct UDP 3 ms", later_seconds=4.0)
+    lost = replace(NONE, wanted="relay within 3 s", wrong="no path")
+    text = page((good, bad, late, lost), size=1)
+    assert "3 of 4 pairs connected · 1 of 3 as wanted" in text
+    classes = {cell["class"] for cell in Reader(text).all("td")}
+    assert classes == {"none", "udp", "tcp wrong", "relay", "no wrong"}
+    assert "<dt>wanted</dt><dd>direct UDP within 3 s</dd>" in text
+    assert "<dt>not as wanted</dt><dd>&#x27;direct TCP&#x27; where &lt;UDP&gt; was to be</dd>" in text
+    assert "<dt>after 4.00 s</dt><dd>direct UDP 3 ms</dd>" in text
 
 
 def test_a_pair_that_was_not_run_is_an_empty_cell() -> None:

@@ -21,7 +21,17 @@ from p2p.core.punch.checks import Answer, Check, decode
 from p2p.core.punch.description import Candidate, Description, Kind
 from p2p.core.punch.events import OpenSockets
 from p2p.core.punch.search import BURST
-from p2p.core.punch.strategy import ALL_PORTS, MAX_PROBES, MAX_SOCKETS, OPENER_TTL, PROBE_RATE, Plan, drawn, plan
+from p2p.core.punch.strategy import (
+    ALL_PORTS,
+    LITTLE_PATIENCE,
+    MAX_PROBES,
+    MAX_SOCKETS,
+    OPENER_TTL,
+    PROBE_RATE,
+    Plan,
+    drawn,
+    plan,
+)
 
 APDM = Mapping.ADDRESS_AND_PORT_DEPENDENT
 EASY = NatReport(Mapping.ENDPOINT_INDEPENDENT)
@@ -56,6 +66,13 @@ def made(ours: NatReport, theirs: NatReport, controlling: bool = True) -> Plan:
 
 def ports(made: Plan, volley: int = 0, count: int = 10_000) -> list[int]:
     return [shot.address.port for shot in islice(made.volleys[volley].shots, count)]
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(EASY, EASY), (CARRIER, CARRIER)])
+def test_behind_one_router_of_the_provider_the_relay_comes_sooner(ours: NatReport, theirs: NatReport) -> None:
+    neighbour = plan(True, of(ours, OURS), of(theirs, OURS._replace(port=30_001)), random.Random(1).randbytes)
+    assert neighbour.patience == LITTLE_PATIENCE < made(ours, theirs).patience
+    assert len(neighbour.volleys) == len(made(ours, theirs).volleys)
 
 
 @given(st.integers(0, 65_535), st.integers(0, 3_000), st.integers(0, 2**32))

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from p2p.core.address import Address
 
 SOCKET_BUFFER = 256 * 1024  # bytes that a TCP connection holds
-LINK_DELAY = 0.010  # seconds one way, host to host
+LINK_DELAY = 0.010  # seconds one way, host to host, unless a network says otherwise
 TTL = 64
 CORE_HOPS = 2  # plain routers between any two NATs; as in netlab
 ALL_PORTS = range(1024, 65536)
@@ -41,6 +41,8 @@ class NatKind:
 
     An unguarded router gives a port to whoever knocks at it before anything went out to him (as Linux does that drops
     nothing on its INPUT chain): a later flow to him gets another.
+
+    Without translation it is a firewall: the host has the address itself, and all of its ports.
     """
 
     mapping: Behaviour
@@ -50,6 +52,7 @@ class NatKind:
     ports: range = ALL_PORTS
     preserves: bool = False
     guarded: bool = True
+    translates: bool = True
 
 
 EIM = Behaviour.ENDPOINT_INDEPENDENT
@@ -71,6 +74,8 @@ NAT_KINDS: dict[str, NatKind | None] = {
     "sequential, address-dependent": NatKind(ADF, APDF, stride=1),
     "carrier symmetric": NatKind(APDF, APDF, ports=range(10240, 11264)),
     "UDP blocked": NatKind(EIM, EIM, udp_blocked=True),
+    "firewall": NatKind(EIM, APDF, preserves=True, translates=False),
+    "firewall, UDP blocked": NatKind(EIM, APDF, preserves=True, translates=False, udp_blocked=True),
 }
 
 
@@ -221,8 +226,8 @@ class TcpPipe:
 
     def write(self, data: bytes) -> None:
         self._in_flight += len(data)
-        self._network.after(LINK_DELAY, lambda: self.other._arrive(data))
-        self._network.after(2 * LINK_DELAY, lambda: self._acknowledge(len(data)))
+        self._network.after(self._network.delay, lambda: self.other._arrive(data))
+        self._network.after(2 * self._network.delay, lambda: self._acknowledge(len(data)))
 
     def _acknowledge(self, length: int) -> None:
         self._in_flight -= length
@@ -232,7 +237,7 @@ class TcpPipe:
     def close(self) -> None:
         if self.is_open:
             self.is_open = False
-            self._network.after(LINK_DELAY, self.other._end)
+            self._network.after(self._network.delay, self.other._end)
 
     def reset(self) -> None:
         """Somebody between the two breaks it off: both ends see it, and what was on its way is lost."""
@@ -254,7 +259,8 @@ class TcpPipe:
 class Network:
     """Hosts, routers and the virtual clock that all of them live by."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, delay: float = LINK_DELAY) -> None:
+        self.delay = delay
         self.now = 0.0
         self.rng = random.Random(seed)
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -303,7 +309,7 @@ class Network:
         source = Address(host.address, port)
         copies = 2 if self.rng.random() < impairment.duplicate else 1
         for _ in range(copies):
-            delay = LINK_DELAY * (4 * self.rng.random() if self.rng.random() < impairment.reorder else 1)
+            delay = self.delay * (4 * self.rng.random() if self.rng.random() < impairment.reorder else 1)
             body = _flip_bit(data, self.rng) if self.rng.random() < impairment.corrupt else data
             self.after(delay, lambda body=body: self._route(host, source, destination, body, ttl))
 
@@ -323,13 +329,13 @@ class Network:
             return
         accept = target.tcp.get(destination.port)
         if accept is None:
-            self.after(LINK_DELAY, lambda: done(None))
+            self.after(self.delay, lambda: done(None))
             return
         near, far = TcpPipe(self, destination), TcpPipe(self, source)
         near.other, far.other = far, near
 
-        self.after(LINK_DELAY, lambda: accept(far))
-        self.after(2 * LINK_DELAY, lambda: _connected(near, done))
+        self.after(self.delay, lambda: accept(far))
+        self.after(2 * self.delay, lambda: _connected(near, done))
 
     def _tcp_port(self, nat: Nat, port: int) -> int:
         """TCP is mapped as UDP is, and keeps its port where it has one for all destinations."""
@@ -344,8 +350,8 @@ class Network:
             return
         near, far = TcpPipe(self, destination), TcpPipe(self, source)
         near.other, far.other = far, near
-        self.after(LINK_DELAY, lambda: _connected(far, theirs))
-        self.after(LINK_DELAY, lambda: _connected(near, done))
+        self.after(self.delay, lambda: _connected(far, theirs))
+        self.after(self.delay, lambda: _connected(near, done))
 
     def _route(self, host: Host, source: Address, destination: Address, data: bytes, ttl: int) -> None:
         """Outwards through NAT after NAT until somebody there has that address, and inwards again."""

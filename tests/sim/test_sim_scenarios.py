@@ -15,6 +15,7 @@ from p2p.core.address import Address
 from p2p.core.errors import ExitCode
 from p2p.core.peer import events
 from p2p.core.peer.at_server import TUNNEL_AFTER
+from p2p.core.peer.connecting import TCP_HEAD_START
 
 CONTENT = random.Random(1).randbytes(200_000)
 NATTED = Scenario("port-restricted", "port-restricted")
@@ -66,6 +67,35 @@ def test_a_network_that_was_away_is_not_one_that_blocks_udp(late: tuple[bool, bo
     assert receiver.received == {"file": CONTENT}
     assert "punched" in sender.path.description
     assert "punched" in receiver.path.description
+
+
+@pytest.mark.parametrize("other", ["port-restricted", "firewall", "UDP blocked"])
+@pytest.mark.parametrize("is_sender", [True, False])
+@pytest.mark.parametrize("delay", [0.01, 0.15])
+def test_tcp_that_is_opened_from_both_sides_comes_before_a_relay_that_is_there_sooner(
+    other: str, is_sender: bool, delay: float
+) -> None:
+    """The side that has UDP first asks the server where its TCP comes from, and tells it: three round trips."""
+    kinds = ("UDP blocked", other) if is_sender else (other, "UDP blocked")
+    sender, receiver = meet(World(Scenario(*kinds), delay=delay), {"file": CONTENT}, LIMIT)
+    assert receiver.received == {"file": CONTENT}
+    assert paths(sender) == paths(receiver) == [events.PathKind.TCP]
+
+
+@pytest.mark.parametrize("kinds", [("UDP blocked", "symmetric"), ("symmetric", "UDP blocked")])
+def test_a_relay_waits_no_longer_than_for_tcp_to_be_opened(kinds: tuple[str, str]) -> None:
+    world = World(Scenario(*kinds), delay=0.05)
+    sender, _ = meet(world, {"file": CONTENT}, LIMIT)
+    assert paths(sender) == [events.PathKind.RELAY]
+    met, chosen = (
+        next(at for at, event in sender.timeline if isinstance(event, kind))
+        for kind in (events.Connecting, events.PathChosen)
+    )
+    assert TCP_HEAD_START < chosen - met < 2 * TCP_HEAD_START
+
+
+def paths(peer: SimPeer) -> list[events.PathKind]:
+    return [event.kind for event in peer.events if isinstance(event, events.PathChosen)]
 
 
 @pytest.mark.parametrize("kind", ["none", "address-restricted", "port-restricted"])
@@ -135,9 +165,9 @@ def test_a_direct_path_that_is_found_late_takes_over_in_mid_transfer() -> None:
     receiver.start()
     world.run(sender, receiver, limit=120.0)
     for peer in (sender, receiver):
-        paths = [event for event in peer.events if isinstance(event, events.PathChosen)]
-        assert [path.kind for path in paths] == [events.PathKind.RELAY, events.PathKind.UDP]
-        assert paths[1].description.startswith("direct UDP")
+        assert paths(peer) == [events.PathKind.RELAY, events.PathKind.UDP]
+        *_, last = (event for event in peer.events if isinstance(event, events.PathChosen))
+        assert last.description.startswith("direct UDP")
     assert receiver.received == {"file": content}
 
 

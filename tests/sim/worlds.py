@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from scenarios import Scenario
-from sim.network import NAT_KINDS, Host, Network
+from sim.network import LINK_DELAY, NAT_KINDS, Host, Network
 from sim.programs import SERVER_PORTS, SimPeer, SimServer
 
 from p2p.core.address import Address
@@ -18,8 +18,14 @@ ALTERNATE_HOST = "203.0.113.2"
 class World:
     """A server, `alice` (left, sends) and `bob` (right, receives)."""
 
-    def __init__(self, scenario: Scenario = Scenario("none", "none"), seed: int = 0) -> None:  # noqa: B008
-        self.network = Network(seed)
+    def __init__(
+        self,
+        scenario: Scenario = Scenario("none", "none"),  # noqa: B008
+        seed: int = 0,
+        delay: float = LINK_DELAY,
+    ) -> None:
+        """`delay` in seconds one way, between any two machines."""
+        self.network = Network(seed, delay)
         self.server = SimServer(
             self.network,
             self.network.add_host("server", SERVER_ADDRESS.host),
@@ -58,7 +64,7 @@ class World:
         if nat_kind is None:
             return self.network.add_host(name, f"198.51.100.{number}")
         nat = self.network.add_nat(nat_kind, f"198.51.100.{number}")
-        return self.network.add_host(name, f"192.168.{number}.2", nat)
+        return self.network.add_host(name, f"192.168.{number}.2" if nat_kind.translates else nat.address, nat)
 
 
 def meet(world: World, files: dict[str, bytes], limit: float, **options: object) -> tuple[SimPeer, SimPeer]:

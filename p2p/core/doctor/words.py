@@ -28,7 +28,7 @@ REACHES: Final = {
     Reach.DIRECT: "direct",
     Reach.PREDICTED: "direct, with the port predicted",
     Reach.SEARCHED: "direct, after a short search",
-    Reach.TCP: "direct, by TCP",
+    Reach.TCP: "direct, by TCP (usually)",
     Reach.RELAYED: "through the server (relay)",
     Reach.UNSURE: "not known",
 }
@@ -53,8 +53,11 @@ def verdict(facts: Facts) -> str:
             said = f"Most {who} will reach you directly after a search of some seconds, the others through the server."
         case Reach.RELAYED, _:
             said = "Your files will go through the server, because this network lets no UDP out."
-            if table[Ease.PUBLIC] is Reach.TCP:
-                said += " Only with friends on open networks is it direct, by TCP."
+        case Reach.TCP, _:
+            said = (
+                "This network lets no UDP out, but most friends will usually reach you directly by TCP, the others "
+                "through the server."
+            )
         case _:
             said = "The server answers, but how this network treats UDP could not be found out."
     if facts.main_version == 4 and facts.v6.has_udp and table[Ease.EASY] is not Reach.DIRECT:

@@ -29,6 +29,9 @@ from p2p.core.transport.tcp import TcpKeys
 
 MAX_EARLY = 16  # reads of the socket that are kept until the path is known on which they came
 HEAD_START = 0.25  # seconds that TCP on private addresses gets before the punch starts: many LAN round trips
+# Seconds that a relayed path waits until both know where to open TCP to, and again until it stands, three round trips
+# of 300 ms: a TCP path does not take over later.
+TCP_HEAD_START = 1.0
 RELAY_SHARE = 0.92  # of what the server forwards for a pair: the rest is for headers and acknowledgements
 
 
@@ -117,6 +120,7 @@ class Connecting:
         self._punched: tuple[Connection, punch.Selected] | None = None
         self._early: deque[tuple[bytes, int, Address]] = deque(maxlen=MAX_EARLY)
         self._punch_failed = False
+        self._opens_tcp = False  # from both sides
         self._over = False
         self.is_parting = False
         """Whether it is over, and the other side may have to be told so."""
@@ -133,6 +137,8 @@ class Connecting:
         candidates = usable(self._remote.candidates, self._local.candidates)
         tcp = [c.address for c in candidates if c.kind is Kind.HOST_TCP and self._is_wanted(c.address)]
         self._lan.start(tcp, now)
+        if self._may_open_tcp:
+            self._agent.hold_relay(now + TCP_HEAD_START)
         self._open_tcp(now)
         self._punch_at = now + (HEAD_START if tcp and self._is_one_site else 0.0)
 
@@ -273,6 +279,12 @@ class Connecting:
         """Across the internet TCP is for those who have no UDP."""
         return is_private(address.host) or Mapping.NO_UDP in (self._local.nat.mapping, self._remote.nat.mapping)
 
+    @property
+    def _may_open_tcp(self) -> bool:
+        """Whether all who have no UDP have told where their TCP comes from; the others learn it now."""
+        blocked = [each for each in (self._local, self._remote) if each.nat.mapping is Mapping.NO_UDP]
+        return bool(blocked) and all(Kind.REFLEXIVE_TCP in {c.kind for c in each.candidates} for each in blocked)
+
     def _open_tcp(self, now: float) -> None:
         """Where both reached the server by TCP only: each towards the other's address before its NAT."""
         ours, theirs = (
@@ -280,6 +292,9 @@ class Connecting:
             for description in (self._local, self._remote)
         )
         if ours and theirs and not self._over:
+            if not self._opens_tcp:
+                self._opens_tcp = True
+                self._agent.hold_relay(now + TCP_HEAD_START)
             self._lan.open_from_both_sides(theirs, now)
 
     def _advance(self, now: float) -> None:

@@ -52,6 +52,7 @@ def ease(nat: NatReport) -> Ease:
     return Ease.POOL if 0 < len(nat.ports) <= SMALL_POOL else Ease.RANDOM
 
 
+_ONE_PORT: Final = (Ease.PUBLIC, Ease.OPEN, Ease.LENIENT, Ease.EASY)
 _TABLE: Final = {
     frozenset({Ease.EASY}): Reach.DIRECT,
     frozenset({Ease.EASY, Ease.COUNTING}): Reach.PREDICTED,
@@ -59,7 +60,9 @@ _TABLE: Final = {
     frozenset({Ease.EASY, Ease.RANDOM}): Reach.SEARCHED,
     frozenset({Ease.COUNTING}): Reach.PREDICTED,
     frozenset({Ease.POOL}): Reach.SEARCHED,
-    frozenset({Ease.BLOCKED, Ease.PUBLIC}): Reach.TCP,
+    # TCP is opened from both sides, for which it needs one external port on both. Routers mostly keep one for TCP where
+    # they do for UDP; one that only opens a port when asked may not, and then it is the relay.
+    **{frozenset({Ease.BLOCKED, each}): Reach.TCP for each in (*_ONE_PORT, Ease.BLOCKED)},
 }
 
 

@@ -79,6 +79,7 @@ class PunchAgent:
         self._list = CheckList(usable(remote.candidates, local.candidates))
         self._search = Search()
         self._started: float | None = None
+        self._relay_from = 0.0  # no relayed path before that
         self._is_searching = False
         self._is_earnest = False
         self._takes_relayed = False
@@ -108,7 +109,7 @@ class PunchAgent:
         self._timers.set(_Timer.FAIL, now + PUNCH_TIMEOUT)
         self._timers.set(_Timer.GIVE_UP, now + SEARCH_TIME)
         self._timers.set(_Timer.OPEN, now + OPEN_WAIT)
-        self._timers.set(_Timer.RELAY, now + self._relay_wait())
+        self._timers.set(_Timer.RELAY, max(now + self._relay_wait(), self._relay_from))
         self._open(list(self._list), now)
         self._events.append(Opened())
         if self._remote.has_opened or self.was_heard:
@@ -124,7 +125,7 @@ class PunchAgent:
             return
         if not self._is_earnest:
             self._open(added, now)
-        self._timers.set(_Timer.RELAY, max(now, self._started + self._relay_wait()))
+        self._timers.set(_Timer.RELAY, max(now, self._started + self._relay_wait(), self._relay_from))
         if remote.has_opened and not self._is_earnest:
             self._go_in_earnest(now)
         elif self._is_earnest and before != self._aims():
@@ -136,6 +137,12 @@ class PunchAgent:
         self._list.add_relay(local, address, now)
         if self._is_searching:
             self._send_checks(now)
+
+    def hold_relay(self, until: float) -> None:
+        """A relayed path is good enough from then on: what is better, and none of ours, is being tried."""
+        self._relay_from = until
+        if (at := self._timers.get(_Timer.RELAY)) is not None:
+            self._timers.set(_Timer.RELAY, max(at, until))
 
     # input
 

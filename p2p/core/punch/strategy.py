@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from itertools import chain, islice
 from typing import Final
@@ -32,7 +32,7 @@ MEETING: Final = 2.65  # times the root of N * M: mappings on each side, of whic
 WORTH_TRYING: Final = 0.5  # probability below which two random NATs are left to the relay
 
 PATIENCE: Final = 2.0  # seconds; most direct paths are found in half of them
-LITTLE_PATIENCE: Final = 1.0  # seconds, where only a NAT that lets everybody in could help
+LITTLE_PATIENCE: Final = 1.0  # seconds, where only a NAT that lets everybody in, or turns packets back, could help
 
 DENSE: Final = 64  # ports after the newest: what programs of a household open in a second or two
 COARSE: Final = 100  # ports between two guesses at a row of 256 neighbours: at least two meet it
@@ -92,6 +92,14 @@ def nature(nat: NatReport) -> Nature:
 
 def plan(controlling: bool, local: Description, remote: Description, random_bytes: Callable[[int], bytes]) -> Plan:
     """Our half. `controlling` says who fans and who sweeps where both could."""
+    made = _plan(controlling, local, remote, random_bytes)
+    own, target = aim(local), aim(remote)
+    if own is not None and target is not None and own.host == target.host:
+        return replace(made, patience=min(made.patience, LITTLE_PATIENCE))  # few routers turn packets back
+    return made
+
+
+def _plan(controlling: bool, local: Description, remote: Description, random_bytes: Callable[[int], bytes]) -> Plan:
     ours, theirs = nature(local.nat), nature(remote.nat)
     target, own = aim(remote), aim(local)
     if Nature.CLOSED in (ours, theirs):

@@ -71,8 +71,12 @@ class LanRace:
             self._actions.append(Connect(connection, address))
 
     def open_from_both_sides(self, addresses: Iterable[Address], now: float) -> None:
-        """These are our peer's addresses before its NAT; it opens to ours at the same time (RFC 5382 section 4.3)."""
-        known = set(self._addresses.values())
+        """These are our peer's addresses before its NAT; it opens to ours at the same time (RFC 5382 section 4.3).
+
+        A host without NAT has told the same address as its own. But that we reach it there from some other port opens
+        no firewall of ours for what it sends to the port on which we listen.
+        """
+        known = {at for number, at in self._addresses.items() if number % 2 or number >= FIRST_REFLEXIVE}
         for address in [address for address in addresses if address not in known][:MAX_ATTEMPTS]:
             connection = self._next_reflexive
             self._next_reflexive += 2
