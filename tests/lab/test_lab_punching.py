@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.punching import Cell, Pair, mirror, runs
+from bench.punching import PLAIN, RANDOM, SEQUENTIAL, Cell, Pair, mirror, runs
 from netlab.nat import (
     ADDRESS_DEPENDENT,
     CARRIER_SYMMETRIC,
@@ -26,14 +26,14 @@ RUNS = 3  # of a second each; one may have bad luck: that two have is less likel
 @pytest.mark.parametrize(
     ("cell", "how"),
     [
-        (Cell(PORT_RESTRICTED, SYMMETRIC_STRIDE), "predicted"),
-        (Cell(SYMMETRIC, PORT_RESTRICTED), "birthday"),
-        (Cell(PORT_RESTRICTED_UNGUARDED, SYMMETRIC), "birthday"),
-        (Cell(PORT_RESTRICTED, ADDRESS_DEPENDENT), "birthday"),
-        (Cell(SYMMETRIC_SEQUENTIAL, SYMMETRIC_STRIDE), "predicted"),
-        (Cell(CARRIER_SYMMETRIC, CARRIER_SYMMETRIC), "birthday"),
-        (Cell(PORT_RESTRICTED_UNGUARDED, PORT_RESTRICTED_UNGUARDED, skew=0.15), "plain"),
-        (Cell(PORT_RESTRICTED, PORT_RESTRICTED_UNGUARDED, skew=0.3), "plain"),
+        (Cell(PORT_RESTRICTED, SYMMETRIC_STRIDE, SEQUENTIAL), "predicted"),
+        (Cell(SYMMETRIC, PORT_RESTRICTED, RANDOM), "birthday"),
+        (Cell(PORT_RESTRICTED_UNGUARDED, SYMMETRIC, RANDOM), "birthday"),
+        (Cell(PORT_RESTRICTED, ADDRESS_DEPENDENT, RANDOM), "birthday"),
+        (Cell(SYMMETRIC_SEQUENTIAL, SYMMETRIC_STRIDE, SEQUENTIAL), "predicted"),
+        (Cell(CARRIER_SYMMETRIC, CARRIER_SYMMETRIC, RANDOM), "birthday"),
+        (Cell(PORT_RESTRICTED_UNGUARDED, PORT_RESTRICTED_UNGUARDED, PLAIN, skew=0.15), "plain"),
+        (Cell(PORT_RESTRICTED, PORT_RESTRICTED_UNGUARDED, PLAIN, skew=0.3), "plain"),
     ],
     ids=str,
 )
