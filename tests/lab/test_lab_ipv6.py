@@ -216,7 +216,7 @@ def test_a_vpn_that_leads_nowhere_does_not_delay(netlab, tmp_path: Path) -> None
     for number, name in enumerate(("alice", "bob"), start=2):
         host = lab.host(name)
         host.run(["ip", "link", "add", "wg0", "type", "veth", "peer", "name", "nowhere"], check=True)
-        host.run(["sysctl", "-q", "-w", "net.ipv6.conf.wg0.disable_ipv6=0"], check=True)
+        host.run(["sh", "-c", "echo 0 > /proc/sys/net/ipv6/conf/wg0/disable_ipv6"], check=True)
         host.run(["ip", "addr", "add", f"10.8.0.{number}/24", "dev", "wg0"], check=True)
         host.run(["ip", "addr", "add", f"fd08::{number}/64", "dev", "wg0", "nodad"], check=True)
         host.run(["ip", "link", "set", "wg0", "up"], check=True)

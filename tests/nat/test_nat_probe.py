@@ -287,6 +287,22 @@ def test_filtering(filtering: Filtering, endpoints: Endpoints) -> None:
     assert found == FilteringFound(filtering)
 
 
+def test_what_comes_to_another_socket_was_let_in_to_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NAT that gave one port to two sockets, of which the other one has written to the stranger."""
+    world = World(Behaviour(filtering=Filtering.ENDPOINT_INDEPENDENT), TWO_HOSTS)
+    probe = probe_in(world)
+    settle(world, probe)
+    deliver = probe.handle_datagram
+
+    def to_another(data: bytes, source: Address, local: int, now: float) -> None:
+        deliver(data, source, local if source == SERVER or local != 20 else 21, now)
+
+    monkeypatch.setattr(probe, "handle_datagram", to_another)
+    probe.measure_filtering(20, world.now)
+    found = world.until(probe, lambda event: isinstance(event, FilteringFound))[-1]
+    assert found == FilteringFound(Filtering.ADDRESS_AND_PORT_DEPENDENT)
+
+
 def test_filtering_is_unknown_where_nobody_answers() -> None:
     world = World(BLOCKED)
     probe = probe_in(world)

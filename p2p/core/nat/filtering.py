@@ -84,7 +84,12 @@ class FilteringTest:
                     self._end(Filtering.UNKNOWN)
             elif isinstance(result, Answered | Unanswered):
                 # A server that answers from the socket that was asked, whatever it was asked, proves nothing.
-                passes = isinstance(result, Answered) and result.source != result.question.destination
+                # Nor does what came to another socket of ours: a NAT may have given one port to two of them.
+                passes = (
+                    isinstance(result, Answered)
+                    and result.source != result.question.destination
+                    and result.local == result.question.local
+                )
                 self._handle_verdict(result.question, passes=passes)
             else:
                 self._end(Filtering.UNKNOWN)
