@@ -322,7 +322,7 @@ class Commands:
                     here.append(peer)
         came_in = len(crowd.fresh)
         crowd.fresh += [now - peer.asked for peer in here if not peer.seen]
-        return {"came": came, "came_in": came_in, **self._figures()}
+        return {**self._figures(), "came": came, "came_in": came_in}
 
     def _visitor(self) -> Peer:
         """One of 8,000, in turn."""
@@ -372,6 +372,7 @@ class Commands:
     def _figures(self) -> dict[str, Any]:
         crowd = self.crowd
         return {
+            "came_in": len(crowd.fresh),
             "renewed": len(crowd.renewed),
             "renewal_median": percentile(crowd.renewed, 0.5),
             "renewal_p99": percentile(crowd.renewed, 0.99),

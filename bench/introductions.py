@@ -99,7 +99,7 @@ class _Stage:
         taken = loaded.filled - loaded.empty
         crushed = loaded.do(f"crush {NEIGHBOURS}")
         allowed = Limits().entries_per_network
-        if crushed["fresh"] != allowed or crushed["refused"] != {"NETWORK_FULL": NEIGHBOURS - allowed}:
+        if crushed["came_in"] != allowed or crushed["refused"] != {"NETWORK_FULL": NEIGHBOURS - allowed}:
             raise MeasuringError(f"{NEIGHBOURS} of one network: {crushed}")
         return Sample(taken / PEERS, extra={"rss": loaded.filled / 1e6})
 

@@ -70,9 +70,7 @@ NETWORKS: Final = (
     ),
     Network("one LAN", one_lan(_HOME), _ON_THE_LAN),
     *(
-        Network(
-            f"one LAN, isolated: {nat.name}", one_lan(nat), DIRECTLY if nat.hairpinning else RELAYED, _ISOLATED
-        )
+        Network(f"one LAN, isolated: {nat.name}", one_lan(nat), DIRECTLY if nat.hairpinning else RELAYED, _ISOLATED)
         for nat in (PORT_RESTRICTED, PORT_RESTRICTED_HAIRPIN, FULL_CONE_HAIRPIN)
     ),
     Network("dual stack, homes", two_nats(_HOME, _HOME, ipv6=_FIREWALLS), _BY_IPV6),
@@ -83,7 +81,11 @@ NETWORKS: Final = (
     *(
         Network(f"IPv6 only: {left.name} x {right.name}", ipv6_only(left, right), _BY_IPV6)
         for left, right in (
-            (NONE, NONE), (NONE, FIREWALL), (FIREWALL, NONE), _FIREWALLS, (FIREWALL_REJECTING, FIREWALL),
+            (NONE, NONE),
+            (NONE, FIREWALL),
+            (FIREWALL, NONE),
+            _FIREWALLS,
+            (FIREWALL_REJECTING, FIREWALL),
         )
     ),
     Network("IPv6 only, firewalls, UDP blocked at one", ipv6_only(*_FIREWALLS), BY_TCP, _without_udp("left")),

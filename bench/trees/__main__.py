@@ -99,8 +99,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--files", type=int, help="small files of the tree (default: 100,000)")
     parser.add_argument("--folders", type=int, help="folders of the tree (default: 2,000)")
     parser.add_argument("--sparse", type=int, metavar="MB", help="of the tree's sparse file (default: 5,000; 0: none)")
-    parser.add_argument("--largest", type=int, metavar="BYTES", default=LARGEST,
-                        help=f"of the tree's small files (default: {LARGEST:,})")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        metavar="BYTES",
+        default=LARGEST,
+        help=f"of the tree's small files (default: {LARGEST:,})",
+    )
     parser.add_argument("--size", type=int, metavar="MB", help="what is interrupted by kills (default: 2,000)")
     parser.add_argument("--kills", type=int, help="how often (default: 20)")
     parser.add_argument("--kills-rate", metavar="RATE", help="--limit-rate of the interrupted runs (default: none)")

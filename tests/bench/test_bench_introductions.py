@@ -12,9 +12,10 @@ from collections import Counter
 
 import pytest
 
-from bench import flood
+from bench import flood, introductions, rows
 from bench.crowd import Commands, Crowd, Peer, host_of, percentile
 from bench.introductions import PEERS
+from bench.world import World
 from p2p.core.address import Address
 from p2p.core.prefix import prefix
 from p2p.core.rendezvous.messages import Join, decode, encode
@@ -111,3 +112,19 @@ def test_datagrams_of_the_flood_leave_from_addresses_of_their_own() -> None:
         assert prepared.send(sock, 2, 5) == 5
         found = [target.recvfrom(2048) for _ in range(5)]
     assert [(data, host) for data, (host, _) in found] == wanted[2:7]
+
+
+@pytest.mark.netlab
+def test_every_kind_of_row_is_measured_at_a_real_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole of it, but for the server that is full, with a thousandth of the peers."""
+    said: list[str] = []
+    monkeypatch.setattr(introductions, "PEERS", 100)
+    with World() as world:
+        chosen = [
+            row
+            for row in introductions.rows(world, seconds=0.2)
+            if row.name in ("nobody else there", "100 wait", "100 others wait and renew", "random bytes")
+        ]
+        outcomes = rows.measure(chosen, 1, said.append)
+    assert len(outcomes) == len(said) == 4
+    assert not [failure for outcome in outcomes.values() for failure in outcome.failures]
