@@ -40,6 +40,7 @@ from bench.world import World
 from netlab.requirements import missing_requirements
 
 PARTS = ("lan", "punched", "wan", "files", "relay", "resources", "server")
+SHORT_PARTS = PARTS[:-1]  # of the server's figures none is a ratio
 MIB = 2**20
 
 
@@ -116,8 +117,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
-    parser.add_argument("--short", action="store_true", help="the form for CI, 6 minutes at most")
+    which = f"of {', '.join(PARTS)} (default: all, with --short all but the server)"
+    parser.add_argument("parts", nargs="*", metavar="PART", help=which)
+    parser.add_argument("--short", action="store_true", help="the form for CI: few minutes")
     parser.add_argument("--runs", type=int, help="of every row, interleaved (default: 3, with --short 2)")
     parser.add_argument("--size", type=int, help="bytes of the file on the fast networks (default: 1 GiB)")
     parser.add_argument("--files", type=int, help="number of small files (default: 10,000, with --short 1,000)")
@@ -133,7 +135,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := sorted(set(options.parts) - set(PARTS)):
         parser.error(f"no part {', '.join(unknown)}; there are: {', '.join(PARTS)}")
-    options.parts = options.parts or list(PARTS)
+    options.parts = options.parts or list(SHORT_PARTS if options.short else PARTS)
     options.runs = options.runs or (2 if options.short else 3)
     options.size = options.size or (256 * MIB if options.short else 1024 * MIB)
     options.files = options.files or (1000 if options.short else 10_000)

@@ -163,8 +163,9 @@ class Watched:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without what would change how p2p works."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("P2P_")}
+    """Ours, without what would change how p2p works, or have Python compile all of it at each start."""
+    left_out = ("P2P_", "PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "PYTHONDEVMODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
 
 
 def make_file(path: Path, size: int) -> str:

@@ -174,7 +174,7 @@ def _given(nat: Nat, hosts: Sequence[IPv4Address]) -> dict[str, range]:
     takes them."""
     if nat.port_block is not None:
         return {f"ip saddr {host} ": port_block(nat, number) for number, host in enumerate(hosts)}
-    first, last = map(int, (POOLS[nat.epoch % 2] if nat.epoch else RANDOM_PORTS).split("-"))
+    first, last = map(int, _pool(nat.epoch).split("-"))
     return {"": range(first, last + 1)}
 
 
@@ -183,12 +183,15 @@ def _pools(epoch: int) -> Iterator[tuple[str, str]]:
 
     A NAT keeps a port that lies in the range itself, so such a source has a range of its own.
     """
+    pool = _pool(epoch)
     if epoch:
-        pool = POOLS[epoch % 2]
         yield f"--sport {pool.replace('-', ':')} ", POOLS[2]
-        yield "", pool
-    else:
-        yield "", RANDOM_PORTS
+    yield "", pool
+
+
+def _pool(epoch: int) -> str:
+    """Where random ports come from; another range in the next epoch."""
+    return POOLS[epoch % 2] if epoch else RANDOM_PORTS
 
 
 def address_mask(addresses: Iterable[IPv4Address]) -> int:

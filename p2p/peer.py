@@ -84,7 +84,9 @@ def main(arguments: list[str] | None = None, program: str = PEER_PROGRAM) -> int
         print(f"The system refuses what is needed: {error}.", file=sys.stderr)
         return ExitCode.INTERNAL
     except P2PError as error:
-        print(f"Internal error: {error}. Please report it with the command you ran", file=sys.stderr)
+        from p2p.core.peer.explain import internal_error  # noqa: PLC0415
+
+        print(f"{internal_error(error)}.", file=sys.stderr)
         return ExitCode.INTERNAL
 
 

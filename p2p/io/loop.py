@@ -84,6 +84,7 @@ class PeerLoop:
         self._deadline: float | None = None
         self._next_tick: float | None = time.monotonic() if ticks_at_once else None
         self._unsent: Transmit | None = None
+        self._peer_due: float | None = None  # as of the last `advance`: to ask the peer takes a tenth of a turn
         self._is_stopping = False
         tcp.on_connected = lambda connection: peer.handle_connected(connection, time.monotonic())
         tcp.on_accepted = lambda connection, source: peer.handle_accepted(connection, source, time.monotonic())
@@ -175,6 +176,7 @@ class PeerLoop:
             self._surroundings.advance(now)
         self._report(now)
         beside = self.beside.advance(now) if self.beside is not None else math.inf
+        self._peer_due = self._peer.poll_timeout()
         return now if is_busy else min(self._earliest(), beside)
 
     def _transmit(self, now: float) -> int:
@@ -254,14 +256,14 @@ class PeerLoop:
     def _earliest(self) -> float:
         groups = self._groups.poll_timeout() if self._groups is not None else None
         around = self._surroundings.poll_timeout() if self._surroundings is not None else None
-        timeouts = (self._peer.poll_timeout(), self._tcp.poll_timeout(), self._deadline, self._next_tick)
+        timeouts = (self._peer_due, self._tcp.poll_timeout(), self._deadline, self._next_tick)
         return min((t for t in (*timeouts, groups, around) if t is not None), default=time.monotonic() + TICK)
 
     def handle_timeouts(self, now: float) -> None:
         """The part of a turn behind the wait."""
         if self.beside is not None:
             self.beside.handle_timeouts(now)
-        if (at := self._peer.poll_timeout()) is not None and at <= now:
+        if self._peer_due is not None and self._peer_due <= now:
             self._peer.handle_timeout(now)
         self._tcp.handle_timeout(now)
         if self._surroundings is not None:

@@ -116,6 +116,17 @@ def test_an_open_nat_that_forgets_its_mappings_ten_times_costs_no_path(seed: int
     assert any(isinstance(event, events.PathMoved) for event in receiver.events)
 
 
+def test_the_way_back_is_computed_once_and_not_in_every_turn() -> None:
+    world = World(NATTED, seed=1)
+    sender, receiver = start(world)
+    ours, theirs = sender.peer.way_back, receiver.peer.way_back
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.secret, ours.pairing.me) == (theirs.secret, theirs.pairing.friend)
+    assert sender.peer.way_back is ours
+    assert receiver.peer.way_back is theirs
+
+
 @pytest.mark.parametrize("who", [0, 1], ids=["sender", "receiver"])
 @BOTH_PATHS
 def test_a_machine_that_gets_other_addresses_ten_times(scenario: Scenario, who: int) -> None:

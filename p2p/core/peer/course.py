@@ -22,7 +22,6 @@ from p2p.core.peer.meeting import Changed, Meeting, MeetingEvent, Met
 from p2p.core.peer.rejoin import Rejoin
 from p2p.core.peer.tcp import TcpConnections
 from p2p.core.punch.description import Description
-from p2p.core.session.keys import SessionKeys
 from p2p.core.transfer.sender import TransferSender
 
 
@@ -39,6 +38,11 @@ class Course:
         contact: ContactExchange | None,
     ) -> None:
         """As of Peer."""
+        self.way_back: Rejoin | None = config.rejoin if goes_on else None
+        """How the two would find each other again, once there are keys.
+
+        All attempts after the first meet in one place: one side may not know that the last one had a path.
+        """
         self._config = config
         self._contact = contact
         self._goes_on = goes_on
@@ -52,7 +56,6 @@ class Course:
         self.socket_actions: deque[SocketAction] = deque()
         self.events: deque[events.PeerEvent] = deque()
         self._scratch = tuple(config.scratch)
-        self._keys: SessionKeys | None = None
         self.failure: Failure | None = None
         self.rejoin: Rejoin | None = None
         self.is_done = False
@@ -60,16 +63,6 @@ class Course:
     @property
     def has_ended(self) -> bool:
         return self.is_done or self.failure is not None
-
-    @property
-    def way_back(self) -> Rejoin | None:
-        """How the two would find each other again, once there are keys.
-
-        All attempts after the first meet in one place: one side may not know that the last one had a path.
-        """
-        if self._goes_on and self._config.rejoin is not None:
-            return self._config.rejoin
-        return Rejoin.of(self._config.role, self._keys) if self._keys is not None else None
 
     def end(self, failure: Failure) -> None:
         if not self.has_ended:
@@ -106,7 +99,8 @@ class Course:
     def _handle_meeting_event(self, event: MeetingEvent, now: float) -> None:
         match event:
             case Met(keys, local, remote, verification):
-                self._keys = keys
+                if self._config.rejoin is None or not self._goes_on:
+                    self.way_back = Rejoin.of(self._config.role, keys)
                 self.connecting = Connecting(
                     self._config.role,
                     keys,

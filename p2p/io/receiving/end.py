@@ -32,6 +32,7 @@ from p2p.core.transfer.events import (
 from p2p.core.transfer.limits import MAX_CHUNKS
 from p2p.core.transfer.messages import CHUNK, CHUNK_DIGEST, Offer, OfferKind
 from p2p.core.transfer.receiver import TransferReceiver
+from p2p.io.descriptors import descriptors
 from p2p.io.receiving.checking import Checker, Digests
 from p2p.io.receiving.destination import Destination
 from p2p.io.receiving.jobs import Damaged, Discard, Finish, Job, LookedUp, Outcome, Problem, Stored
@@ -42,7 +43,8 @@ from p2p.io.receiving.taken import Policy
 from p2p.io.sending.sources import PathLike
 from p2p.io.worker import Worker
 
-SMALL_BATCH = 64  # small files stored at a time: each needs a descriptor until it is named
+SMALL_BATCH = 256  # small files stored at a time, and so synced: each needs a descriptor until it is named
+DESCRIPTORS = 1024  # a usual limit; where there are fewer, a batch is smaller
 BATCH = 1024  # jobs done at a time, before what became of them is reported
 MAX_JOBS = 4096  # jobs that wait before no more is taken from the path: a few hundred bytes each, and their contents
 NOTHING = Digests(b"")
@@ -77,6 +79,7 @@ class ReceivingEnd:
         self._selector = selector
         kept_in = journals.parts_in if journals is not None else _unknown
         self.destination = Destination(directory, policy=policy, kept_in=kept_in)
+        self._small_batch = min(SMALL_BATCH, descriptors(DESCRIPTORS) // 4)
         self._policy = policy
         self._worker = Worker("p2p-storing")
         self._checker: Checker | None = None
@@ -284,7 +287,7 @@ class ReceivingEnd:
             return
         batch: list[Job] = []
         small = 0
-        while self._jobs and small < SMALL_BATCH and len(batch) < BATCH:
+        while self._jobs and small < self._small_batch and len(batch) < BATCH:
             batch.append(self._jobs.popleft())
             small += isinstance(batch[-1], Whole)
         self._worker.submit(self.destination.carry_out, batch, done=self._results.append)

@@ -18,7 +18,7 @@ from p2p.io.receiving.journal import Node
 from p2p.io.receiving.naming import component, folded
 
 # Descriptors: the folders that were entered (MAX_DEPTH), and as many of those that wait for files. 1024 is a usual
-# limit, of which 128 unstored parts and 64 small files have theirs. Others are opened again when they are needed.
+# limit, of which 128 unstored parts and 256 small files have theirs. Others are opened again when they are needed.
 MAX_OPEN = 128
 
 _FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

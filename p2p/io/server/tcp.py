@@ -17,6 +17,7 @@ from p2p.core.errors import DecodeError
 from p2p.core.prefix import prefix
 from p2p.core.rendezvous.frames import FrameReader, frame, frame_burst
 from p2p.core.rendezvous.seats import FIRST_CONNECTION
+from p2p.io.descriptors import descriptors
 from p2p.io.net.gather import send_queued
 from p2p.io.net.listener import Listener
 
@@ -77,7 +78,7 @@ class Tunnels:
         self._clock = clock
         self._connections: dict[int, Connection] = {}
         self._per_network: dict[str, int] = {}
-        self._limit = min(MAX_CONNECTIONS, _descriptors() - SPARE_DESCRIPTORS)
+        self._limit = min(MAX_CONNECTIONS, descriptors(2 * MAX_CONNECTIONS) - SPARE_DESCRIPTORS)
         self._next = FIRST_CONNECTION
         self._deadlines: deque[tuple[float, int]] = deque()  # when to see whether each has a seat; in order
         self._buffer = memoryview(bytearray(READ_SIZE))
@@ -207,19 +208,3 @@ class Tunnels:
             del self._per_network[network]
         self._selector.unregister(connection.socket)
         connection.socket.close()
-
-
-def _descriptors() -> int:
-    """How many this process may have open; asks for as many as it could have."""
-    try:
-        import resource  # noqa: PLC0415  (absent on Windows)
-    except ImportError:
-        return SPARE_DESCRIPTORS + MAX_CONNECTIONS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * MAX_CONNECTIONS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return wanted if soft == resource.RLIM_INFINITY else soft

@@ -51,6 +51,11 @@ class EventLines:
     def write(self, event: events.PeerEvent) -> None:
         """Done has a method of its own."""
         match event:
+            case events.FileDone(path, size, digest, saved_as, kept):
+                done = {"path": path, "size": size, "blake3": digest.hex(), "saved_as": saved_as, "kept": kept}
+                self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
+                if is_renamed(event):
+                    self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
             case events.WaitingForPeer(pairing, mapped):
                 command, code = self._invitation(pairing.text if isinstance(pairing, Nameplate) else None)
                 seen_as = None if mapped is None else str(mapped)
@@ -64,8 +69,8 @@ class EventLines:
             case events.Connecting(verification):
                 self._write({"event": "connecting", "verification": verification})
             case events.PathChosen(kind, address, rtt, description):
-                path = {"kind": kind.value, "address": str(address), "rtt": rtt, "description": description}
-                self._write({"event": "path", **path})
+                chosen = {"kind": kind.value, "address": str(address), "rtt": rtt, "description": description}
+                self._write({"event": "path", **chosen})
             case events.PathMoved(address):
                 self._write({"event": "moved", "address": str(address)})
             case events.PathLost(why):
@@ -74,11 +79,6 @@ class EventLines:
                 self._write({"event": "offer", **_offer(offer)})
             case events.TransferStarted(goes_on):
                 self._write({"event": "started", "goes_on": goes_on})
-            case events.FileDone(path, size, digest, saved_as, kept):
-                done = {"path": path, "size": size, "blake3": digest.hex(), "saved_as": saved_as, "kept": kept}
-                self._write({"event": "file", **done}, flush=False)  # thousands a second; a tick flushes them
-                if is_renamed(event):
-                    self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
             case events.Renamed(path, saved_as):
                 self._write({"event": "renamed", "path": path, "saved_as": saved_as}, flush=False)
             case events.NotTransferred(path, reason, code, by_peer):

@@ -117,8 +117,11 @@ class Screen:
             return
         if self._lines is not None:
             self._lines.write(event)
-        self._awaited.handle_event(event)
+        if not isinstance(event, events.FileDone):
+            self._awaited.handle_event(event)
         match event:
+            case events.FileDone():  # thousands a second
+                self._say_file(event)
             case events.ServerSilent(seconds, ever, refused):
                 self._say_silent(seconds, ever, refused)
             case events.ServerAnswering():
@@ -169,8 +172,6 @@ class Screen:
                 self._show_offer(offer)
             case events.TransferStarted(goes_on):
                 self._start(now, goes_on=goes_on)
-            case events.FileDone():
-                self._say_file(event)
             case events.Renamed(path, saved_as):
                 self._summary.add_renamed(path, saved_as)
             case events.NotTransferred():
