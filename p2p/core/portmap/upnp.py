@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from html import escape as escape_xml
 from typing import Final
-from xml.sax.saxutils import escape as escape_xml
 
 from p2p.core.address import Address
 from p2p.core.errors import DecodeError
@@ -86,7 +86,7 @@ def parse_services(response: Response, where: Url) -> list[Service]:
 
 def envelope(service: Service, action: str, arguments: dict[str, str]) -> str:
     """Section 3.2.1 of the Device Architecture."""
-    fields = "".join(f"<{name}>{escape_xml(value)}</{name}>" for name, value in arguments.items())
+    fields = "".join(f"<{name}>{escape_xml(value, quote=False)}</{name}>" for name, value in arguments.items())
     return (
         '<?xml version="1.0"?>\r\n<s:Envelope xmlns:s="http://schemas.xmlsoap.org/soap/envelope/"'
         ' s:encodingStyle="http://schemas.xmlsoap.org/soap/encoding/"><s:Body>'
