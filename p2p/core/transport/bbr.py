@@ -89,6 +89,7 @@ class Bbr:
         self._undo: Bounds | None = None
         self._phase_at = 0.0  # when the phase began, seconds
         self._phase_round = 0
+        self._overtaken_rtt = math.inf  # seconds, until the first round trip of packets that overtook no others
         self._rtt_before = math.inf  # the round trip when the probe under way began
         self._probed_at = -math.inf  # when the last probe ended: losses it caused are told a round trip later
         self._cycle_at = 0.0  # when the last probe for bandwidth ended
@@ -159,13 +160,15 @@ class Bbr:
             self._bounds, self._undo = self._undo, None
 
     def on_reordering(self, now: float) -> None:  # noqa: ARG002
+        self._overtaken_rtt = self._rtt.value
         self._rtt.forget()
 
     def on_ack(self, sample: AckSample) -> None:
-        self._rounds.on_ack(sample)
+        self._rounds.on_ack(sample, self._rtt.value)
         self._round_delivered += sample.bytes_acked
         if sample.rtt is not None:
             self._rtt.on_sample(sample.rtt, sample.now)
+            self._forgive_reordering(sample.now)
         if sample.delivery_rate is not None:
             self._round_bandwidth = max(self._round_bandwidth, sample.delivery_rate)
             if not sample.app_limited or sample.delivery_rate >= self._bandwidth.value:
@@ -187,6 +190,12 @@ class Bbr:
         self._set_window(sample)
 
     # The model
+
+    def _forgive_reordering(self, now: float) -> None:
+        """Beside a round trip that was too short, every other looked like a queue, and a queue ends Startup."""
+        if self._rtt.value > self._overtaken_rtt * QUEUE_RTT:
+            self._start_up(now)
+        self._overtaken_rtt = math.inf
 
     def _bdp(self, gain: float = 1.0) -> float:
         bandwidth = min(self._bandwidth.value, self._bounds.bandwidth_lo)
@@ -328,7 +337,7 @@ class Bbr:
             self._probe_down(sample.now)
 
     def _start_up(self, now: float) -> None:
-        """The path carries far more than it did: find out how much as in the beginning."""
+        """The path carries far more than it did, or than was thought: find out how much as in the beginning."""
         self._is_full = False
         self._full_count = 0
         self._bounds = Bounds()

@@ -22,21 +22,28 @@ LOSS_GAIN = 1 / 8  # as RFC 6298 section 2 has it for the RTT
 DEVIATION_GAIN = 1 / 4
 LOSS_SAMPLE = 300_000  # bytes, about 200 packets: fewer say little about a rate of a few per cent
 MAX_AMBIENT = 0.3  # above this, loss is congestion whatever else the path shows
+SHORTEST_ROUND = 0.8  # times min_rtt; a packet that overtakes none takes at least that
 
 
 class Rounds:
-    """Packet-timed round trips (section 4.1.1): one ends when a packet sent after its beginning is acknowledged."""
+    """Packet-timed round trips (section 4.1.1): one ends when a packet sent after its beginning is acknowledged.
 
-    __slots__ = ("_end", "count", "is_start")
+    Not if that one overtook others, though, or rounds would be so short that nothing grows in them.
+    """
+
+    __slots__ = ("_began_at", "_end", "count", "is_start")
 
     def __init__(self) -> None:
+        self._began_at = -math.inf
         self._end = 0
         self.count = 0
         self.is_start = False
 
-    def on_ack(self, sample: AckSample) -> None:
-        self.is_start = sample.delivered_at_send >= self._end
+    def on_ack(self, sample: AckSample, min_rtt: float) -> None:
+        is_long = min_rtt == math.inf or sample.now - self._began_at >= SHORTEST_ROUND * min_rtt
+        self.is_start = is_long and sample.delivered_at_send >= self._end
         if self.is_start:
+            self._began_at = sample.now
             self._end = sample.delivered
             self.count += 1
 

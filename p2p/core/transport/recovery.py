@@ -13,9 +13,11 @@ PACKET_THRESHOLD = 3  # RFC 9002 section 6.1.1
 TIME_THRESHOLD = 9 / 8  # RFC 9002 section 6.1.2
 PERSISTENT_CONGESTION_THRESHOLD = 3  # RFC 9002 section 7.6.1
 MAX_PACKET_THRESHOLD = 1 << 16  # packets; where reordering reaches so far, time alone decides (RFC 8985 section 6.2)
-# Packets that arrived without a gap, so that the last of them has not overtaken the others: where reordering was seen,
-# such measure the round trip. RFC 9002 section 5.1 takes the largest, which is then the one that was early.
+# Packets that arrived without a gap, one soon behind the other, so that the last of them has not overtaken the others:
+# where reordering was seen, such measure the round trip. RFC 9002 section 5.1 takes the largest, which is then the one
+# that was early. The first of a burst has nobody to overtake, however early it is.
 UNBROKEN = 8
+TOGETHER = 0.5  # of a round trip, in which they were sent
 UNBROKEN_PATIENCE = 8.0  # round trips without any, and the largest has to do: where most packets are lost
 # A long time that may be old news, because acknowledgements before it were lost: more than so many times the shortest
 # round trip seen, with none before it in such a part of it.
@@ -59,6 +61,7 @@ class Recovery:
         self._time_threshold = TIME_THRESHOLD
         self._has_reordering = False  # something declared lost has arrived after all
         self._unbroken_at = -math.inf  # when such packets last measured the round trip
+        self._together: list[Run] = []  # those that came last, and were sent soon one behind the other
         self._shortest = math.inf  # seconds, of any sample
         self._heard_at = now  # the acknowledgement before this one
         self._unrefuted_losses = 0  # packets of the last congestion event that did not turn out to have arrived
@@ -94,7 +97,8 @@ class Recovery:
         oldest_lost = self._lost.oldest
         floor = oldest.first if oldest is not None else ranges[0][1]
         floor = min(floor, oldest_lost.first) if oldest_lost is not None else floor
-        unbroken: Run | None = None  # the newest packets that arrived in the midst of others
+        unbroken: Run | None = None  # the newest packets that arrived behind others
+        has_looked = False
         for start, end in ranges:
             if end <= floor:
                 break
@@ -102,8 +106,9 @@ class Recovery:
             late = self._lost.take(start, end) if oldest_lost is not None else []
             outcome.acked += taken
             outcome.late += late
-            if unbroken is None and (taken or late) and end - start >= UNBROKEN:
-                unbroken = max((*taken[-1:], *late[-1:]), key=_first)
+            is_telling = late or (taken and self._has_reordering)
+            if is_telling and not has_looked and end - start >= UNBROKEN:
+                has_looked, unbroken = True, self._behind_others(start, [*taken, *late])
         if not outcome.acked and not outcome.late:
             return outcome
         self.pto_count = 0
@@ -123,7 +128,7 @@ class Recovery:
                 is_needed = now > self._unbroken_at + UNBROKEN_PATIENCE * self._rtt.smoothed
                 if delay is not None and is_largest and is_needed:
                     rtt_sample = self._measure(newest, delay, now)
-        if self._has_reordering and unbroken is not None and delay is not None and self._is_fresh(unbroken, now):
+        if unbroken is not None and delay is not None and self._is_fresh(unbroken, now):
             if self._unbroken_at == -math.inf:
                 outcome.is_reordered = True
                 self._rtt.forget_min()
@@ -135,6 +140,14 @@ class Recovery:
         if outcome.acked:
             outcome.sample = self._sample(outcome.acked, newest, rtt_sample, now, busy_since)
         return outcome
+
+    def _behind_others(self, start: int, fresh: list[Run]) -> Run | None:
+        """The newest of these runs, if enough packets of its range, from `start` on, were sent shortly before it."""
+        newest = max(fresh, key=_first)
+        earliest = newest.sent_at - TOGETHER * self._rtt.smoothed
+        others = [*self._together, *fresh]
+        self._together = [run for run in others if run.first >= start and run.sent_at >= earliest]
+        return newest if sum(run.count for run in self._together) >= UNBROKEN else None
 
     def _is_fresh(self, run: Run, now: float) -> bool:
         rtt = now - run.sent_at
@@ -184,6 +197,7 @@ class Recovery:
         """Another path: what was learnt of reordering on the old one holds no more, and losses there are over."""
         self._packet_threshold, self._time_threshold = PACKET_THRESHOLD, TIME_THRESHOLD
         self._has_reordering, self._unbroken_at, self._shortest = False, -math.inf, math.inf
+        self._together = []
         self._first_sample_at = None
         self._lost = SentLog()
         self._unrefuted_losses = 0
@@ -196,7 +210,7 @@ class Recovery:
     def _on_late(self, outcome: AckOutcome, largest: int, now: float) -> None:
         """Reordering, not loss: be slower to judge from now on (RFC 9002 section 6.1 allows adaptive thresholds)."""
         self._has_reordering = True
-        distance = largest - min(run.first for run in outcome.late)
+        distance = 2 * (largest - min(run.first for run in outcome.late))  # for a rate that doubles in a round trip
         self._packet_threshold = max(self._packet_threshold, min(distance + 1, MAX_PACKET_THRESHOLD))
         waited = (now - min(run.sent_at for run in outcome.late)) / max(self._rtt.smoothed, GRANULARITY)
         self._time_threshold = max(self._time_threshold, min(waited, MAX_TIME_THRESHOLD))
