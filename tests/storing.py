@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable
 from itertools import count
@@ -60,10 +61,16 @@ def problems(outcomes: list[Outcome]) -> list[str]:
     return [outcome.words for outcome in outcomes if isinstance(outcome, Problem)]
 
 
+def below(folder: Path) -> list[Path]:
+    """All that lies below a folder, sorted. No link is followed: rglob looks where each leads, and fails where a target
+    is too long for a name."""
+    return sorted(Path(place, name) for place, folders, files in os.walk(folder) for name in (*folders, *files))
+
+
 def snapshot(folder: Path) -> dict[str, tuple[object, ...]]:
     """All that can be seen of it, but when it was read."""
     seen: dict[str, tuple[object, ...]] = {}
-    for path in (folder, *sorted(folder.rglob("*"))):
+    for path in (folder, *below(folder)):
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         seen[str(path)] = (status.st_mode, status.st_mtime_ns, status.st_ino, status.st_nlink, status.st_size, content)

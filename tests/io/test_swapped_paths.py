@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from storing import NUMBERS, entry, problems, snapshot, tick
+from storing import NUMBERS, below, entry, problems, snapshot, tick
 
 from p2p.core.transfer.entries import Folder, Hardlink, Symlink
 from p2p.core.transfer.events import Announced, LeaveFolder, MakeFolder, MakeHardlink, MakeSymlink, Whole
@@ -146,7 +146,7 @@ def swapper(tmp_path: Path, inbox: Path, outside: Path) -> Iterator[Swapper]:
 
 def drop_lures(outside: Path, *where: Path) -> None:
     """Names that the swapper gave to the file outside, one of which may have come in the place of a part."""
-    for path in (path for folder in where for path in folder.rglob("*")):
+    for path in (path for folder in where for path in below(folder)):
         if path.is_file() and not path.is_symlink() and path.samefile(outside / "a.txt"):
             assert not path.name.startswith("h"), "a hard link of the transfer leads out"
             path.unlink()
